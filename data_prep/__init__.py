@@ -1,0 +1,1 @@
+"""Corpus -> tokenizer -> token shards. May import momentum_gpt.data, never the reverse."""

@@ -1,0 +1,287 @@
+"""Every option of a training run: its type, its unit, its bounds.
+
+The order of precedence is: the defaults here < the YAML files in `conf/` < the command line. What comes out is a plain
+`TrainConfig`; a function below the doors gets the part of it that it uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from momentum_gpt.errors import UserError
+
+POSITIONS = ("learned", "sinusoidal", "rotary")
+SCHEDULES = ("polynomial", "cosine", "wsd")
+PRECISIONS = ("fp32", "bf16")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+RESUME_MODES = ("auto", "never")
+
+
+def require(holds: bool, option: str, value: Any, rule: str) -> None:
+    """Raise a UserError that names the option, its value and the rule, unless the rule holds."""
+    if not holds:
+        raise UserError(f"{option} must be {rule}, got {value!r}")
+
+
+@dataclass
+class ModelConfig:
+    """The shape of a GPT; what mixes the tokens is chosen by `attention`, not here."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    seq_len: int
+    """Longest context, tokens."""
+    vocab_size: int | None = None
+    """Rows of the embedding. null: the tokenizer's size, padded to a multiple of 64."""
+    positions: str = "learned"
+    """learned | sinusoidal (fairseq's form) | rotary."""
+    bias: bool = True
+    """Biases in the linear layers and the LayerNorms."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model", "seq_len"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(self.vocab_size is None or self.vocab_size >= 1, "model.vocab_size", self.vocab_size, "at least 1")
+        require(self.positions in POSITIONS, "model.positions", self.positions, f"one of {', '.join(POSITIONS)}")
+        if self.d_model % self.n_heads:
+            raise UserError(
+                f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}: every head needs the same "
+                f"d_head; take model.n_heads={_nearest_divisor(self.d_model, self.n_heads)}"
+            )
+        if self.positions == "rotary":
+            require(self.d_head % 2 == 0, "d_model / n_heads", self.d_head, "even for model.positions=rotary")
+        if self.positions == "sinusoidal":
+            require(self.d_model % 2 == 0 and self.d_model >= 4, "model.d_model", self.d_model, "even and at least 4 here")
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.n_heads
+
+
+@dataclass
+class DataConfig:
+    path: str
+    """Folder of token shards, made by `python -m data_prep.prepare`. `data=DIR` is short for `data.path=DIR`."""
+
+
+@dataclass
+class OptimConfig:
+    """AdamW; the learning rate is `training.optim.lr_at(step)`."""
+
+    lr: float
+    """Highest learning rate, reached at the end of the warm-up."""
+    min_lr: float
+    """Learning rate of the last step."""
+    warmup_steps: int
+    schedule: str = "cosine"
+    """polynomial | cosine | wsd (warm-up, stable, decay)."""
+    power: float = 1.0
+    """Exponent of the polynomial schedule; 1 is linear."""
+    decay_fraction: float = 0.2
+    """Share of max_steps over which wsd falls, linearly, to min_lr."""
+    weight_decay: float = 0.1
+    """On matrices and embeddings; never on biases and LayerNorms."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    grad_clip: float = 1.0
+    """Largest L2 norm of the whole gradient; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, f"between 0 and optim.lr={self.lr}")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "at least 0")
+        require(self.schedule in SCHEDULES, "optim.schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        require(self.power > 0, "optim.power", self.power, "above 0")
+        require(0 < self.decay_fraction <= 1, "optim.decay_fraction", self.decay_fraction, "in (0, 1]")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "in [0, 1)")
+        require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "in [0, 1)")
+        require(self.eps > 0, "optim.eps", self.eps, "above 0")
+        require(self.grad_clip >= 0, "optim.grad_clip", self.grad_clip, "at least 0")
+
+
+@dataclass
+class TrainingConfig:
+    max_steps: int
+    """Optimizer steps of the whole run."""
+    tokens_per_step: int
+    """Tokens in the global batch: a multiple of model.seq_len."""
+    seed: int = 0
+    """Draws the initial weights and the order of the data."""
+    max_tokens_per_forward: int = 16384
+    """Per rank: bounds the activation memory; micro-batch and accumulation are derived from it."""
+    precision: str = "fp32"
+    """fp32 | bf16 (weights and activations; master weights and gradient accumulation stay fp32)."""
+    compile: bool = False
+    """torch.compile the model."""
+    activation_checkpointing: bool = False
+    """Recompute each block's activations in the backward pass: less memory, about a third more time."""
+    log_every: int = 10
+    """Steps between two lines of training metrics."""
+    eval_every: int = 500
+    """Steps between two evaluations; 0: only at the end."""
+    save_every: int = 500
+    """Steps between two checkpoints; 0: only at the end."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "tokens_per_step", "max_tokens_per_forward", "log_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+        for name in ("seed", "eval_every", "save_every"):
+            require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "at least 0")
+        require(self.precision in PRECISIONS, "training.precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+
+
+@dataclass
+class EvaluationConfig:
+    tokens: int = 131072
+    """Validation targets at each context length; the same ones at each."""
+    context_lengths: list[int] | None = None
+    """Tokens of context. null: a quarter, a half and the whole of model.seq_len."""
+    induction_sequences: int = 64
+    """Random sequences, shown twice, in the induction probe."""
+
+    def __post_init__(self) -> None:
+        require(self.tokens >= 1, "evaluation.tokens", self.tokens, "at least 1")
+        require(self.induction_sequences >= 1, "evaluation.induction_sequences", self.induction_sequences, "at least 1")
+        for length in self.context_lengths or []:
+            require(length >= 1, "evaluation.context_lengths", length, "at least 1, each")
+
+
+@dataclass
+class TrackingConfig:
+    wandb: str = "auto"
+    """auto (online when logged in, else offline) | online | offline | disabled. metrics.jsonl is written in any case."""
+    project: str = "momentum-gpt"
+    group: str | None = None
+    """Runs that belong together on the dashboard."""
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(self.wandb in WANDB_MODES, "tracking.wandb", self.wandb, f"one of {', '.join(WANDB_MODES)}")
+
+
+@dataclass
+class LaunchConfig:
+    nproc_per_node: int = 1
+    """Ranks on this machine; more than one are started by torchrun."""
+
+    def __post_init__(self) -> None:
+        require(self.nproc_per_node >= 1, "launch.nproc_per_node", self.nproc_per_node, "at least 1")
+
+
+@dataclass
+class TrainConfig:
+    name: str
+    """The run's name: its folder is `runs/NAME`."""
+    data: DataConfig
+    model: ModelConfig
+    attention: dict[str, Any]
+    """The variant's name and its options: the arguments of its class in models/attention.py."""
+    optim: OptimConfig
+    training: TrainingConfig
+    deepspeed: dict[str, Any]
+    """DeepSpeed's own keys, passed on as they are; batch, precision and clipping keys are derived and refused here."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    resume: str = "auto"
+    """auto: go on from the newest complete checkpoint | never: refuse a run that exists."""
+    runs: str = "runs"
+    """The folder that holds the run folders."""
+
+    def __post_init__(self) -> None:
+        plain = self.name and not self.name.startswith(".") and not set(self.name) & set("/\\\0\n")
+        require(bool(plain), "name", self.name, "a plain folder name, without '/' and not starting with '.'")
+        require(self.resume in RESUME_MODES, "resume", self.resume, f"one of {', '.join(RESUME_MODES)}")
+        for length in self.evaluation.context_lengths or []:
+            require(
+                length <= self.model.seq_len and self.model.seq_len % length == 0,
+                "evaluation.context_lengths",
+                length,
+                f"a divisor of model.seq_len={self.model.seq_len}, so that each length scores the same targets",
+            )
+        require(
+            self.evaluation.tokens >= self.model.seq_len,
+            "evaluation.tokens",
+            self.evaluation.tokens,
+            f"at least model.seq_len={self.model.seq_len}",
+        )
+        plan_batch(self.training, self.model.seq_len, self.launch.nproc_per_node)
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs) / self.name
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one step's sequences are spread: global = world_size x micro x accumulation."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    grad_accum_steps: int
+    world_size: int
+
+
+def plan_batch(training: TrainingConfig, seq_len: int, world_size: int) -> BatchPlan:
+    """Derive micro-batch and accumulation: the largest micro-batch that divides a rank's share of the step and fits.
+
+    Raises:
+        UserError: the tokens of a step do not make whole sequences, or not the same number for each rank.
+    """
+    tokens = training.tokens_per_step
+    if tokens % (seq_len * world_size):
+        unit = seq_len * world_size
+        raise UserError(
+            f"training.tokens_per_step={tokens} does not split into whole sequences of {seq_len} tokens for {world_size} "
+            f"rank(s): take a multiple of {unit}, such as {max(1, round(tokens / unit)) * unit}"
+        )
+    if training.max_tokens_per_forward < seq_len:
+        raise UserError(
+            f"training.max_tokens_per_forward={training.max_tokens_per_forward} is less than one sequence: take at least "
+            f"model.seq_len={seq_len}"
+        )
+    per_rank = tokens // (seq_len * world_size)
+    micro = _nearest_divisor(per_rank, min(per_rank, training.max_tokens_per_forward // seq_len))
+    return BatchPlan(per_rank * world_size, micro, per_rank // micro, world_size)
+
+
+def _nearest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return max(d for d in range(1, limit + 1) if number % d == 0)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The run's `config.yaml` as plain dataclasses, checked as strictly as the command line."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path} is not a config of this version: {' '.join(str(error).split())}") from None
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """A nested config as {"model.n_layers": 4, ...}."""
+    values = {}
+    for key, value in (config if isinstance(config, dict) else asdict(config)).items():
+        if isinstance(value, dict):
+            values.update({f"{key}.{inner}": v for inner, v in flat(value).items()})
+        else:
+            values[key] = value
+    return values
+

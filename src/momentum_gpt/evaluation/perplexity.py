@@ -1,0 +1,71 @@
+"""Validation loss and perplexity at several context lengths, and loss by position in the context.
+
+One stream of tokens, cut into disjoint windows of L tokens; the same targets are scored at every L, each exactly once.
+The document policy is that of training: documents run on, separated by the end-of-sequence token. Sums of nats are
+divided once. Perplexity is per token: comparable only between models with the same tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from momentum_gpt.data import TokenShards
+from momentum_gpt.errors import UserError
+from momentum_gpt.evaluation.scoring import score, token_losses
+
+
+def perplexity(
+    model: nn.Module, shards: TokenShards, context_lengths: list[int], seq_len: int, max_tokens: int, tokens_per_forward: int
+) -> dict[str, float]:
+    """Keys `val/loss` (nats per token at seq_len), `val/ppl@L` for each L, `val/loss@posP` and `icl/score`.
+
+    `val/loss@posP` is the loss of the targets whose context holds P ... 2P - 1 tokens of the seq_len window: what context
+    buys, which is not the perplexity at a context length.
+
+    Raises:
+        UserError: the split is shorter than one window.
+    """
+    n_targets = min(max_tokens, len(shards) - 1) // seq_len * seq_len
+    if n_targets < seq_len:
+        raise UserError(
+            f"the validation split of {str(shards.folder)!r} has {len(shards)} tokens, fewer than one window of "
+            f"model.seq_len + 1 = {seq_len + 1}: prepare more validation text or take a smaller model.seq_len"
+        )
+    metrics = {}
+    for length in sorted({*context_lengths, seq_len}):
+        nats = nats_by_position(model, shards, length, n_targets, tokens_per_forward)
+        if length in context_lengths:
+            metrics[f"val/ppl@{length}"] = math.exp(nats.sum().item() / n_targets)
+    metrics["val/loss"] = nats.sum().item() / n_targets  # the last length is seq_len
+    by_position = (nats / (n_targets // seq_len)).numpy()
+    for start in (2**i for i in range(seq_len.bit_length()) if 2**i <= seq_len):
+        metrics[f"val/loss@pos{start}"] = float(by_position[start - 1 : 2 * start - 1].mean())
+    metrics["icl/score"] = icl_score(by_position)
+    return metrics
+
+
+def nats_by_position(model: nn.Module, shards: TokenShards, length: int, n_targets: int, tokens_per_forward: int) -> Tensor:
+    """Nats summed over the windows, (length,): entry p is for the targets that see p + 1 tokens."""
+
+    def windows(numbers: np.ndarray) -> np.ndarray:
+        return np.stack([shards.read(int(n) * length, length + 1) for n in numbers])
+
+    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
+        return token_losses(logits, targets)[None]
+
+    return score(model, windows, n_targets // length, tokens_per_forward, statistics)[0]
+
+
+def icl_score(loss_by_position: np.ndarray | list[float]) -> float:
+    """Loss at a late position minus loss at an early one, nats; the more negative, the more the context is used.
+
+    Olsson et al. ("In-context learning and induction heads", 2022) take the 500th and the 50th token of 512. Here each
+    is the mean over a sixteenth of the context around that place, (15/16, 1] and (1/16, 1/8], for less noise.
+    """
+    T = len(loss_by_position)
+    late, early = loss_by_position[T * 15 // 16 :], loss_by_position[T // 16 : max(T // 8, T // 16 + 1)]
+    return float(np.mean(late) - np.mean(early))

@@ -1,0 +1,7 @@
+"""The GPT, its attention variants, and its weights on disk."""
+
+from momentum_gpt.models.attention import ATTENTIONS, build_attention
+from momentum_gpt.models.gpt import GPT
+from momentum_gpt.models.weights import load_model, save_model
+
+__all__ = ["ATTENTIONS", "GPT", "build_attention", "load_model", "save_model"]

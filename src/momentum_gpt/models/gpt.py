@@ -1,0 +1,153 @@
+"""A GPT on one page: pre-LN blocks, GELU, tied embedding. Single-device code; what runs it is applied from outside.
+
+Shapes: B batch, T time, C = H * D the model's width (d_model), H heads, D head dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from momentum_gpt.config import ModelConfig
+from momentum_gpt.models.attention import build_attention
+
+
+class Attention(nn.Module):
+    """Projections around the variant: `attend` mixes the values over time, everything else is the same for all."""
+
+    def __init__(self, config: ModelConfig, attention: dict[str, Any]) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        self.attend = build_attention(attention)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor, angles: Tensor | None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        y = self.attend(q, k, v)  # (B, H, T, D): the variant
+        return self.out(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=config.bias)
+        self.down = nn.Linear(4 * config.d_model, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, attention: dict[str, Any]) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.attention = Attention(config, attention)
+        self.norm2 = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, angles: Tensor | None) -> Tensor:
+        x = x + self.attention(self.norm1(x), angles)
+        return x + self.mlp(self.norm2(x))
+
+
+class GPT(nn.Module):
+    """Decoder-only language model.
+
+    Args:
+        config: its shape; `vocab_size` must be a number by now.
+        attention: the variant's name and options, e.g. {"name": "momentum", "ema_decay": 0.5}.
+    """
+
+    def __init__(self, config: ModelConfig, attention: dict[str, Any]) -> None:
+        super().__init__()
+        assert config.vocab_size is not None
+        self.config = config
+        self.attention = attention
+        self.activation_checkpointing = False
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        if config.positions == "learned":
+            self.position_embedding = nn.Embedding(config.seq_len, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.d_model, bias=config.bias)
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of tokens (B, T); with targets (B, T), their mean loss in nats per token, in fp32."""
+        T = tokens.shape[1]
+        assert self.config.seq_len >= T, f"{T} tokens, but the model's longest context is {self.config.seq_len}"
+        positions = torch.arange(T, device=tokens.device)
+        x = self.token_embedding(tokens)  # (B, T, C)
+        angles = None
+        if self.config.positions == "learned":
+            x = x + self.position_embedding(positions)
+        elif self.config.positions == "sinusoidal":
+            x = x + sinusoids(positions, self.config.d_model).to(x.dtype)
+        else:
+            angles = rotary_angles(positions, self.config.d_head)
+        for block in self.blocks:
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, angles, use_reentrant=False)
+            else:
+                x = block(x, angles)
+        logits = F.linear(self.norm(x), self.token_embedding.weight)  # (B, T, V), tied
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+def sinusoids(positions: Tensor, d_model: int) -> Tensor:
+    """Fairseq's sinusoidal positions, (T, C): sines then cosines, the first token being position 2 (its padding is 1)."""
+    half = d_model // 2
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1)))
+    angles = (positions + 2)[:, None] * frequencies  # (T, C / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def rotary_angles(positions: Tensor, d_head: int) -> Tensor:
+    """Angles (T, D / 2) of rotary positions (RoFormer, arXiv 2104.09864), base 10,000, in fp32."""
+    frequencies = 10000.0 ** (-torch.arange(0, d_head, 2, device=positions.device) / d_head)
+    return positions[:, None] * frequencies
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn each pair (x_j, x_{j + D/2}) of x (B, H, T, D) by its angle."""
+    first, second = x.float().chunk(2, dim=-1)
+    sine, cosine = angles.sin(), angles.cos()
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(x.dtype)
+
+
+@torch.no_grad()
+def init_weights(model: GPT, seed: int) -> None:
+    """Draw every parameter from the seed and its own name, so that a variant's extra parameter changes no other.
+
+    | parameter                           | distribution                          |
+    | embeddings, qkv, mlp.up             | normal(0, 0.02)                       |
+    | attention.out, mlp.down             | normal(0, 0.02 / sqrt(2 n_layers))    |
+    | biases                              | 0                                     |
+    | LayerNorm weights                   | 1                                     |
+
+    GPT-2's, with the outputs into the residual stream scaled down by their number. A parameter of a variant
+    (`...attend...`) keeps the value its own class gave it.
+    """
+    for name, parameter in model.named_parameters():
+        if ".attend." in name:
+            continue
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name:
+            parameter.fill_(1.0)
+        else:
+            into_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            std = 0.02 / math.sqrt(2 * model.config.n_layers) if into_residual else 0.02
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

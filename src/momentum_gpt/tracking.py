@@ -1,0 +1,147 @@
+"""Metrics: `metrics.jsonl` always, and W&B beside it as a view of the file. The only file that imports wandb."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import urllib.request
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from momentum_gpt.config import TrainConfig
+
+SERVER_ANSWERS_WITHIN = 3
+"""Seconds that a W&B server has to answer its first request; after that the run is offline."""
+FINISH_WITHIN = 10
+"""Seconds that the upload may take at the end of a run; what is not sent by then waits in the run folder."""
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Writes each record to `metrics.jsonl`, flushed, and hands it to W&B. Only the main rank has one.
+
+    Args:
+        config: of the run; logged to W&B as it is.
+        step: the step that the run starts from; later lines of an earlier attempt are dropped, as they come again.
+    """
+
+    def __init__(self, config: TrainConfig, step: int) -> None:
+        self.path = config.run_dir / "metrics.jsonl"
+        keep_until(self.path, step)
+        self.file = self.path.open("a")
+        self.dashboard = None if config.tracking.wandb == "disabled" else Dashboard(config)
+
+    def log(self, step: int, tokens: int, metrics: dict[str, float]) -> None:
+        record = {"step": step, "tokens": tokens, **metrics}
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        if self.dashboard:
+            self.dashboard.records.put(record)
+
+    def close(self) -> str | None:
+        """Finish both; returns what there is to say of W&B."""
+        self.file.close()
+        return self.dashboard.close() if self.dashboard else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the records after `step`."""
+    kept = [record for record in read_metrics(path) if record["step"] <= step]
+    partial = path.with_name(".metrics.partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    os.replace(partial, path)
+
+
+class Dashboard:
+    """A W&B run in a thread of its own: the training loop only puts records into a queue, so it never waits.
+
+    Without a login, without an answer or with any error of the client, the run goes on offline in `runs/NAME/wandb/`.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.records: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.message: str | None = None
+        self.thread = threading.Thread(target=self._work, daemon=True, name="wandb")
+        self.thread.start()
+
+    def close(self) -> str:
+        self.records.put(None)
+        self.thread.join(timeout=SERVER_ANSWERS_WITHIN + 2 * FINISH_WITHIN + 10)
+        if self.thread.is_alive():
+            return "W&B: the server did not answer in time; metrics.jsonl is complete"
+        return self.message or "W&B: nothing was logged; metrics.jsonl is complete"
+
+    def _work(self) -> None:
+        try:
+            run = self._start()
+            run.define_metric("tokens", hidden=True)
+            run.define_metric("*", step_metric="tokens")
+            while (record := self.records.get()) is not None:
+                run.log(record)
+            run.finish()
+            self.message = f"W&B: {run.url}" if run.url else f"W&B, offline; to upload: wandb sync {Path(run.dir).parent}"
+        except Exception as error:  # a dashboard must never end a run
+            self.message = f"W&B stopped ({' '.join(str(error).split())}); metrics.jsonl is complete"
+            log.warning(self.message)
+
+    def _start(self) -> Any:
+        import wandb
+
+        tracking, run_dir = self.config.tracking, self.config.run_dir
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=FINISH_WITHIN,
+            finish_timeout=FINISH_WITHIN,
+            x_transaction_log_flush_interval=2,  # seconds: what a killed run may lose of the offline copy
+        )
+        arguments = {
+            "project": tracking.project,
+            "group": tracking.group,
+            "tags": [self.config.attention["name"], *tracking.tags],
+            "name": self.config.name,
+            "id": run_id(run_dir),
+            "resume": "allow",
+            "config": asdict(self.config),
+            "dir": str(run_dir),
+            "settings": settings,
+        }
+        if tracking.wandb == "online" or (tracking.wandb == "auto" and _logged_in(wandb)):
+            try:
+                urllib.request.urlopen(wandb.Settings().base_url, timeout=SERVER_ANSWERS_WITHIN).close()
+                return wandb.init(mode="online", **arguments)
+            except Exception as error:
+                log.warning("W&B is not reachable (%s): this run is logged offline", " ".join(str(error).split()))
+        return wandb.init(mode="offline", **arguments)
+
+
+def _logged_in(wandb: Any) -> bool:
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+
+
+def run_id(run_dir: Path) -> str:
+    """The W&B id of the run, minted once and kept in its folder, so that a resumed run stays one run."""
+    path = run_dir / "wandb" / "run_id"
+    if not path.is_file():
+        import wandb
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wandb.util.generate_id())
+    return path.read_text()

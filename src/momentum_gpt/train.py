@@ -1,0 +1,97 @@
+"""Pretrain a model: compose the config once, check it, write it to the run folder, and start the worker(s).
+
+    python -m momentum_gpt.train name=first data=data/stdlib
+    python -m momentum_gpt.train name=first_momentum data=data/stdlib attention=momentum attention.ema_decay=0.5
+    launch/local.sh 8 name=paper data=DIR experiment=paper_350m attention=momentum
+
+The same command goes on where an interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from momentum_gpt import entry
+from momentum_gpt.config import TrainConfig, flat, plan_batch, read_config, write_config
+from momentum_gpt.data import Batches, TokenShards
+from momentum_gpt.errors import UserError
+from momentum_gpt.models import build_attention
+from momentum_gpt.training.checkpoint import latest_step
+from momentum_gpt.training.engine import check_deepspeed_options
+
+MAY_CHANGE = ("launch.", "tracking.", "resume", "runs", "training.log_every", "training.save_every", "training.keep_checkpoints")
+"""Options that a run may be resumed with other values of: they change nothing of what it computes."""
+
+
+def train(config: TrainConfig) -> int:
+    settle(config)
+    path = claim_run_folder(config)
+    if latest_step(config.run_dir / "checkpoints") >= config.training.max_steps:
+        print(f"{config.run_dir} is complete: all {config.training.max_steps} steps are done")
+        return 0
+    return launch(config, path)
+
+
+def settle(config: TrainConfig) -> None:
+    """Check what the dataclasses cannot see (data, variant, engine) and fill in what the user left to us."""
+    build_attention(config.attention)
+    if said := check_deepspeed_options(config.deepspeed, config.training.precision):
+        print(said)
+    train_shards, _ = (TokenShards(config.data.path, split) for split in ("train", "validation"))
+    needed = train_shards.tokenizer.vocab_size
+    if config.model.vocab_size is None:
+        config.model.vocab_size = -(-needed // 64) * 64
+    if config.model.vocab_size < needed:
+        raise UserError(
+            f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's {needed} pieces: leave it out or take "
+            f"at least {needed}"
+        )
+    plan = plan_batch(config.training, config.model.seq_len, config.launch.nproc_per_node)
+    Batches(train_shards, config.model.seq_len, config.training.seed, plan)
+
+
+def claim_run_folder(config: TrainConfig) -> Path:
+    """Write `config.yaml` into the run folder, unless another run has it.
+
+    Raises:
+        UserError: the folder holds a run with another config, or `resume=never` and it holds any.
+    """
+    path = config.run_dir / "config.yaml"
+    if path.is_file():
+        if config.resume == "never":
+            raise UserError(f"{config.run_dir} exists already and resume=never: choose another name, or resume=auto to go on")
+        old, new = flat(read_config(path)), flat(config)
+        changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)]
+        if changed:
+            differences = ", ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed)
+            raise UserError(f"{config.run_dir} is a run with another config ({differences}): choose another name")
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    write_config(config, path)
+    return path
+
+
+def launch(config: TrainConfig, path: Path) -> int:
+    """Run the worker here, or let torchrun take this process's place and start one per rank."""
+    ranks = config.launch.nproc_per_node
+    if ranks == 1:
+        from momentum_gpt.worker import work
+
+        return work(path)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "momentum_gpt.worker"]
+    command = [sys.executable, *torchrun, str(path)]
+    if entry.is_sweep():
+        return subprocess.run(command, check=False).returncode
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    entry.run(train, TrainConfig, "train")
+
+
+if __name__ == "__main__":
+    main()

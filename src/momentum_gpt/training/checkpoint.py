@@ -1,0 +1,122 @@
+"""Checkpoints: written aside, hashed, then renamed, so that what has its name is complete.
+
+    checkpoints/step_00001000/  model/  engine/  manifest.json        checkpoints/latest: the newest one's name
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from momentum_gpt import distributed
+from momentum_gpt.data.shards import sha256_of_file
+from momentum_gpt.errors import UserError
+from momentum_gpt.models import save_model
+from momentum_gpt.training.engine import full_weights, load_engine, save_engine
+
+NAME = re.compile(r"step_(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.manifest["step"]
+
+
+def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path, keep: int) -> Path:
+    """Save the engine's state as `folder/step_...`, point `latest` to it and drop the oldest. Every rank must call this.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        facts: what the manifest says beside the hashes: step, tokens, world_size, ...
+        keep: how many checkpoints stay.
+    """
+    name = f"step_{facts['step']:08d}"
+    staging = folder / f".{name}.partial"
+    if distributed.is_main():
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    distributed.barrier()
+    save_engine(engine, staging / "engine")
+    weights = full_weights(engine)
+    distributed.barrier()
+    if distributed.is_main():
+        save_model(staging / "model", engine.module, weights, tokenizer)
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        manifest = facts | {"files": {str(path.relative_to(staging)): sha256_of_file(path) for path in files}}
+        _write(staging / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        for path in files:
+            _sync(path)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        os.rename(staging, folder / name)
+        _sync(folder)
+        _write(folder / "latest", name + "\n")
+        for old in _names(folder)[keep:]:
+            shutil.rmtree(folder / old)
+    distributed.barrier()
+    return folder / name
+
+
+def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are all there with the right hashes, and why newer ones were passed over."""
+    skipped = []
+    for name in _names(folder):
+        try:
+            manifest = json.loads((folder / name / "manifest.json").read_text())
+            damaged = [file for file, sha in manifest["files"].items() if sha256_of_file(folder / name / file) != sha]
+            if not damaged:
+                return Checkpoint(folder / name, manifest), skipped
+            skipped.append(f"{name} is damaged ({damaged[0]} is not what was written)")
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            skipped.append(f"{name} is incomplete ({error})")
+    return None, skipped
+
+
+def latest_step(folder: Path) -> int:
+    """The step of the newest checkpoint, by its name; 0 without one."""
+    latest = folder / "latest"
+    return int(latest.read_text().strip().removeprefix("step_")) if latest.is_file() else 0
+
+
+def restore(engine: Any, checkpoint: Checkpoint) -> None:
+    """Put the checkpoint's state into the engine. Every rank must call this.
+
+    Raises:
+        UserError: the checkpoint was written by another number of ranks.
+    """
+    wrote, have = checkpoint.manifest["world_size"], distributed.world_size()
+    if wrote != have:
+        raise UserError(
+            f"{checkpoint.folder} was written by {wrote} rank(s) and this run has {have}: the optimizer's state is cut into "
+            f"as many parts; set launch.nproc_per_node={wrote}"
+        )
+    load_engine(engine, checkpoint.folder / "engine")
+
+
+def _names(folder: Path) -> list[str]:
+    """The checkpoints' names, newest first."""
+    names = [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(names, key=lambda name: int(name.removeprefix("step_")), reverse=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    _sync(partial)
+    os.replace(partial, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -1,0 +1,152 @@
+"""One rank of a run, from its written config: `python -m momentum_gpt.worker runs/NAME/config.yaml`.
+
+Started in place by `momentum_gpt.train`, or by torchrun once per rank. It never imports Hydra: all ranks read one file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from momentum_gpt import distributed
+from momentum_gpt.config import BatchPlan, TrainConfig, plan_batch, read_config
+from momentum_gpt.data import Batches, TokenShards
+from momentum_gpt.errors import UserError
+from momentum_gpt.evaluation import evaluate
+from momentum_gpt.models import GPT
+from momentum_gpt.models.gpt import init_weights
+from momentum_gpt.models.weights import weights_sha256
+from momentum_gpt.tracking import Tracker
+from momentum_gpt.training import checkpoint
+from momentum_gpt.training.engine import build_engine, zero_stage
+from momentum_gpt.training.loop import Position, train
+from momentum_gpt.training.throughput import Throughput, flops_per_token
+
+CANARY_TOLERANCE = 1e-3
+"""Relative; a restored model whose loss on a fixed batch is further from the stored one is not the saved model."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells use it."""
+
+
+def pretrain(config: TrainConfig) -> int:
+    """Train the run to its end, or to an interruption; returns the exit code."""
+    training, seq_len = config.training, config.model.seq_len
+    plan = plan_batch(training, seq_len, distributed.world_size())
+    shards, validation = TokenShards(config.data.path, "train"), TokenShards(config.data.path, "validation")
+    batches = Batches(shards, seq_len, training.seed, plan)
+    model = GPT(config.model, config.attention)
+    init_weights(model, training.seed)
+    origin = {"initial_weights_sha256": weights_sha256(model), "data_sha256": shards.fingerprint()}
+    n_parameters = sum(p.numel() for p in model.parameters())
+    say(describe(config, plan, shards, validation, n_parameters))
+    engine = build_engine(model, config, plan)
+    position = resume(engine, config, origin, validation)
+    tracker = Tracker(config, position.step) if distributed.is_main() else None
+
+    def evaluate_now() -> dict[str, float]:
+        return evaluate(engine.module, validation, config.evaluation, seq_len, training.max_tokens_per_forward)
+
+    def save(position: Position) -> None:
+        facts = {
+            "step": position.step,
+            "tokens": position.step * training.tokens_per_step,
+            "order_sha256": position.order_hash,
+            "canary_loss": canary_loss(engine, validation),
+            "world_size": distributed.world_size(),
+            **origin,
+            "versions": {"torch": torch.__version__},
+        }
+        tokenizer = Path(config.data.path) / "tokenizer.model"
+        checkpoint.save(engine, config.run_dir / "checkpoints", facts, tokenizer, training.keep_checkpoints)
+
+    throughput = Throughput(training.tokens_per_step, flops_per_token(config.model, n_parameters))
+    try:
+        finished = train(config, engine, batches, position, evaluate_now, save, tracker, throughput)
+    finally:
+        if tracker and (message := tracker.close()):
+            say(message)
+    if not finished:
+        say(f"stopped after step {position.step}, checkpoint saved; the same command goes on from there")
+    return 0 if finished else INTERRUPTED
+
+
+def resume(engine: Any, config: TrainConfig, origin: dict[str, str], validation: TokenShards) -> Position:
+    """Restore the newest complete checkpoint, if there is one.
+
+    Raises:
+        UserError: it belongs to other data or to another number of ranks, or does not give back the loss it had.
+    """
+    found, skipped = checkpoint.newest_complete(config.run_dir / "checkpoints")
+    for reason in skipped:
+        say(f"passed over a checkpoint: {reason}")
+    if found is None:
+        return Position()
+    if found.manifest["data_sha256"] != origin["data_sha256"]:
+        raise UserError(
+            f"{found.folder} was trained on other tokens than {config.data.path!r} holds now: put the old data back, or "
+            "choose another name"
+        )
+    checkpoint.restore(engine, found)
+    stored, now = found.manifest["canary_loss"], canary_loss(engine, validation)
+    if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
+        raise UserError(f"{found.folder} does not give back its model: loss {now} on the fixed batch, {stored} when saved")
+    say(f"resume    from {found.folder} ({found.manifest['tokens']:,} tokens seen)")
+    return Position(found.step, found.manifest["order_sha256"])
+
+
+@torch.no_grad()
+def canary_loss(engine: Any, validation: TokenShards) -> float:
+    """The loss of one fixed batch, the first validation window: a fact to recognise a restored model by."""
+    block = torch.from_numpy(validation.read(0, engine.module.config.seq_len + 1)).to(engine.device)[None]
+    engine.module.eval()
+    loss = engine.module(block[:, :-1], block[:, 1:]).item()
+    engine.module.train()
+    return loss
+
+
+def describe(config: TrainConfig, plan: BatchPlan, shards: TokenShards, validation: TokenShards, n_parameters: int) -> str:
+    """What is going to happen, in the lines printed before the first step."""
+    model, training = config.model, config.training
+    options = ", ".join(f"{key} {value}" for key, value in config.attention.items() if key != "name")
+    epochs = training.max_steps * training.tokens_per_step / len(shards)
+    return "\n".join(
+        [
+            f"run       {config.run_dir}",
+            f"model     {n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, d_model {model.d_model}, "
+            f"{model.seq_len} tokens of context, vocabulary {model.vocab_size}, {model.positions} positions",
+            f"attention {config.attention['name']}{f' ({options})' if options else ''}",
+            f"data      {config.data.path}: {len(shards):,} tokens to train on ({epochs:.2f} epochs), "
+            f"{len(validation):,} for validation",
+            f"batch     {training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = {plan.world_size} rank(s) "
+            f"x {plan.micro_batch_size} per forward x {plan.grad_accum_steps} accumulated",
+            f"engine    DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, {distributed.local_device().type}",
+        ]
+    )
+
+
+def say(text: str) -> None:
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+def work(path: Path) -> int:
+    """Join the other ranks, train, leave; returns the exit code."""
+    try:
+        config = read_config(path)
+        distributed.start(distributed.local_device())
+        try:
+            return pretrain(config)
+        finally:
+            distributed.stop()
+    except UserError as error:
+        if distributed.is_main():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(work(Path(sys.argv[1])))
