@@ -49,17 +49,10 @@ def run(act: Callable[[Config], int | None], schema: type[Config], name: str) ->
     try:
         composed()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(fail(one_line(error, schema)))
-
-
-def fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
-def is_sweep() -> bool:
-    """Whether this is one job of a `--multirun`, after which others follow in this process."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        print(f"error: {one_line(error, schema)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def lengthen(argument: str) -> str:

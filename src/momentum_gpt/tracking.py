@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import secrets
 import threading
 import urllib.request
 from dataclasses import asdict
@@ -96,7 +97,8 @@ class Dashboard:
             while (record := self.records.get()) is not None:
                 run.log(record)
             run.finish()
-            self.message = f"W&B: {run.url}" if run.url else f"W&B, offline; to upload: wandb sync {Path(run.dir).parent}"
+            folder = Path(run.dir).parent
+            self.message = f"W&B, offline; to upload: wandb sync {folder}" if run.offline else f"W&B: {run.url}"
         except Exception as error:  # a dashboard must never end a run
             self.message = f"W&B stopped ({' '.join(str(error).split())}); metrics.jsonl is complete"
             log.warning(self.message)
@@ -140,8 +142,6 @@ def run_id(run_dir: Path) -> str:
     """The W&B id of the run, minted once and kept in its folder, so that a resumed run stays one run."""
     path = run_dir / "wandb" / "run_id"
     if not path.is_file():
-        import wandb
-
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(wandb.util.generate_id())
+        path.write_text(secrets.token_hex(4))
     return path.read_text()

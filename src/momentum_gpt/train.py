@@ -9,15 +9,13 @@ The same command goes on where an interrupted run stopped.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from momentum_gpt import entry
 from momentum_gpt.config import TrainConfig, flat, plan_batch, read_config, write_config
 from momentum_gpt.data import Batches, TokenShards
 from momentum_gpt.errors import UserError
+from momentum_gpt.launcher import run_ranks
 from momentum_gpt.models import build_attention
 from momentum_gpt.training.checkpoint import latest_step
 from momentum_gpt.training.engine import check_deepspeed_options
@@ -74,19 +72,12 @@ def claim_run_folder(config: TrainConfig) -> Path:
 
 
 def launch(config: TrainConfig, path: Path) -> int:
-    """Run the worker here, or let torchrun take this process's place and start one per rank."""
-    ranks = config.launch.nproc_per_node
-    if ranks == 1:
-        from momentum_gpt.worker import work
+    """Run the worker: here, or once per rank under torchrun."""
+    if config.launch.nproc_per_node > 1:
+        return run_ranks(path, config.launch.nproc_per_node)
+    from momentum_gpt.worker import work
 
-        return work(path)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "momentum_gpt.worker"]
-    command = [sys.executable, *torchrun, str(path)]
-    if entry.is_sweep():
-        return subprocess.run(command, check=False).returncode
-    sys.stdout.flush()
-    os.execv(sys.executable, command)
+    return work(path)
 
 
 def main() -> None:

@@ -40,7 +40,11 @@ def pretrain(config: TrainConfig) -> int:
     batches = Batches(shards, seq_len, training.seed, plan)
     model = GPT(config.model, config.attention)
     init_weights(model, training.seed)
-    origin = {"initial_weights_sha256": weights_sha256(model), "data_sha256": shards.fingerprint()}
+    origin = {
+        "initial_weights_sha256": weights_sha256(model),
+        "data_sha256": shards.fingerprint(),
+        "tokenizer_sha256": shards.tokenizer.sha256,
+    }
     n_parameters = sum(p.numel() for p in model.parameters())
     say(describe(config, plan, shards, validation, n_parameters))
     engine = build_engine(model, config, plan)
@@ -146,6 +150,8 @@ def work(path: Path) -> int:
         if distributed.is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

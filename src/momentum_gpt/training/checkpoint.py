@@ -50,6 +50,8 @@ def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path, keep
     weights = full_weights(engine)
     distributed.barrier()
     if distributed.is_main():
+        for script in staging.glob("zero_to_*.py"):  # DeepSpeed's own converters: model/ makes them needless
+            script.unlink()
         save_model(staging / "model", engine.module, weights, tokenizer)
         files = sorted(path for path in staging.rglob("*") if path.is_file())
         manifest = facts | {"files": {str(path.relative_to(staging)): sha256_of_file(path) for path in files}}

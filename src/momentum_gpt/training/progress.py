@@ -43,10 +43,17 @@ class Progress:
 
 
 class Interruption:
-    """Turns the first Ctrl-C, and SIGTERM, into a request to stop after the present step; a second Ctrl-C is at once."""
+    """Turns Ctrl-C and SIGTERM into a request to stop after the present step; a second Ctrl-C stops at once.
+
+    Under torchrun one Ctrl-C arrives twice, from the terminal and from torchrun: only a later one is a second.
+    """
+
+    SAME_KEYSTROKE = 2.0
+    """Seconds."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.first_time = 0.0
 
     def __enter__(self) -> Interruption:
         self.before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -57,6 +64,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _request(self, number: int, _: FrameType | None) -> None:
-        self.requested = True
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGINT and self.requested and time.monotonic() - self.first_time > self.SAME_KEYSTROKE:
+            raise KeyboardInterrupt
+        if not self.requested:
+            self.requested, self.first_time = True, time.monotonic()

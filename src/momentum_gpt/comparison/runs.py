@@ -1,0 +1,112 @@
+"""Finished runs as they lie on disk, and what must hold before they may stand side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from momentum_gpt.config import TrainConfig, flat, read_config
+from momentum_gpt.errors import UserError
+from momentum_gpt.tracking import read_metrics
+
+NOT_OF_THE_EXPERIMENT = ("name", "runs", "resume", "launch.", "tracking.", "training.log_every", "training.save_every")
+"""Options whose differences are no part of a comparison."""
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str
+    config: TrainConfig
+    records: list[dict[str, Any]]
+    """The lines of metrics.jsonl."""
+    manifest: dict[str, Any]
+    """Of the newest checkpoint; {} without one."""
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Tokens seen and values of a metric."""
+        rows = [record for record in self.records if key in record]
+        return [row["tokens"] for row in rows], [row[key] for row in rows]
+
+    @cached_property
+    def final(self) -> dict[str, Any]:
+        """The last evaluation."""
+        return next(record for record in reversed(self.records) if "val/loss" in record)
+
+    @cached_property
+    def tokens_per_s(self) -> float:
+        """Median over the run's readings."""
+        return median(self.series("train/tokens_per_s")[1] or [float("nan")])
+
+    def by_number(self, prefix: str) -> dict[int, float]:
+        """The final values of `prefix` + number, e.g. {64: ..., 128: ...} of "val/ppl@"."""
+        return {int(key.removeprefix(prefix)): value for key, value in self.final.items() if key.startswith(prefix)}
+
+
+def load_run(folder: str) -> Run:
+    """A run's folder.
+
+    Raises:
+        UserError: no run is there, or one without an evaluation.
+    """
+    path = Path(folder)
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"runs: {folder!r} is not a run folder (it has no config.yaml): give folders like runs/NAME")
+    records = read_metrics(path / "metrics.jsonl")
+    if not any("val/loss" in record for record in records):
+        raise UserError(f"runs: {folder!r} has no evaluation yet: let it train to its first one (training.eval_every)")
+    latest = path / "checkpoints" / "latest"
+    manifest = {}
+    if latest.is_file():
+        manifest = json.loads((latest.parent / latest.read_text().strip() / "manifest.json").read_text())
+    return Run(path.name, read_config(path / "config.yaml"), records, manifest)
+
+
+def load_runs(folders: list[str]) -> list[Run]:
+    """Two or more runs whose numbers may stand in one table.
+
+    Raises:
+        UserError: fewer than two, one named twice, or different tokenizers, whose perplexities have different units.
+    """
+    if len(set(folders)) < 2 or len(set(folders)) < len(folders):
+        raise UserError(f"runs must name two or more different run folders, got {folders}: runs=[runs/A,runs/B]")
+    runs = [load_run(folder) for folder in folders]
+    tokenizers = {run.name: run.manifest["tokenizer_sha256"][:12] for run in runs if run.manifest}
+    if len(set(tokenizers.values())) > 1:
+        raise UserError(
+            f"the runs have different tokenizers ({tokenizers}), so their nats per token are different units: compare runs "
+            "on the same data folder"
+        )
+    return runs
+
+
+def differences(runs: list[Run]) -> dict[str, list[Any]]:
+    """The options that are not the same in all runs, and each run's value (None where it has no such option)."""
+    configs = [flat(run.config) for run in runs]
+    keys = [key for key in dict.fromkeys(key for config in configs for key in config) if not key.startswith(NOT_OF_THE_EXPERIMENT)]
+    values = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+
+
+def common_ground(runs: list[Run]) -> list[str]:
+    """What the runs share and what they do not, one sentence each; what speaks against comparing them begins with "NOT"."""
+
+    def same(key: str) -> bool | None:
+        found = [run.manifest.get(key) for run in runs]
+        return None if None in found else len(set(found)) == 1
+
+    sentences = []
+    for key, what in (("initial_weights_sha256", "identical initial weights"), ("data_sha256", "identical training tokens")):
+        holds = same(key)
+        sentences.append({None: f"Not known (no checkpoint): {what}.", True: f"{what.capitalize()}.", False: f"NOT {what}."}[holds])
+    if same("step"):
+        sentences.append("Identical order of the tokens." if same("order_sha256") else "NOT the same order of the tokens.")
+    else:
+        sentences.append("NOT the same number of steps.")
+    variants = [tuple(sorted((k, str(v)) for k, v in flat(run.config).items() if k.startswith("attention."))) for run in runs]
+    if len(set(variants)) == len(variants):
+        sentences.append("One run of each variant: whether a difference is real takes several seeds (training.seed).")
+    return sentences
