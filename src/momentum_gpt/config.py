@@ -142,7 +142,7 @@ class TrainingConfig:
 
 @dataclass
 class EvaluationConfig:
-    tokens: int = 131072
+    tokens: int = 65536
     """Validation targets at each context length; the same ones at each."""
     context_lengths: list[int] | None = None
     """Tokens of context. null: a quarter, a half and the whole of model.seq_len."""

@@ -24,7 +24,7 @@ th:first-child, td:first-child { text-align: left; } th { vertical-align: bottom
 th span, td span { display: block; font-weight: normal; font-size: .8rem; color: #666; }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border-radius: 2px; }
 .against { color: #b00020; font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.5rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 1.5rem; }
 .figures > div { min-width: 0; }
 """
 
@@ -113,6 +113,13 @@ def over_tokens(title: str, key: str, unit: str) -> Callable[[list[Run]], go.Fig
     return make
 
 
+def induction_accuracy(runs: list[Run]) -> go.Figure:
+    figure = over_tokens("Induction probe: accuracy on the second showing", "icl/induction/acc", "accuracy")(runs)
+    highest = max(value for run in runs for value in run.series("icl/induction/acc")[1] or [0.0])
+    figure.update_yaxes(tickformat=".0%", range=[0, min(1.0, max(0.1, 1.1 * highest))])
+    return figure
+
+
 def training_loss(runs: list[Run]) -> go.Figure:
     """Trailing mean, so that the noise of single batches does not hide the difference."""
     width = max(1, min(len(run.series("train/loss")[1]) for run in runs) // 20)
@@ -138,7 +145,7 @@ def loss_by_position(runs: list[Run]) -> go.Figure:
     for row, run in enumerate(runs):
         by_position = dict(sorted(run.by_number("val/loss@pos").items()))
         traces.append(curve(run, row, list(by_position), list(by_position.values())))
-    figure = chart("Validation loss by position in the context", "context tokens seen (from)", "nats per token", traces)
+    figure = chart("Validation loss by position in the context", "tokens of context, up to", "nats per token", traces)
     figure.update_xaxes(type="log", tickvals=list(traces[0].x), ticktext=[str(x) for x in traces[0].x])
     return figure
 
@@ -164,7 +171,7 @@ FIGURES = (
     training_loss,
     perplexity_by_context,
     loss_by_position,
-    over_tokens("Induction probe: accuracy on the second showing", "icl/induction/acc", "accuracy"),
+    induction_accuracy,
     over_tokens("In-context-learning score (late minus early loss)", "icl/score", "nats per token"),
     speed,
 )

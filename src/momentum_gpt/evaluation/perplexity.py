@@ -23,8 +23,8 @@ def perplexity(
 ) -> dict[str, float]:
     """Keys `val/loss` (nats per token at seq_len), `val/ppl@L` for each L, `val/loss@posP` and `icl/score`.
 
-    `val/loss@posP` is the loss of the targets whose context holds P ... 2P - 1 tokens of the seq_len window: what context
-    buys, which is not the perplexity at a context length.
+    `val/loss@posP`, P a power of two, is the loss of the targets that see P/2 + 1 ... P tokens of the seq_len window: what
+    context buys, which is not the perplexity at a context length.
 
     Raises:
         UserError: the split is shorter than one window.
@@ -42,8 +42,8 @@ def perplexity(
             metrics[f"val/ppl@{length}"] = math.exp(nats.sum().item() / n_targets)
     metrics["val/loss"] = nats.sum().item() / n_targets  # the last length is seq_len
     by_position = (nats / (n_targets // seq_len)).numpy()
-    for start in (2**i for i in range(seq_len.bit_length()) if 2**i <= seq_len):
-        metrics[f"val/loss@pos{start}"] = float(by_position[start - 1 : 2 * start - 1].mean())
+    for end in (2**i for i in range(seq_len.bit_length())):
+        metrics[f"val/loss@pos{end}"] = float(by_position[end // 2 : end].mean())
     metrics["icl/score"] = icl_score(by_position)
     return metrics
 
