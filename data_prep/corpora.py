@@ -168,8 +168,8 @@ def build_corpus(options: dict[str, Any]) -> StdlibCorpus | TextCorpus | HubCorp
 def _texts_of(rows: Any, column: str, where: str) -> Iterator[str]:
     for row in rows:
         if not isinstance(row, dict) or column not in row:
-            has = f"its columns are {', '.join(row)}" if isinstance(row, dict) else "it is no object"
-            raise UserError(f"{where} has no column {column!r}: {has}; set corpus.column")
+            has = f"its columns are {', '.join(row)}; set corpus.column" if isinstance(row, dict) else "it is no JSON object"
+            raise UserError(f"{where} has no column {column!r}: {has}")
         text = row[column]
         if not isinstance(text, str):
             raise UserError(f"{where}: column {column!r} holds {type(text).__name__}, not text; set corpus.column")

@@ -43,7 +43,10 @@ def get_tokenizer(config: TokenizerConfig, training_texts: Iterable[str]) -> tup
         tokenizer = load_tokenizer(config.path)
         path = Path(config.path)
         return tokenizer, (path / "tokenizer.model" if path.is_dir() else path).read_bytes()
-    model = train(sample(training_texts, config.sample_bytes), config)
+    texts = sample(training_texts, config.sample_bytes)
+    if not texts:
+        raise UserError("no document fell into the train split of this corpus: it is empty or very small; give more text")
+    model = train(texts, config)
     return Tokenizer(model), model
 
 
@@ -53,13 +56,16 @@ def sample(texts: Iterable[str], max_bytes: int) -> list[str]:
     A single text that is larger is cut.
     """
     kept: list[tuple[int, int, str]] = []  # a heap with the largest hash on top
-    total = 0
+    total, limit = 0, 2**64
     for number, text in enumerate(texts):
         key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        if key >= limit:
+            continue
         heapq.heappush(kept, (-key, number, text))
         total += len(text.encode())
         while total > max_bytes and len(kept) > 1:
-            total -= len(heapq.heappop(kept)[2].encode())
+            dropped, _, largest = heapq.heappop(kept)
+            total, limit = total - len(largest.encode()), -dropped
     return [text.encode()[:max_bytes].decode(errors="ignore") for *_, text in sorted(kept, reverse=True)]
 
 
@@ -67,7 +73,7 @@ def train(texts: list[str], config: TokenizerConfig) -> bytes:
     """A sentencepiece model, as bytes: identity normalisation, byte fallback, spaces kept, no dummy prefix.
 
     Raises:
-        UserError: the text is too little for that many pieces.
+        UserError: the text is too little for that many pieces, or has too many characters for that few.
     """
     lines = (line for text in texts for line in text.replace("\0", "").split("\n") if line)
     model = io.BytesIO()
@@ -93,10 +99,11 @@ def train(texts: list[str], config: TokenizerConfig) -> bytes:
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        largest = re.search(r"value <= (\d+)", str(error))
-        remedy = f"take at most tokenizer.vocab_size={largest[1]}" if largest else "give more text"
         size = sum(len(text.encode()) for text in texts)
-        raise UserError(
-            f"{size:,} bytes of text are too little for tokenizer.vocab_size={config.vocab_size}: {remedy}"
-        ) from None
+        given = f"tokenizer.vocab_size={config.vocab_size} does not fit this text of {size:,} bytes"
+        if largest := re.search(r"value <= (\d+)", str(error)):
+            raise UserError(f"{given}: take at most {largest[1]}, or give more text") from None
+        if smallest := re.search(r"required_chars\. (\d+) vs (\d+)", str(error)):
+            raise UserError(f"{given}: its characters alone need {max(map(int, smallest.groups()))}; take more") from None
+        raise UserError(f"{given}: {' '.join(str(error).split())}") from None
     return model.getvalue()

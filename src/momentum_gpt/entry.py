@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,6 +24,9 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 QUIET = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
 """Hydra leaves no folders and no logs of its own; a run's folder holds its config."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells use it."""
 
 SHORT = {"data": "data.path", "deepspeed.stage": "deepspeed.zero_optimization.stage"}
 """What may be written for what."""
@@ -42,17 +43,25 @@ def run(act: Callable[[Config], int | None], schema: type[Config], name: str) ->
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def composed(raw: DictConfig) -> None:
-        code = act(typed(raw, schema)) or 0
-        if code and HydraConfig.get().mode == RunMode.RUN:
+        try:
+            code = act(typed(raw, schema))
+        except (UserError, OmegaConfBaseException) as error:
+            code = refuse(error, schema)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        if code:
             sys.exit(code)
 
     try:
         composed()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_line(error, schema)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(refuse(error, schema))
+
+
+def refuse(error: Exception, schema: type) -> int:
+    """Say what is wrong; returns the exit code of a mistake of the user's."""
+    print(f"error: {one_line(error, schema)}", file=sys.stderr)
+    return 2
 
 
 def lengthen(argument: str) -> str:

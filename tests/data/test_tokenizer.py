@@ -1,0 +1,82 @@
+"""The tokenizer loses nothing."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.tokenizer import TokenizerConfig, sample, train
+from momentum_gpt.data import Tokenizer, load_tokenizer
+from momentum_gpt.errors import UserError
+
+SOURCE = Path(textwrap.__file__).read_text(encoding="utf-8")
+TEXTS = [*SOURCE.split("\n\n"), "Die Straße, naïve café — 日本語.\n"]
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=400, model_type=request.param)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet=st.characters(exclude_characters="\u2581", exclude_categories=("Cs",))))
+def test_any_text_without_the_space_mark_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "  a   b    ", "\n\n\n\ta\r\n", "\0", "<s></s><unk><0x0A>", "ﬁ ﬀ ① Å", "a\u00a0b", "\ufeffx", "🙂👩‍👩‍👧"]
+)
+def test_texts_that_tokenizers_like_to_change_come_back(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_runs_of_spaces_become_pieces() -> None:
+    """Indentation must not cost a token a space."""
+    tokenizer = Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=400)))
+    assert len(tokenizer.encode(" " * 8)) <= 2
+
+
+def test_encoding_many_texts_at_once_is_encoding_each(tokenizer: Tokenizer) -> None:
+    many = tokenizer.encode_documents(TEXTS[:50], num_threads=2)
+    assert [ids.tolist() for ids in many] == [tokenizer.encode(text) for text in TEXTS[:50]]
+
+
+def test_ordinary_ids_are_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.ordinary_ids()
+    assert tokenizer.eos_id not in ids
+    assert len(ids) == tokenizer.vocab_size - 4 - 256
+    assert all(tokenizer.decode([i]) for i in ids)
+
+
+def test_the_same_text_gives_the_same_tokenizer() -> None:
+    assert train(TEXTS, TokenizerConfig(vocab_size=400)) == train(TEXTS, TokenizerConfig(vocab_size=400))
+
+
+def test_the_sample_is_bounded_and_does_not_depend_on_the_order() -> None:
+    few = sample(TEXTS, 8000)
+    assert 4000 < sum(len(text.encode()) for text in few) <= 8000
+    assert sorted(few) == sorted(sample(reversed(TEXTS), 8000))
+    assert [len(text) for text in sample(["x" * 5000], 2000)] == [2000]
+
+
+def test_too_little_text_names_the_largest_vocabulary() -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=5000 does not fit this text of 11 bytes: take at most \d+"):
+        train(["hello world"], TokenizerConfig(vocab_size=5000))
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_text("not a model")
+    with pytest.raises(UserError, match="is not a sentencepiece model"):
+        load_tokenizer(tmp_path)
+
+
+def test_too_few_pieces_for_the_characters_name_how_many_they_need() -> None:
+    with pytest.raises(UserError, match="its characters alone need"):
+        train([SOURCE], TokenizerConfig(vocab_size=300))

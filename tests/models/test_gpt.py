@@ -1,0 +1,117 @@
+"""The GPT against independent implementations of the same model."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import transformers
+from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbedding
+
+from momentum_gpt.config import ModelConfig
+from momentum_gpt.models import GPT
+from momentum_gpt.models.gpt import init_weights, rotary_angles, rotate, sinusoids
+
+MOMENTUM = {"name": "momentum", "ema_decay": 0.5}
+VANILLA = {"name": "vanilla"}
+
+
+def gpt2_and_ours() -> tuple[transformers.GPT2LMHeadModel, GPT]:
+    torch.manual_seed(0)
+    shape = transformers.GPT2Config(vocab_size=130, n_positions=48, n_embd=32, n_layer=3, n_head=4)
+    theirs = transformers.GPT2LMHeadModel(shape).eval()
+    for parameter in theirs.parameters():  # the fresh biases and norms would hide a swapped one
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours = GPT(ModelConfig(3, 4, 32, 48, vocab_size=130), VANILLA)
+    weights = {k.removeprefix("transformer."): v for k, v in theirs.state_dict().items()}
+    names = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
+    for i in range(3):
+        inner = {"norm1": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj", "norm2": "ln_2"}
+        inner |= {"mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
+        names |= {f"blocks.{i}.{ours_}": f"h.{i}.{theirs_}" for ours_, theirs_ in inner.items()}
+    state = {}
+    for name in ours.state_dict():
+        module, kind = name.rsplit(".", 1)
+        tensor = weights[f"{names[module]}.{kind}"]
+        state[name] = tensor.T if ".c_" in names[module] and kind == "weight" else tensor  # Conv1D keeps (in, out)
+    ours.load_state_dict(state)
+    return theirs, ours.eval()
+
+
+def test_equals_gpt2_of_transformers_with_the_same_random_weights() -> None:
+    theirs, ours = gpt2_and_ours()
+    tokens = torch.randint(0, 130, (3, 48), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, logits = theirs(tokens).logits, ours(tokens)
+        loss = theirs(tokens, labels=tokens).loss
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+        torch.testing.assert_close(ours(tokens[:, :-1], tokens[:, 1:]), loss, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("attention", [VANILLA, MOMENTUM], ids=["vanilla", "momentum"])
+def test_the_initial_loss_is_close_to_ln_vocabulary(positions: str, attention: dict) -> None:
+    """A random model knows nothing; a bad scale of the initial weights shows as several tenths of a nat more."""
+    model = GPT(ModelConfig(4, 4, 64, 64, vocab_size=1000, positions=positions), attention)
+    init_weights(model, 0)
+    tokens = torch.randint(0, 1000, (8, 65), generator=torch.Generator().manual_seed(0))
+    assert abs(model(tokens[:, :-1], tokens[:, 1:]).item() - math.log(1000)) < 0.05
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("attention", [VANILLA, MOMENTUM], ids=["vanilla", "momentum"])
+def test_the_future_never_changes_the_past(positions: str, attention: dict) -> None:
+    model = GPT(ModelConfig(2, 2, 16, 64, vocab_size=50, positions=positions), attention)
+    init_weights(model, 0)
+    tokens = torch.randint(0, 50, (2, 64), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[:, 40:] = (changed[:, 40:] + 1) % 50
+    assert torch.equal(model(tokens)[:, :40], model(changed)[:, :40])
+    assert not torch.equal(model(tokens)[:, 40:], model(changed)[:, 40:])
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+def test_the_order_of_the_past_matters(positions: str) -> None:
+    model = GPT(ModelConfig(2, 2, 16, 64, vocab_size=50, positions=positions), VANILLA)
+    init_weights(model, 0)
+    tokens = torch.arange(20)[None]
+    assert not torch.allclose(model(tokens)[:, -1], model(tokens.flip(1).roll(-1, 1).flip(0))[:, -1], atol=1e-6)
+
+
+def test_sinusoidal_positions_are_fairseqs() -> None:
+    """XGLM's class in transformers is a port of fairseq's; its tokens start at position 2."""
+    table = XGLMSinusoidalPositionalEmbedding(100, 32, padding_idx=1).weights
+    torch.testing.assert_close(sinusoids(torch.arange(90), 32), table[2:92], rtol=1e-5, atol=1e-5)
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
+
+    def score(i: int, j: int) -> float:
+        at = [rotate(x, rotary_angles(torch.tensor([p]), 8)) for x, p in ((q, i), (k, j))]
+        return (at[0] * at[1]).sum().item()
+
+    assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
+    assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
+
+
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = GPT(ModelConfig(2, 2, 16, 32, vocab_size=50), MOMENTUM)
+        init_weights(model, 0)
+        model.activation_checkpointing = recompute
+        tokens = torch.arange(33)[None] % 50
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_parameters_are_as_many_as_the_sizes_say() -> None:
+    """12 L C^2 in the blocks, as conf/model/gpt_350m.yaml says: 302M, and the embeddings."""
+    with torch.device("meta"):
+        model = GPT(ModelConfig(24, 16, 1024, 1024, vocab_size=50304, bias=False), VANILLA)
+    matrices = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
+    assert matrices == 12 * 24 * 1024**2

@@ -1,0 +1,90 @@
+"""Every YAML file composes to its dataclass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from data_prep.corpora import build_corpus
+from data_prep.prepare import PrepareConfig
+from momentum_gpt.compare import CompareConfig
+from momentum_gpt.config import TrainConfig, read_config, write_config
+from momentum_gpt.entry import CONF, typed
+from momentum_gpt.evaluate import EvaluateConfig
+from momentum_gpt.models import ATTENTIONS, build_attention
+from momentum_gpt.training.engine import check_deepspeed_options
+
+REQUIRED = {
+    "train": (TrainConfig, ["name=a", "data.path=b"]),
+    "prepare": (PrepareConfig, ["output=a"]),
+    "compare": (CompareConfig, ["runs=[a,b]"]),
+    "evaluate": (EvaluateConfig, ["run=a"]),
+}
+GROUPS = {
+    "train": ["model", "attention", "optim", "training", "deepspeed", "experiment"],
+    "prepare": ["corpus", "tokenizer"],
+}
+
+
+def composed(door: str, *overrides: str) -> Any:
+    schema, required = REQUIRED[door]
+    ConfigStore.instance().store(name=f"{door}_schema", node=schema)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed(compose(door, [*required, *overrides]), schema)
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+CHOICES = [(door, group, name) for door, groups in GROUPS.items() for group in groups for name in names(group)]
+
+
+@pytest.mark.parametrize(("door", "group", "name"), CHOICES)
+def test_every_choice_of_every_group_composes(door: str, group: str, name: str) -> None:
+    fill = {"text": ["corpus.paths=[a]"], "hub": ["corpus.dataset=a"]}.get(name, [])
+    fits = ["training.tokens_per_step=524288", "training.max_tokens_per_forward=16384"] if group == "model" else []
+    config = composed(door, f"{group}={name}", *fill, *fits)
+    if door == "train":
+        build_attention(config.attention)
+        check_deepspeed_options(config.deepspeed, config.training.precision)
+    else:
+        build_corpus(config.corpus)
+
+
+@pytest.mark.parametrize("door", REQUIRED)
+def test_every_door_composes(door: str) -> None:
+    assert isinstance(composed(door), REQUIRED[door][0])
+
+
+def test_every_group_on_disk_is_tested() -> None:
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {group for groups in GROUPS.values() for group in groups}
+
+
+def test_the_variants_are_the_yaml_files_and_nothing_else() -> None:
+    assert names("attention") == sorted(ATTENTIONS)
+    for name in names("attention"):
+        assert composed("train", f"attention={name}").attention["name"] == name
+
+
+def test_no_yaml_can_name_code_to_run() -> None:
+    assert not [path for path in CONF.rglob("*.yaml") if "_target_" in path.read_text()]
+
+
+def test_the_paper_experiment_has_the_numbers_of_table_10() -> None:
+    config = composed("train", "experiment=paper_350m", "attention=momentum")
+    model, optim, training = config.model, config.optim, config.training
+    assert (model.n_layers, model.d_model, model.n_heads, model.seq_len) == (24, 1024, 16, 1024)
+    assert (optim.beta1, optim.beta2, optim.eps, optim.lr, optim.grad_clip) == (0.9, 0.98, 1e-6, 3e-4, 2.0)
+    assert (optim.schedule, optim.warmup_steps) == ("polynomial", 20_000)
+    assert (training.tokens_per_step, training.max_steps) == (512 * 1024, 500_000)
+
+
+def test_a_written_config_reads_back_the_same(tmp_path: Path) -> None:
+    config = composed("train", "attention=momentum", "tracking.tags=[a,b]", "evaluation.context_lengths=[64,256]")
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
