@@ -9,10 +9,10 @@ import io
 import json
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import zstandard
 from omegaconf import OmegaConf
@@ -188,11 +188,11 @@ def _files(paths: list[str], option: str) -> Iterator[Path]:
         else:
             found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
         if not found:
-            raise UserError(f"{option}: {given!r} is no file, no folder with .txt or .jsonl files, and no glob that matches any")
+            raise UserError(f"{option}: {given!r} is no file, no folder with .txt or .jsonl files and no glob that matches any")
         yield from sorted(found)
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> Iterable[bytes]:
     """The file as lines of bytes, unpacked."""
     try:
         if path.suffix == ".gz":

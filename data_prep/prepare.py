@@ -1,8 +1,8 @@
 """Text to token shards: read, split, train the tokenizer, encode, write.
 
-    python -m data_prep.prepare corpus=stdlib output=data/stdlib tokenizer.vocab_size=2048
-    python -m data_prep.prepare corpus=text corpus.paths=[novels/,more.jsonl.zst] output=data/mine tokenizer.vocab_size=8192
-    python -m data_prep.prepare corpus=fineweb_edu output=data/fineweb_edu
+python -m data_prep.prepare corpus=stdlib output=data/stdlib tokenizer.vocab_size=2048
+python -m data_prep.prepare corpus=text corpus.paths=[novels/,more.jsonl.zst] output=data/mine tokenizer.vocab_size=8192
+python -m data_prep.prepare corpus=fineweb_edu output=data/fineweb_edu
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def prepare(config: PrepareConfig) -> int:
         manifest = write_shards(staging, corpus, tokenizer, config) | {"made_with": made_with}
         (staging / "tokenizer.model").write_bytes(model)
         (staging / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        os.rename(staging, output)
+        staging.rename(output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     print(summary(output, manifest))
@@ -83,9 +83,7 @@ def is_there(output: Path, made_with: dict[str, Any]) -> bool:
     raise UserError(f"output={str(output)!r} exists and was not made with these options: choose another, or remove it")
 
 
-def documents(
-    corpus: StdlibCorpus | TextCorpus | HubCorpus, validation_fraction: float, doing: str
-) -> Iterator[Document]:
+def documents(corpus: StdlibCorpus | TextCorpus | HubCorpus, validation_fraction: float, doing: str) -> Iterator[Document]:
     """The corpus's documents, each with its split, under a progress bar."""
     with tqdm(desc=doing, unit="B", unit_scale=True, leave=False, disable=None) as bar:
         for text, split in corpus.documents():

@@ -284,4 +284,3 @@ def flat(config: Any) -> dict[str, Any]:
         else:
             values[key] = value
     return values
-

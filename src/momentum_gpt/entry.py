@@ -6,9 +6,10 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -79,37 +80,29 @@ def typed(raw: DictConfig, schema: type[Config]) -> Config:
 
 def one_line(error: Exception, schema: type) -> str:
     """The error with the value, the rule and the remedy, without line breaks and without Hydra's hints for its authors."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
-    text = str(error)
-    if isinstance(cause, UserError):
-        return str(cause)
-    if key := re.search(r"Key '([^']*)' (?:is not in struct|not in '\w+')", text):
-        path = re.search(r"full_key: (\S+)", text)
-        return f"there is no option {(path or key)[1]!r}{did_you_mean((path or key)[1], schema)}; --help shows them all"
-    if missing := re.search(r"missing mandatory value: (\w+)\s+full_key: (\S+)", text) or re.search(r"()Missing mandatory value: (\S+)", text):
-        return f"{missing[2]} is not set: add {missing[2]}=... to the command"
-    if wrong := re.search(r"full_key: (\S+)", text):
-        return f"{wrong[1]}: {str(cause).splitlines()[0]}"
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
-    return " ".join(lines)
+    if isinstance(error, UserError):
+        return str(error)
+    if unknown := re.search(r"Could not override '([^']*)'", str(error)):
+        return no_such_option(unknown[1], schema)
+    text = str(error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error)
+    key = re.search(r"full_key: (\S+)", text)
+    if key and re.search(r"Key '[^']*' (is not in struct|not in '\w+')", text):
+        return no_such_option(key[1], schema)
+    if missing := key if "missing mandatory value" in text else re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} is not set: add {missing[1]}=... to the command"
+    if key:
+        return f"{key[1]}: {text.splitlines()[0]}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line)
 
 
-def did_you_mean(key: str, schema: type) -> str:
-    known = list(_keys(OmegaConf.structured(schema)))
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f": did you mean {close[0]!r}?" if close else ""
+def no_such_option(key: str, schema: type) -> str:
+    close = difflib.get_close_matches(key, list(option_names(schema)), n=1, cutoff=0.6)
+    return f"there is no option {key!r}{f': did you mean {close[0]!r}?' if close else ';'} --help shows them all"
 
 
-def _keys(node: Any, prefix: str = "") -> Any:
-    for key in node:
-        path = f"{prefix}{key}"
-        yield path
-        if isinstance(child := node._get_node(key), DictConfig):
-            inner = child if not child._is_missing() else _structured(child)
-            if inner is not None:
-                yield from _keys(inner, f"{path}.")
-
-
-def _structured(node: DictConfig) -> DictConfig | None:
-    kind = node._metadata.ref_type
-    return OmegaConf.structured(kind) if hasattr(kind, "__dataclass_fields__") else None
+def option_names(schema: type, prefix: str = "") -> Iterator[str]:
+    """Every option of a dataclass and of those inside it, as it is written on the command line."""
+    for name, kind in get_type_hints(schema).items():
+        yield prefix + name
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from option_names(kind, f"{prefix}{name}.")

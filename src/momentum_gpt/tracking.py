@@ -114,7 +114,7 @@ class Dashboard:
             finish_timeout=FINISH_WITHIN,
             x_transaction_log_flush_interval=2,  # seconds: what a killed run may lose of the offline copy
         )
-        arguments = {
+        arguments: dict[str, Any] = {
             "project": tracking.project,
             "group": tracking.group,
             "tags": [self.config.attention["name"], *tracking.tags],

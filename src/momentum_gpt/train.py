@@ -20,7 +20,13 @@ from momentum_gpt.models import build_attention
 from momentum_gpt.training.checkpoint import latest_step
 from momentum_gpt.training.engine import check_deepspeed_options
 
-MAY_CHANGE = ("launch.", "tracking.", "resume", "runs", "training.log_every", "training.save_every", "training.keep_checkpoints")
+MAY_CHANGE = (
+    "launch.",
+    "tracking.",
+    "resume",
+    "runs",
+    *(f"training.{it}" for it in ("log_every", "save_every", "keep_checkpoints")),
+)
 """Options that a run may be resumed with other values of: they change nothing of what it computes."""
 
 

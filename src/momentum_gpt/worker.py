@@ -117,19 +117,17 @@ def describe(config: TrainConfig, plan: BatchPlan, shards: TokenShards, validati
     model, training = config.model, config.training
     options = ", ".join(f"{key} {value}" for key, value in config.attention.items() if key != "name")
     epochs = training.max_steps * training.tokens_per_step / len(shards)
-    return "\n".join(
-        [
-            f"run       {config.run_dir}",
-            f"model     {n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, d_model {model.d_model}, "
-            f"{model.seq_len} tokens of context, vocabulary {model.vocab_size}, {model.positions} positions",
-            f"attention {config.attention['name']}{f' ({options})' if options else ''}",
-            f"data      {config.data.path}: {len(shards):,} tokens to train on ({epochs:.2f} epochs), "
-            f"{len(validation):,} for validation",
-            f"batch     {training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = {plan.world_size} rank(s) "
-            f"x {plan.micro_batch_size} per forward x {plan.grad_accum_steps} accumulated",
-            f"engine    DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, {distributed.local_device().type}",
-        ]
-    )
+    lines = {
+        "run": f"{config.run_dir}",
+        "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, d_model {model.d_model}, "
+        f"{model.seq_len} tokens of context, vocabulary {model.vocab_size}, {model.positions} positions",
+        "attention": f"{config.attention['name']}{f' ({options})' if options else ''}",
+        "data": f"{config.data.path}: {len(shards):,} tokens to train on ({epochs:.2f} epochs), {len(validation):,} held out",
+        "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = {plan.world_size} rank(s) "
+        f"x {plan.micro_batch_size} per forward x {plan.grad_accum_steps} accumulated",
+        "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, {distributed.local_device().type}",
+    }
+    return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
 
 
 def say(text: str) -> None:

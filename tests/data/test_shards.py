@@ -29,7 +29,9 @@ def test_every_document_is_there_once_in_its_split_and_decodes_to_its_text(data_
         ends = np.flatnonzero(stream == shards.tokenizer.eos_id)
         assert len(ends) == shards.documents
         assert ends[-1] == len(stream) - 1
-        decoded = [shards.tokenizer.decode(piece[piece != shards.tokenizer.eos_id]) for piece in np.split(stream, ends + 1)[:-1]]
+        decoded = [
+            shards.tokenizer.decode(piece[piece != shards.tokenizer.eos_id]) for piece in np.split(stream, ends + 1)[:-1]
+        ]
         assert all(split_of(text, 0.25) == split for text in decoded)
         found += decoded
     assert sorted(found) == sorted(texts)

@@ -57,7 +57,9 @@ def test_documents_of_a_text_file_are_cut_at_the_separator_or_before_a_title(tmp
 def test_validation_files_are_validation(tmp_path: Path) -> None:
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text(name)
-    corpus = build_corpus({"kind": "text", "paths": [str(tmp_path / "train.txt")], "validation_paths": [str(tmp_path / "valid.txt")]})
+    corpus = build_corpus(
+        {"kind": "text", "paths": [str(tmp_path / "train.txt")], "validation_paths": [str(tmp_path / "valid.txt")]}
+    )
     assert list(corpus.documents()) == [Document("train", "train"), Document("valid", "validation")]
 
 
@@ -80,7 +82,7 @@ def test_a_local_folder_in_the_hubs_layout_goes_through_datasets(tmp_path: Path,
         assert texts(**options, max_documents=2) == [" = A = \n", "a\n"]
         corpus = build_corpus({**options, "validation_split": "validation"})
         assert list(corpus.documents())[-1] == Document("v", "validation")
-        with pytest.raises(UserError, match="has no column 'body': its columns are text; set corpus.column"):
+        with pytest.raises(UserError, match=r"has no column 'body': its columns are text; set corpus.column"):
             texts(**options, column="body")
         with pytest.raises(UserError, match="split 'dev' cannot be loaded"):
             texts(**options, split="dev")

@@ -65,7 +65,11 @@ def test_an_empty_corpus_and_an_empty_split_are_errors_that_leave_nothing(door: 
         assert done.err.count("\n") == 1
     (tmp_path / "text" / "a.txt").write_text("one document alone " * 300)
     done = door(
-        prepare.main, "corpus=text", f"output={tmp_path / 'out'}", f"corpus.paths={tmp_path / 'text'}", "tokenizer.vocab_size=280"
+        prepare.main,
+        "corpus=text",
+        f"output={tmp_path / 'out'}",
+        f"corpus.paths={tmp_path / 'text'}",
+        "tokenizer.vocab_size=280",
     )
     assert (done.code, "no document fell into the validation split" in done.err) == (2, True), done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text"]
@@ -74,7 +78,13 @@ def test_an_empty_corpus_and_an_empty_split_are_errors_that_leave_nothing(door: 
 def test_invalid_utf8_is_an_error_that_leaves_nothing(door: Door, text_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(text_folder, tmp_path / "text")
     (tmp_path / "text" / "zz.txt").write_bytes(b"abc\xff")
-    done = door(prepare.main, "corpus=text", f"output={tmp_path / 'out'}", f"corpus.paths={tmp_path / 'text'}", "tokenizer.vocab_size=400")
+    done = door(
+        prepare.main,
+        "corpus=text",
+        f"output={tmp_path / 'out'}",
+        f"corpus.paths={tmp_path / 'text'}",
+        "tokenizer.vocab_size=400",
+    )
     assert done.code == 2
     assert "zz.txt is not UTF-8: byte 0xff at offset 3" in done.err
     assert not (tmp_path / "out").exists()

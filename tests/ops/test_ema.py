@@ -36,7 +36,9 @@ def test_output_and_every_gradient_are_those_of_the_formula(T: int, decay: float
     for function in (formula, lambda v, d: ema_of_past(v, d)[0], lambda v, d: ema_of_past_by_definition(v, d)[0]):
         values, eta = random_values(T).requires_grad_(), torch.tensor(decay, dtype=torch.float64, requires_grad=True)
         past = function(values, eta)
-        results.append((past, *torch.autograd.grad((past * upstream).sum(), (values, eta), allow_unused=True, materialize_grads=True)))
+        results.append(
+            (past, *torch.autograd.grad((past * upstream).sum(), (values, eta), allow_unused=True, materialize_grads=True))
+        )
     for fast in results[1:]:
         for mine, expected in zip(fast, results[0], strict=True):
             torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
@@ -91,6 +93,7 @@ def test_bfloat16_is_summed_in_float32(decay: float) -> None:
 
 
 def test_gradients_pass_the_numerical_check() -> None:
-    values, eta, state = random_values(40)[:1, :1, :, :2].requires_grad_(), torch.tensor(0.6, dtype=torch.float64, requires_grad=True), None
+    values = random_values(40)[:1, :1, :, :2].requires_grad_()
+    eta = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     state = random_values(3)[:1, :1, 0, :2].requires_grad_()
     assert torch.autograd.gradcheck(lambda v, d, s: ema_of_past(v, d, s), (values, eta, state))

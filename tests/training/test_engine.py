@@ -114,7 +114,11 @@ def check_against_the_oracle(world: int, accumulate: int, folder: Path) -> None:
         for name, tensor in found.items():
             assert tensor.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
             torch.testing.assert_close(
-                tensor.float(), weights[name], rtol=0, atol=2e-4 if precision == "fp32" else 3e-2, msg=lambda m, w=what: f"{w}: {m}"
+                tensor.float(),
+                weights[name],
+                rtol=0,
+                atol=2e-4 if precision == "fp32" else 3e-2,
+                msg=lambda m, w=what: f"{w}: {m}",
             )
 
 
@@ -153,7 +157,8 @@ def save_and_resume(folder: str, world: int) -> list[tuple[str, Any, Any]]:
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_resume_of_a_resume_is_the_straight_run_to_the_bit(tmp_path: Path, world: int) -> None:
-    for what, (losses, weights), (cut_losses, cut_weights) in on_ranks(world, save_and_resume, tmp_path, str(tmp_path), world)[0]:
+    results = on_ranks(world, save_and_resume, tmp_path, str(tmp_path), world)[0]
+    for what, (losses, weights), (cut_losses, cut_weights) in results:
         assert losses == cut_losses, what
         for name in weights:
             assert torch.equal(weights[name], cut_weights[name]), f"{what}: {name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import plotly.graph_objects as go
@@ -33,18 +33,19 @@ def report(runs: list[Run]) -> str:
     """The whole page."""
     title = " vs ".join(run.name for run in runs)
     ground = "".join(
-        f"<li{' class=against' if sentence.startswith('NOT') else ''}>{html.escape(sentence)}</li>" for sentence in common_ground(runs)
+        f"<li{' class=against' if sentence.startswith('NOT') else ''}>{html.escape(sentence)}</li>"
+        for sentence in common_ground(runs)
     )
-    drawn = [make(runs) for make in FIGURES]
+    shown = {"displaylogo": False, "responsive": True}
     figures = "".join(
-        f"<div>{figure.to_html(full_html=False, include_plotlyjs=number == 0, config={'displaylogo': False, 'responsive': True})}</div>"
-        for number, figure in enumerate(drawn)
+        f"<div>{make(runs).to_html(full_html=False, include_plotlyjs=number == 0, config=shown)}</div>"
+        for number, make in enumerate(FIGURES)
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{html.escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
-<p class="note">Validation on the same tokens for every run and every context length. Small figures: difference to the first run.</p>
+<p class="note">Validation on the same tokens for every run and context length. Small figures: difference to the first run.</p>
 <div class="scroll">{results_table(runs)}</div>
 <h2>Common ground</h2><ul>{ground}</ul>
 <h2>Curves</h2><div class="figures">{figures}</div>
@@ -68,11 +69,11 @@ def results_table(runs: list[Run]) -> str:
 
 def differences_table(runs: list[Run]) -> str:
     head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
-    rows = "".join(
-        f"<tr><td>{html.escape(key)}</td>" + "".join(f"<td>{'' if v is None else html.escape(str(v))}</td>" for v in values) + "</tr>"
-        for key, values in differences(runs).items()
-    )
-    return f"<table><tr><th>option</th>{head}</tr>{rows}</table>"
+    rows = []
+    for key, values in differences(runs).items():
+        cells = "".join(f"<td>{'' if value is None else html.escape(str(value))}</td>" for value in values)
+        rows.append(f"<tr><td>{html.escape(key)}</td>{cells}</tr>")
+    return f"<table><tr><th>option</th>{head}</tr>{''.join(rows)}</table>"
 
 
 def variant(run: Run) -> str:
@@ -102,7 +103,7 @@ def chart(title: str, x: str, y: str, traces: list[go.Scatter | go.Bar]) -> go.F
     return figure
 
 
-def curve(run: Run, row: int, x: list[int], y: list[float], mode: str = "lines+markers") -> go.Scatter:
+def curve(run: Run, row: int, x: Sequence[int | str], y: Sequence[float], mode: str = "lines+markers") -> go.Scatter:
     return go.Scatter(x=x, y=y, name=run.name, mode=mode, line={"color": colour(row), "width": 2}, marker={"size": 6})
 
 
@@ -126,7 +127,8 @@ def training_loss(runs: list[Run]) -> go.Figure:
     traces = []
     for row, run in enumerate(runs):
         tokens, losses = run.series("train/loss")
-        traces.append(curve(run, row, tokens, [fmean(losses[max(0, i + 1 - width) : i + 1]) for i in range(len(losses))], "lines"))
+        means = [fmean(losses[max(0, i + 1 - width) : i + 1]) for i in range(len(losses))]
+        traces.append(curve(run, row, tokens, means, "lines"))
     return chart(f"Training loss, mean of the last {width} readings", "tokens trained on", "nats per token", traces)
 
 

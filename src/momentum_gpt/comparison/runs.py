@@ -86,7 +86,7 @@ def load_runs(folders: list[str]) -> list[Run]:
 def differences(runs: list[Run]) -> dict[str, list[Any]]:
     """The options that are not the same in all runs, and each run's value (None where it has no such option)."""
     configs = [flat(run.config) for run in runs]
-    keys = [key for key in dict.fromkeys(key for config in configs for key in config) if not key.startswith(NOT_OF_THE_EXPERIMENT)]
+    keys = dict.fromkeys(key for config in configs for key in config if not key.startswith(NOT_OF_THE_EXPERIMENT))
     values = {key: [config.get(key) for config in configs] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
@@ -100,8 +100,8 @@ def common_ground(runs: list[Run]) -> list[str]:
 
     sentences = []
     for key, what in (("initial_weights_sha256", "identical initial weights"), ("data_sha256", "identical training tokens")):
-        holds = same(key)
-        sentences.append({None: f"Not known (no checkpoint): {what}.", True: f"{what.capitalize()}.", False: f"NOT {what}."}[holds])
+        unknown, yes, no = f"Not known (no checkpoint): {what}.", f"{what.capitalize()}.", f"NOT {what}."
+        sentences.append({None: unknown, True: yes, False: no}[same(key)])
     if same("step"):
         sentences.append("Identical order of the tokens." if same("order_sha256") else "NOT the same order of the tokens.")
     else:

@@ -50,5 +50,8 @@ def as_text(runs: list[Run]) -> str:
         if row:
             lines.append([f"  - {runs[0].name}", *(column.difference(row) for column in table)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(table) + 1)]
-    texts = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) for line in lines]
+    texts = []
+    for name, *cells in lines:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        texts.append("  ".join([name.ljust(widths[0]), *aligned]))
     return "\n".join([*texts[:2], "-" * len(texts[0]), *texts[2:]])

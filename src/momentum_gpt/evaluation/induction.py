@@ -12,7 +12,9 @@ SEED = 20221220
 """Of the probe's sequences: fixed, so that every model and every step meets the same ones."""
 
 
-def induction(model: nn.Module, token_ids: np.ndarray, seq_len: int, n_sequences: int, tokens_per_forward: int) -> dict[str, float]:
+def induction(
+    model: nn.Module, token_ids: np.ndarray, seq_len: int, n_sequences: int, tokens_per_forward: int
+) -> dict[str, float]:
     """Accuracy and loss (nats per token) on the second showing: `icl/induction/acc`, `icl/induction/loss`.
 
     Each sequence is h = seq_len // 2 tokens drawn uniformly, with replacement, from `token_ids`, then the same again. The

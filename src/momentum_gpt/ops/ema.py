@@ -73,16 +73,17 @@ def _decayed_sum(values: Tensor, decay: Tensor, scale: Tensor | float, document_
     chunks = F.pad(values, (0, 0, 0, N * C - T)).view(B, H, N, C, D)
     offset = torch.arange(C, device=values.device)
     weights = scale * (decay ** (offset[:, None] - offset).clamp(min=0)).tril()  # (C, C)
+    ends = None
     if document_ids is not None:
         ids = F.pad(document_ids, (0, N * C - T), mode="replicate").view(B, 1, N, C)
+        ends = ids[:, 0, :, -1]  # (B, N)
         weights = weights * (ids[..., :, None] == ids[..., None, :])  # (B, 1, N, C, C)
     sums = weights @ chunks  # (B, H, N, C, D)
     if N > 1:
-        ends = None if document_ids is None else ids[:, 0, :, -1]  # (B, N)
         handed_on = _decayed_sum(sums[:, :, :, -1], decay**C, 1.0, ends)  # (B, H, N, D)
         handed_on = F.pad(handed_on[:, :, :-1], (0, 0, 1, 0))[:, :, :, None]  # to the next chunk: (B, H, N, 1, D)
         reach = (decay ** (offset + 1))[:, None]  # (C, 1)
-        if document_ids is not None:
+        if ends is not None:
             before = F.pad(ends[:, :-1], (1, 0))[:, None, :, None]
             reach = reach * (ids == before)[..., None]  # (B, 1, N, C, 1)
         sums = torch.addcmul(sums, reach, handed_on)

@@ -1,6 +1,6 @@
 """Checkpoints: written aside, hashed, then renamed, so that what has its name is complete.
 
-    checkpoints/step_00001000/  model/  engine/  manifest.json        checkpoints/latest: the newest one's name
+In `checkpoints/`: `step_00001000/` with `model/`, `engine/` and `manifest.json`, and `latest`, the newest one's name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path, keep
         for path in files:
             _sync(path)
         shutil.rmtree(folder / name, ignore_errors=True)
-        os.rename(staging, folder / name)
+        staging.rename(folder / name)
         _sync(folder)
         _write(folder / "latest", name + "\n")
         for old in _names(folder)[keep:]:
@@ -70,7 +70,7 @@ def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path, keep
 
 def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose files are all there with the right hashes, and why newer ones were passed over."""
-    skipped = []
+    skipped: list[str] = []
     for name in _names(folder):
         try:
             manifest = json.loads((folder / name / "manifest.json").read_text())

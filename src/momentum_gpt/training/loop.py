@@ -105,5 +105,6 @@ def finite(loss: float, step: int) -> float:
 
 
 def describe(step: int, metrics: dict[str, float]) -> str:
-    perplexities = "  ".join(f"{key.removeprefix('val/')} {value:.2f}" for key, value in metrics.items() if "ppl@" in key)
-    return f"step {step:,}  val/loss {metrics['val/loss']:.4f} nats/token  {perplexities}  icl/score {metrics['icl/score']:+.3f}"
+    perplexities = [f"{key.removeprefix('val/')} {value:.2f}" for key, value in metrics.items() if "ppl@" in key]
+    loss, score = f"val/loss {metrics['val/loss']:.4f} nats/token", f"icl/score {metrics['icl/score']:+.3f}"
+    return "  ".join([f"step {step:,}", loss, *perplexities, score])

@@ -1,0 +1,49 @@
+# The targets print themselves: make help
+.DEFAULT_GOAL := help
+.PHONY: help setup train test checks format clean
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+BIN := .venv/bin
+RUN := $(BIN)/python -m
+DATA := data/stdlib
+
+help:  ## Say what make can do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.ready  ## Make the environment in .venv (train and test do it by themselves)
+
+train: .venv/.ready $(DATA)/manifest.json  ## From a fresh clone to a finished comparison of vanilla and momentum attention
+	$(RUN) momentum_gpt.train name=vanilla data=$(DATA) attention=vanilla tracking.group=laptop
+	$(RUN) momentum_gpt.train name=momentum data=$(DATA) attention=momentum tracking.group=laptop
+	$(RUN) momentum_gpt.evaluate run=runs/vanilla
+	$(RUN) momentum_gpt.evaluate run=runs/momentum
+	$(RUN) momentum_gpt.compare runs=[runs/vanilla,runs/momentum]
+
+test: .venv/.ready-for-tests  ## Run the tests
+	$(RUN) pytest
+
+checks: .venv/.ready-for-tests  ## Check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/.ready-for-tests  ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## Remove the environment and the caches; data/ and runs/ stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(DATA)/manifest.json: | .venv/.ready
+	$(RUN) data_prep.prepare corpus=stdlib output=$(DATA) tokenizer.vocab_size=2048
+
+# pip takes the exact versions of constraints.txt; torch alone first, so that nothing asks for another one.
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) pip install --quiet -c constraints.txt torch
+	$(RUN) pip install --quiet -c constraints.txt -e .
+	touch $@
+
+.venv/.ready-for-tests: .venv/.ready
+	$(RUN) pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@

@@ -1,0 +1,64 @@
+"""The induction probe on models whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from momentum_gpt.evaluation.induction import induction
+
+IDS = np.arange(10, 60)
+
+
+class Copier(nn.Module):
+    """A perfect induction head over `period` tokens: says what followed the last time, with probability p."""
+
+    def __init__(self, period: int, p: float) -> None:
+        super().__init__()
+        self.period, self.p = period, p
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits = torch.full((*tokens.shape, 64), math.log((1 - self.p) / 63))
+        guess = tokens[:, 1 : tokens.shape[1] - self.period + 1]
+        return logits.index_put(
+            (
+                torch.arange(len(tokens))[:, None],
+                torch.arange(self.period, tokens.shape[1])[None],
+                guess,
+            ),
+            torch.tensor(math.log(self.p)),
+        )
+
+
+def test_a_perfect_copier_is_always_right() -> None:
+    metrics = induction(Copier(16, 0.9), IDS, 32, 10, 64)
+    assert metrics["icl/induction/acc"] == 1.0
+    assert metrics["icl/induction/loss"] == pytest.approx(-math.log(0.9), rel=1e-4)
+
+
+def test_one_that_looks_back_too_far_is_as_good_as_chance() -> None:
+    metrics = induction(Copier(15, 0.9), IDS, 32, 50, 64)
+    assert metrics["icl/induction/acc"] < 0.06  # chance is 1/50
+    assert metrics["icl/induction/loss"] > 3
+
+
+def test_the_sequences_are_the_same_every_time_and_shown_twice() -> None:
+    seen: list[Tensor] = []
+
+    class Watcher(Copier):
+        def forward(self, tokens: Tensor) -> Tensor:
+            seen.append(tokens)
+            return super().forward(tokens)
+
+    for tokens_per_forward in (31, 310):
+        induction(Watcher(16, 0.9), IDS, 32, 10, tokens_per_forward)
+    first, second = torch.cat(seen[:10]), seen[10]
+    assert torch.equal(first, second)
+    assert torch.equal(first[:, :15], first[:, 16:])
+    assert set(first.unique().tolist()) <= set(IDS.tolist())
+    assert len(first.unique(dim=0)) == 10

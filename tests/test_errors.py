@@ -1,0 +1,128 @@
+"""A mistake of the user's is one line that names the value, the rule and the remedy, and exit code 2; nothing is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from momentum_gpt import compare, evaluate, train
+from tests.conftest import SMOKE, Result, command
+
+Door = Callable[..., Result]
+
+MISTAKES = [
+    (["model.n_layer=3"], ["there is no option 'model.n_layer'", "did you mean 'model.n_layers'"]),
+    (["+model.foo=3"], ["there is no option 'model.foo'"]),
+    (["+nonsense=1"], ["there is no option 'nonsense'"]),
+    (["trainng.seed=1"], ["there is no option 'trainng", "did you mean 'training.seed'"]),
+    (["model.n_layers=many"], ["model.n_layers", "'many'", "Integer"]),
+    (["model.n_layers=1.5"], ["model.n_layers", "1.5", "Integer"]),
+    (["optim.lr=fast"], ["optim.lr", "'fast'", "Float"]),
+    (["training.compile=perhaps"], ["training.compile", "perhaps"]),
+    (["model=gpt_huge"], ["model/gpt_huge", "gpt_350m"]),
+    (["attention=momentun"], ["attention/momentun", "momentum", "vanilla"]),
+    (["model.n_heads=3"], ["model.d_model=32", "model.n_heads=3", "take model.n_heads=2"]),
+    (["model.n_layers=0"], ["model.n_layers must be at least 1, got 0"]),
+    (["model.positions=absolute"], ["one of learned, sinusoidal, rotary", "'absolute'"]),
+    (["attention=momentum", "attention.ema_decay=1"], ["attention.ema_decay must be a number in [0, 1), got 1"]),
+    (["attention=momentum", "attention.ema_decay=-0.5"], ["[0, 1), got -0.5"]),
+    (["attention.ema_decay=0.5"], ["there is no option", "ema_decay"]),
+    (["+attention.ema_decay=0.5"], ["'vanilla' does not take ema_decay"]),
+    (["training.tokens_per_step=500"], ["training.tokens_per_step=500", "multiple of 64", "such as 512"]),
+    (["launch.nproc_per_node=3"], ["512", "3 rank(s)", "multiple of 192"]),
+    (["training.max_tokens_per_forward=63"], ["less than one sequence", "64"]),
+    (["training.precision=fp16"], ["one of fp32, bf16, got 'fp16'"]),
+    (["optim.min_lr=1"], ["optim.min_lr must be between 0 and optim.lr"]),
+    (["deepspeed.zero_optimization.stage=5"], ["0, 1, 2 or 3, got 5"]),
+    (["+deepspeed.train_batch_size=5"], ["deepspeed.train_batch_size is derived", "training.tokens_per_step"]),
+    (["evaluation.context_lengths=[48]"], ["evaluation.context_lengths", "a divisor of model.seq_len=64", "48"]),
+    (["model.vocab_size=100"], ["model.vocab_size=100", "512 pieces"]),
+    (["name=a/b"], ["name must be a plain folder name", "'a/b'"]),
+    (["resume=maybe"], ["one of auto, never, got 'maybe'"]),
+    (["data=/nowhere/at/all"], ["/nowhere/at/all", "does not exist", "data_prep.prepare"]),
+    (["data=/tmp"], ["not a folder of token shards", "data_prep.prepare"]),
+    (["model.seq_len=4194304", "training.tokens_per_step=4194304", "training.max_tokens_per_forward=4194304",
+      "evaluation.tokens=4194304"], ["fewer than one window"]),
+    (["training.max_steps"], ["training.max_steps"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(a)[:60] for a, _ in MISTAKES])
+def test_train_says_what_is_wrong(door: Door, data_folder: Path, tmp_path: Path, arguments: list[str], said: list[str]) -> None:
+    done = door(train.main, "name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE, *arguments)
+    assert done.code == 2, done
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, done.err
+    for part in said:
+        assert part in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_missing_is_named(door: Door, data_folder: Path) -> None:
+    for arguments, missing in ((["name=x"], "data.path"), ([f"data={data_folder}"], "name")):
+        done = door(train.main, *arguments)
+        assert (done.code, done.err) == (2, f"error: {missing} is not set: add {missing}=... to the command\n")
+
+
+def test_an_existing_run_with_another_config_is_left_alone(door: Door, data_folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "runs" / "x" / "config.yaml"
+    arguments = ["name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE]
+    from momentum_gpt.train import claim_run_folder
+
+    claimed = []
+
+    def claim_only(c: train.TrainConfig) -> int:
+        train.settle(c)
+        claimed.append(claim_run_folder(c))
+        return 0
+
+    from momentum_gpt import entry
+
+    assert door(lambda: entry.run(claim_only, train.TrainConfig, "train"), *arguments).code == 0
+    before = config.read_bytes()
+    done = door(train.main, *arguments, "training.seed=7", "model.n_layers=3")
+    assert done.code == 2
+    for part in (
+        "runs/x is a run with another config",
+        "model.n_layers was 2 and is 3",
+        "training.seed was 0 and is 7",
+        "another name",
+    ):
+        assert part in done.err
+    never = door(train.main, *arguments, "resume=never")
+    assert (never.code, "exists already and resume=never" in never.err) == (2, True)
+    assert config.read_bytes() == before
+    assert [path.name for path in config.parent.iterdir()] == ["config.yaml"]
+
+
+def test_compare_and_evaluate_say_what_is_wrong(door: Door, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for main, arguments, said in (
+        (compare.main, [f"runs=[{tmp_path}/a]"], "two or more"),
+        (compare.main, [f"runs=[{tmp_path}/a,{tmp_path}/b]"], "is not a run folder"),
+        (compare.main, [], "runs is not set"),
+        (compare.main, ["run=a"], "did you mean 'runs'"),
+        (evaluate.main, [f"run={tmp_path}/empty"], "is not a run folder"),
+    ):
+        done = door(main, *arguments)
+        assert (done.code, said in done.err, done.err.count("\n")) == (2, True, 1), done
+
+
+def test_a_real_process_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
+    done = command("momentum_gpt", "train", "name=x", "data=nowhere", f"runs={tmp_path}/runs")
+    assert done.code == 2
+    assert done.err == (
+        "error: data folder 'nowhere' does not exist: make one with: python -m data_prep.prepare corpus=stdlib output=DIR\n"
+    )
+    unknown = command("momentum_gpt", "trian")
+    assert unknown.code == 2
+    assert "there is no verb 'trian'" in unknown.err
+
+
+def test_help_shows_the_options_and_the_choices(door: Door) -> None:
+    done = door(train.main, "--help")
+    assert done.code == 0
+    for part in ("attention: momentum, vanilla", "gpt_350m", "tokens_per_step", "ema_decay"):
+        assert part in done.out or part == "ema_decay"

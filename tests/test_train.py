@@ -1,0 +1,258 @@
+"""Training as a user runs it: whole processes, killed, interrupted, resumed, on one rank and on two."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from momentum_gpt.data import TokenShards
+from momentum_gpt.models import load_model
+from momentum_gpt.tracking import read_metrics
+from tests.conftest import SMOKE, Result, command
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG = ["training.max_steps=100000", "training.eval_every=0", "training.save_every=0"]
+
+
+def arguments(folder: Path, data: Path, name: str, *more: str) -> list[str]:
+    return ["momentum_gpt.train", f"name={name}", f"data={data}", f"runs={folder}", *SMOKE, *more]
+
+
+def start(folder: Path, data: Path, name: str, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments(folder, data, name, *more)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(holds: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.003)
+
+
+def deterministic(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run without those that depend on the clock."""
+    clock = ("train/tokens_per_s", "train/mfu")
+    return [{k: v for k, v in record.items() if k not in clock} for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    latest = (run / "checkpoints" / "latest").read_text().strip()
+    return json.loads((run / "checkpoints" / latest / "manifest.json").read_text())
+
+
+def latest_step(run: Path) -> int:
+    try:
+        return int((run / "checkpoints" / "latest").read_text().removeprefix("step_"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+@pytest.fixture(scope="module")
+def straight(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 steps without a stop, momentum attention."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = command(*arguments(folder, data_folder, "straight", "attention=momentum", "training.max_steps=40"))
+    assert done.code == 0, done.err
+    return folder / "straight"
+
+
+def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) -> None:
+    assert {path.name for path in straight.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints"}
+    assert (straight / "checkpoints" / "latest").read_text() == "step_00000040\n"
+    last = straight / "checkpoints" / "step_00000040"
+    assert {path.name for path in last.iterdir()} == {"model", "engine", "manifest.json"}
+    assert {path.name for path in (last / "model").iterdir()} == {"config.json", "model.safetensors", "tokenizer.model"}
+    found = manifest(straight)
+    assert (found["step"], found["tokens"], found["world_size"]) == (40, 40 * 512, 1)
+    assert set(found["files"]) == {str(p.relative_to(last)) for p in last.rglob("*") if p.is_file()} - {"manifest.json"}
+    for key in ("canary_loss", "initial_weights_sha256", "data_sha256", "order_sha256"):
+        assert found[key], key
+    records = read_metrics(straight / "metrics.jsonl")
+    keys = set().union(*records)
+    wanted = {
+        "train/loss",
+        "train/tokens_per_s",
+        "val/loss",
+        "val/ppl@16",
+        "val/ppl@32",
+        "val/ppl@64",
+        "optim/lr",
+        "optim/grad_norm",
+    }
+    assert wanted | {"icl/score", "icl/induction/acc", "icl/induction/loss", "step", "tokens"} <= keys
+    assert records[0]["train/loss"] == pytest.approx(6.24, abs=0.1)  # ln 512
+    assert records[-1]["val/loss"] < 6.0
+
+
+def test_the_model_folder_is_all_that_an_evaluator_needs(straight: Path, data_folder: Path) -> None:
+    model = load_model(straight)
+    block = torch.from_numpy(TokenShards(data_folder, "validation").read(0, 65))[None]
+    with torch.no_grad():
+        assert model(block[:, :-1], block[:, 1:]).item() == pytest.approx(manifest(straight)["canary_loss"], rel=1e-6)
+    done = command("momentum_gpt.evaluate", f"run={straight}", "evaluation.tokens=2048", "evaluation.induction_sequences=4")
+    assert done.code == 0, done.err
+    again = json.loads((straight / "evaluations" / "validation.jsonl").read_text())
+    in_training = next(r for r in reversed(read_metrics(straight / "metrics.jsonl")) if "val/loss" in r)
+    for key in ("val/loss", "val/ppl@16", "icl/score", "icl/induction/loss"):
+        assert again[key] == pytest.approx(in_training[key], rel=1e-5), key
+    (straight / "evaluations" / "validation.jsonl").unlink()
+    (straight / "evaluations").rmdir()
+
+
+def test_killed_twice_and_resumed_it_is_the_straight_run_to_the_bit(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+    """kill -9 at some moment after the first checkpoint, and again after a later one: a resume of a resume."""
+    more = ["attention=momentum", "training.max_steps=40", "training.save_every=4"]
+    killed = tmp_path / "straight"
+    for at_least in (4, 12):
+        process = start(tmp_path, data_folder, "straight", *more)
+        wait_until(lambda step=at_least: latest_step(killed) >= step, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert latest_step(killed) < 40
+    done = command(*arguments(tmp_path, data_folder, "straight", *more))
+    assert done.code == 0, done.err
+    assert "resume    from" in done.out
+    assert deterministic(killed) == deterministic(straight)
+    mine, theirs = manifest(killed), manifest(straight)
+    assert mine["files"]["model/model.safetensors"] == theirs["files"]["model/model.safetensors"]
+    for key in ("canary_loss", "order_sha256", "initial_weights_sha256"):
+        assert mine[key] == theirs[key]
+
+
+def test_two_ranks_give_the_curve_of_one(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+    """launch/local.sh 2 with half the micro-batch: the same tokens in the same order, the same loss, the same evaluation."""
+    done = subprocess.run(
+        [
+            str(ROOT / "launch" / "local.sh"),
+            "2",
+            *arguments(tmp_path, data_folder, "two", "attention=momentum", "training.max_steps=40", "deepspeed=zero2")[1:],
+            "training.max_tokens_per_forward=128",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 sequences = 2 rank(s) x 2 per forward x 2 accumulated" in done.stdout
+    assert manifest(tmp_path / "two")["order_sha256"] == manifest(straight)["order_sha256"]
+    for mine, theirs in zip(deterministic(tmp_path / "two"), deterministic(straight), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+    one = command(*arguments(tmp_path, data_folder, "two", "attention=momentum", "training.max_steps=40", "deepspeed=zero2"))
+    assert one.code == 2
+    assert "training.max_tokens_per_forward was 128 and is 512" in one.err
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(data_folder: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, data_folder, "x", *LONG)
+    wait_until(lambda: len(read_metrics(tmp_path / "x" / "metrics.jsonl")) > 5, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "checkpoint saved; the same command goes on from there" in out
+    assert "Traceback" not in out
+    step = latest_step(tmp_path / "x")
+    assert f"stopped after step {step}" in out
+    again = start(tmp_path, data_folder, "x", *LONG)
+    wait_until(lambda: (read_metrics(tmp_path / "x" / "metrics.jsonl") or [{"step": 0}])[-1]["step"] > step, again)
+    os.killpg(again.pid, signal.SIGTERM)
+    out, _ = again.communicate(timeout=60)
+    assert f"resume    from {tmp_path}/x/checkpoints/step_{step:08d}" in out
+    assert latest_step(tmp_path / "x") > step
+
+
+def test_ctrl_c_on_two_ranks_ends_as_cleanly(data_folder: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, data_folder, "x", *LONG, "launch.nproc_per_node=2")
+    wait_until(lambda: len(read_metrics(tmp_path / "x" / "metrics.jsonl")) > 5, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "checkpoint saved; the same command goes on from there" in out
+    assert "Traceback" not in out
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_aloud(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = Path(shutil.copytree(straight, tmp_path / "straight"))
+    weights = run / "checkpoints" / "step_00000040" / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (run / "checkpoints" / "latest").write_text("step_00000030\n")  # else the run counts as complete
+    done = command(*arguments(tmp_path, data_folder, "straight", "attention=momentum", "training.max_steps=40"))
+    assert done.code == 0, done.err
+    assert "passed over a checkpoint: step_00000040 is damaged (model/model.safetensors is not what was written)" in done.out
+    assert "step_00000030" in done.out
+    assert deterministic(run) == deterministic(straight)
+
+
+def test_a_complete_run_is_not_trained_again(straight: Path, data_folder: Path) -> None:
+    before = (straight / "metrics.jsonl").read_bytes()
+    done = command(*arguments(straight.parent, data_folder, "straight", "attention=momentum", "training.max_steps=40"))
+    assert (done.code, "is complete: all 40 steps are done" in done.out) == (0, True)
+    assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_tokens_under_a_run_are_noticed(straight: Path, data_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(text_folder, tmp_path / "text")
+    (tmp_path / "text" / "argparse.txt").write_text("something else entirely, " * 500)
+    prepared: Result = command(
+        "data_prep.prepare", "corpus=text", f"corpus.paths={tmp_path}/text", f"output={other}", f"tokenizer.path={data_folder}",
+        "validation_fraction=0.25", cwd=ROOT,
+    )  # fmt: skip
+    assert prepared.code == 0, prepared.err
+    run = Path(shutil.copytree(straight, tmp_path / "straight"))
+    shutil.rmtree(run / "checkpoints" / "step_00000040")
+    (run / "checkpoints" / "latest").write_text("step_00000030\n")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(data_folder), str(other)))
+    done = command(*arguments(tmp_path, other, "straight", "attention=momentum", "training.max_steps=40"))
+    assert (done.code, "was trained on other tokens than" in done.err) == (2, True), done
+
+
+def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(data_folder: Path, tmp_path: Path) -> None:
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 120))
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments(tmp_path, data_folder, "x")], stdout=child, stderr=child, start_new_session=True
+    )
+    os.close(child)
+    seen = b""
+    while process.poll() is None or select.select([parent], [], [], 0)[0]:
+        if select.select([parent], [], [], 0.1)[0]:
+            try:
+                seen += os.read(parent, 65536)
+            except OSError:
+                break
+    text = seen.decode()
+    assert process.wait() == 0, text
+    assert "loss" in text
+    assert "tokens/s" in text
+    assert "20/20" in text
+    assert "<00:" in text  # tqdm's time left
+    assert "\r" in text
