@@ -1,8 +1,10 @@
 """Text to token shards: read, split, train the tokenizer, encode, write.
 
-python -m data_prep.prepare corpus=stdlib output=data/stdlib tokenizer.vocab_size=2048
-python -m data_prep.prepare corpus=text corpus.paths=[novels/,more.jsonl.zst] output=data/mine tokenizer.vocab_size=8192
-python -m data_prep.prepare corpus=fineweb_edu output=data/fineweb_edu
+    python -m data_prep.prepare corpus=stdlib output=data/stdlib tokenizer.vocab_size=2048
+    python -m data_prep.prepare corpus=text corpus.paths=[novels/,more.jsonl.zst] output=data/mine tokenizer.vocab_size=8192
+    python -m data_prep.prepare corpus=fineweb_edu output=data/fineweb_edu
+
+A folder that is there already is left alone.
 """
 
 from __future__ import annotations

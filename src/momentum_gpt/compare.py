@@ -1,6 +1,8 @@
 """Set runs side by side: a table, what differs in their configs, and a report to open in a browser.
 
-python -m momentum_gpt.compare runs=[runs/vanilla,runs/momentum]
+    python -m momentum_gpt.compare runs=[runs/vanilla,runs/momentum]
+
+The first run is what the others are measured against.
 """
 
 from __future__ import annotations

@@ -23,11 +23,26 @@ Config = TypeVar("Config")
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
-QUIET = ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+QUIET = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=disabled",
+    "hydra/hydra_logging=disabled",
+    "hydra/help=ours",
+]
 """Hydra leaves no folders and no logs of its own; a run's folder holds its config."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
+
+HELP = """${hydra.help.header}
+Groups of options (group=choice):
+
+$APP_CONFIG_GROUPS
+Options (option=value) and their values now:
+
+$CONFIG
+"""
 
 SHORT = {"data": "data.path", "deepspeed.stage": "deepspeed.zero_optimization.stage"}
 """What may be written for what."""
@@ -38,7 +53,10 @@ def run(act: Callable[[Config], int | None], schema: type[Config], name: str) ->
 
     A mistake of the user's becomes one line on stderr and exit code 2.
     """
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    store = ConfigStore.instance()
+    store.store(name=f"{name}_schema", node=schema)
+    manual = sys.modules[act.__module__].__doc__
+    store.store(group="hydra/help", name="ours", node={"app_name": name, "header": manual, "footer": "", "template": HELP})
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed in several lines
     sys.argv[1:] = [*QUIET, *(lengthen(argument) for argument in sys.argv[1:])]
 

@@ -1,7 +1,9 @@
 """Measure a trained model again, from its checkpoint alone: no DeepSpeed, one process.
 
-python -m momentum_gpt.evaluate run=runs/vanilla
-python -m momentum_gpt.evaluate run=runs/vanilla evaluation.tokens=1000000 evaluation.context_lengths=[64,256]
+    python -m momentum_gpt.evaluate run=runs/vanilla
+    python -m momentum_gpt.evaluate run=runs/vanilla evaluation.tokens=1000000 evaluation.context_lengths=[64,256]
+
+The newest checkpoint is measured; its line is added to `evaluations/validation.jsonl`.
 """
 
 from __future__ import annotations
