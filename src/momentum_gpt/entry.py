@@ -44,7 +44,7 @@ Options (option=value) and their values now:
 $CONFIG
 """
 
-SHORT = {"data": "data.path", "deepspeed.stage": "deepspeed.zero_optimization.stage"}
+SHORT = {"data": "data.path"}
 """What may be written for what."""
 
 

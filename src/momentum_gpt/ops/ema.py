@@ -75,7 +75,7 @@ def _decayed_sum(values: Tensor, decay: Tensor, scale: Tensor | float, document_
     weights = scale * (decay ** (offset[:, None] - offset).clamp(min=0)).tril()  # (C, C)
     ends = None
     if document_ids is not None:
-        ids = F.pad(document_ids, (0, N * C - T), mode="replicate").view(B, 1, N, C)
+        ids = F.pad(document_ids, (0, N * C - T), value=-1).view(B, 1, N, C)
         ends = ids[:, 0, :, -1]  # (B, N)
         weights = weights * (ids[..., :, None] == ids[..., None, :])  # (B, 1, N, C, C)
     sums = weights @ chunks  # (B, H, N, C, D)

@@ -69,18 +69,31 @@ def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path, keep
 
 
 def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are all there with the right hashes, and why newer ones were passed over."""
+    """The newest checkpoint whose files are all there with the right hashes, and why newer ones were passed over.
+
+    Every rank must call this: the main one looks and decides for all.
+    """
+    name, skipped = _newest_complete(folder) if distributed.is_main() else (None, [])
+    name = distributed.same_on_all_ranks(name)
+    return (Checkpoint(folder / name, _manifest(folder / name)) if name else None), skipped
+
+
+def _newest_complete(folder: Path) -> tuple[str | None, list[str]]:
     skipped: list[str] = []
     for name in _names(folder):
         try:
-            manifest = json.loads((folder / name / "manifest.json").read_text())
-            damaged = [file for file, sha in manifest["files"].items() if sha256_of_file(folder / name / file) != sha]
+            hashes = _manifest(folder / name)["files"]
+            damaged = [file for file, sha256 in hashes.items() if sha256_of_file(folder / name / file) != sha256]
             if not damaged:
-                return Checkpoint(folder / name, manifest), skipped
+                return name, skipped
             skipped.append(f"{name} is damaged ({damaged[0]} is not what was written)")
         except (OSError, KeyError, json.JSONDecodeError) as error:
             skipped.append(f"{name} is incomplete ({error})")
     return None, skipped
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "manifest.json").read_text())
 
 
 def latest_step(folder: Path) -> int:
