@@ -127,7 +127,7 @@ class Dashboard:
         }
         if tracking.wandb == "online" or (tracking.wandb == "auto" and _logged_in(wandb)):
             try:
-                urllib.request.urlopen(wandb.Settings().base_url, timeout=SERVER_ANSWERS_WITHIN).close()
+                urllib.request.urlopen(wandb.setup().settings.base_url, timeout=SERVER_ANSWERS_WITHIN).close()
                 return wandb.init(mode="online", **arguments)
             except Exception as error:
                 log.warning("W&B is not reachable (%s): this run is logged offline", " ".join(str(error).split()))
