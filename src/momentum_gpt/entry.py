@@ -68,6 +68,9 @@ def run(act: Callable[[Config], int | None], schema: type[Config], name: str) ->
             code = refuse(error, schema)
         except KeyboardInterrupt:
             code = INTERRUPTED
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
         if code:
             sys.exit(code)
 

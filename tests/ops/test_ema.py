@@ -97,3 +97,20 @@ def test_gradients_pass_the_numerical_check() -> None:
     eta = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     state = random_values(3)[:1, :1, 0, :2].requires_grad_()
     assert torch.autograd.gradcheck(lambda v, d, s: ema_of_past(v, d, s), (values, eta, state))
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_each_head_may_have_its_own_decay(documents: bool) -> None:
+    """One sum with three decays is three sums with one each, in output and in the gradient of every decay."""
+    ids = torch.tensor([0] * 37 + [1] * 33).expand(2, -1) if documents else None
+    decays = torch.tensor([0.2, 0.5, 0.999], dtype=torch.float64, requires_grad=True)
+    values, state = random_values(70), random_values(5)[:, :, 0]
+    together = ema_of_past(values, decays, state, ids)[0]
+    upstream = random_values(70) - 1
+    (gradient,) = torch.autograd.grad((together * upstream).sum(), decays)
+    for head in range(3):
+        decay = decays[head].detach().clone().requires_grad_()
+        alone = ema_of_past_by_definition(values[:, head : head + 1], decay, state[:, head : head + 1], ids)[0]
+        torch.testing.assert_close(together[:, head : head + 1], alone)
+        (expected,) = torch.autograd.grad((alone * upstream[:, head : head + 1]).sum(), decay)
+        torch.testing.assert_close(gradient[head], expected)

@@ -95,7 +95,7 @@ def chart(title: str, x: str, y: str, traces: list[go.Scatter | go.Bar]) -> go.F
         legend={"orientation": "h", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "bottom"},
         showlegend=True,
         height=400,
-        margin={"l": 70, "r": 20, "t": 90, "b": 60},
+        margin={"l": 70, "r": 20, "t": 80, "b": 60},
         hovermode="x unified",
     )
     figure.update_xaxes(showline=True, linecolor="#888", ticks="outside")

@@ -12,6 +12,8 @@ Shapes: B batch, H heads, T time, D head dimension; N chunks of C tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,51 +42,101 @@ def ema_of_past(
 ) -> tuple[Tensor, Tensor]:
     """Decayed sum over strictly past values, by matrix products: memory linear in T, exact for any decay in [0, 1).
 
+    Differentiable, once, in values, decay and state.
+
     Args:
         values: (B, H, T, D).
-        decay: a number or a scalar tensor in [0, 1).
+        decay: a number, a scalar tensor, or one of each head, (H,); in [0, 1).
         state: (B, H, D), what the tokens before these left behind; they belong to the first token's document.
-        document_ids: (B, T), one number per document, each document in one piece; the sum starts anew with each.
+        document_ids: (B, T), one number >= 0 per document, each document in one piece; the sum starts anew with each.
 
     Returns:
         past: (B, H, T, D), in the dtype of `values`, summed in float32 at least.
         state: (B, H, D), to go on with the next token.
     """
-    first = torch.zeros_like(values[:, :, :1]) if state is None else state[:, :, None].to(values.dtype)
-    previous = torch.cat([first, values[:, :, :-1]], dim=2)  # (B, H, T, D): v_{t-1}; the state acts as v_0
-    previous = previous.to(torch.promote_types(values.dtype, torch.float32))
-    if document_ids is not None:
-        starts = F.pad(document_ids[:, 1:] != document_ids[:, :-1], (1, 0))  # (B, T)
-        previous = previous.masked_fill(starts[:, None, :, None], 0.0)
-    decay = torch.as_tensor(decay, dtype=previous.dtype, device=values.device)
-    past = _decayed_sum(previous, decay, decay, document_ids)
-    return past.to(values.dtype), (past[:, :, -1] + values[:, :, -1]).to(past.dtype)
+    precise = values.to(torch.promote_types(values.dtype, torch.float32))
+    decay = torch.as_tensor(decay, dtype=precise.dtype, device=values.device)
+    past = _SumOfPast.apply(precise, decay, document_ids)
+    if state is not None:
+        age = torch.arange(1, values.shape[2] + 1, device=values.device)  # the state acts as the value before the first
+        weight = decay[..., None] ** age  # (T,) or (H, T)
+        if document_ids is not None:
+            weight = weight * (document_ids == document_ids[:, :1])[:, None]  # (B, 1 or H, T)
+        past = past + weight[..., None] * state[:, :, None]
+    return past.to(values.dtype), past[:, :, -1] + precise[:, :, -1]
 
 
-def _decayed_sum(values: Tensor, decay: Tensor, scale: Tensor | float, document_ids: Tensor | None) -> Tensor:
-    """scale * sum_{i<=t} decay^(t-i) v_i within each document, (B, H, T, D).
+class _SumOfPast(torch.autograd.Function):
+    """past_t = sum_{i<t} decay^(t-i) v_i within each document. The gradient of the values is the same sum, backwards.
 
-    Within chunks of C tokens by one matrix product; what the chunks hand on is the same sum over their totals, with
-    decay^C. Only non-negative powers of the decay occur, so nothing overflows, however small it is.
+    With g the gradient of past, the recurrence's adjoint is l_t = g_t + decay l_{t+1}: the gradient of v_t is decay l_{t+1}
+    = sum_{j>t} decay^(j-t) g_j, and that of the decay is sum_t l_t s_{t-1}, where s_{t-1} = past_{t-1} + v_{t-1}.
     """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, decay: Tensor, document_ids: Tensor | None) -> Tensor:
+        past = _by_heads(values, decay, document_ids, backwards=False)
+        ctx.save_for_backward(values, decay, document_ids, past)
+        return past
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        values, decay, document_ids, past = ctx.saved_tensors
+        (of_past,) = gradients
+        of_values = _by_heads(of_past, decay, document_ids, backwards=True)
+        if not ctx.needs_input_grad[1]:
+            return of_values, None, None
+        products = (of_past + of_values)[:, :, 1:] * (past + values)[:, :, :-1]  # l_t s_{t-1}
+        if document_ids is not None:
+            products = products * (document_ids[:, 1:] == document_ids[:, :-1])[:, None, :, None]
+        return of_values, products.sum((0, 2, 3)) if decay.ndim else products.sum(), None
+
+
+def _by_heads(values: Tensor, decay: Tensor, document_ids: Tensor | None, backwards: bool) -> Tensor:
+    """`_decayed_sum` of values (B, H, T, D): of all heads as one wide one if they share the decay, else of each."""
     B, H, T, D = values.shape
+    if decay.ndim == 0:
+        wide = values.transpose(1, 2).flatten(2)  # (B, T, H * D): no copy of what the projection gave
+        return _decayed_sum(wide, decay[None], document_ids, backwards).view(B, T, H, D).transpose(1, 2)
+    ids = None if document_ids is None else document_ids.repeat_interleave(H, dim=0)
+    return _decayed_sum(values.flatten(0, 1), decay.repeat(B), ids, backwards).view(B, H, T, D)
+
+
+def _decayed_sum(values: Tensor, decay: Tensor, document_ids: Tensor | None, backwards: bool) -> Tensor:
+    """sum_{i<t} decay^(t-i) v_i, or with i > t if backwards, within each document. Values and result are (P, T, Q).
+
+    Within chunks of C tokens by one matrix product, whose extra row is what a chunk hands on to the next; what reaches a
+    chunk from all before it is the same sum over those, with decay^C. Only positive powers of the decay occur, so nothing
+    overflows, however small it is. `decay` is (1,) or (P,), `document_ids` (P, T).
+    """
+    P, T, Q = values.shape
     C = min(T, CHUNK)
     N = -(-T // C)
-    chunks = F.pad(values, (0, 0, 0, N * C - T)).view(B, H, N, C, D)
-    offset = torch.arange(C, device=values.device)
-    weights = scale * (decay ** (offset[:, None] - offset).clamp(min=0)).tril()  # (C, C)
-    ends = None
+    if T % C:
+        values = F.pad(values, (0, 0, 0, N * C - T))
+    source = torch.arange(C, device=values.device)
+    # One target more than sources: the chunk's neighbour, behind it or, backwards, in front of it.
+    target = torch.arange(-1, C, device=values.device) if backwards else torch.arange(C + 1, device=values.device)
+    distance = (source - target[:, None]) if backwards else (target[:, None] - source)  # (C + 1, C)
+    weights = torch.where(distance > 0, decay[:, None, None] ** distance.clamp(min=0), 0.0)  # (1 or P, C + 1, C)
+    weights = weights[:, None].expand(P, N, C + 1, C)
     if document_ids is not None:
-        ids = F.pad(document_ids, (0, N * C - T), value=-1).view(B, 1, N, C)
-        ends = ids[:, 0, :, -1]  # (B, N)
-        weights = weights * (ids[..., :, None] == ids[..., None, :])  # (B, 1, N, C, C)
-    sums = weights @ chunks  # (B, H, N, C, D)
-    if N > 1:
-        handed_on = _decayed_sum(sums[:, :, :, -1], decay**C, 1.0, ends)  # (B, H, N, D)
-        handed_on = F.pad(handed_on[:, :, :-1], (0, 0, 1, 0))[:, :, :, None]  # to the next chunk: (B, H, N, 1, D)
-        reach = (decay ** (offset + 1))[:, None]  # (C, 1)
-        if ends is not None:
-            before = F.pad(ends[:, :-1], (1, 0))[:, None, :, None]
-            reach = reach * (ids == before)[..., None]  # (B, 1, N, C, 1)
-        sums = torch.addcmul(sums, reach, handed_on)
-    return sums.reshape(B, H, N * C, D)[:, :, :T]
+        ids = F.pad(document_ids, (0, N * C - T), value=-1).view(P, N, C)
+        edge = ids[:, :, :1] if backwards else ids[:, :, -1:]  # (P, N, 1): the document that a chunk hands on
+        target_ids = torch.cat([edge, ids] if backwards else [ids, edge], dim=2)
+        weights = weights * (target_ids[..., :, None] == ids[..., None, :])
+    chunks = values.unflatten(1, (N, C)).flatten(0, 1)  # (P * N, C, Q)
+    sums = torch.bmm(weights.reshape(P * N, C + 1, C), chunks).view(P, N, C + 1, Q)
+    inside, handed_on = (sums[:, :, 1:], sums[:, :, 0]) if backwards else (sums[:, :, :C], sums[:, :, C])
+    if N == 1:
+        return inside[:, 0]
+    edges = None if document_ids is None else edge[..., 0]  # (P, N)
+    reaching = handed_on + _decayed_sum(handed_on, decay**C, edges, backwards)  # (P, N, Q)
+    reaching = F.pad(reaching[:, 1:], (0, 0, 0, 1)) if backwards else F.pad(reaching[:, :-1], (0, 0, 1, 0))
+    steps = C - 1 - source if backwards else source
+    weight = (decay[:, None] ** steps)[:, None, :, None]  # (1 or P, 1, C, 1)
+    if edges is not None:
+        from_edge = F.pad(edges[:, 1:], (0, 1), value=-2) if backwards else F.pad(edges[:, :-1], (1, 0), value=-2)
+        weight = weight * (ids == from_edge[..., None])[..., None]  # (P, N, C, 1)
+    result = torch.addcmul(inside, weight, reaching[:, :, None]).view(P, N * C, Q)
+    return result[:, :T] if T % C else result
