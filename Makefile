@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup train test checks format clean
 
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 BIN := .venv/bin
 RUN := $(BIN)/python -m
