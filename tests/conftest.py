@@ -28,7 +28,7 @@ SMOKE = ["experiment=smoke", "tracking.wandb=disabled"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
-            item.add_marker(pytest.mark.skip(reason=f"the real data sets are not at {SHARED_DATA.name}/"))
+            item.add_marker(pytest.mark.skip(reason="the real data sets are not at ../shared/data"))
         if item.get_closest_marker("browser") and CHROMIUM is None:
             item.add_marker(pytest.mark.skip(reason="Chromium is not installed"))
 
