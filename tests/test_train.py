@@ -235,6 +235,13 @@ def test_other_tokens_under_a_run_are_noticed(straight: Path, data_folder: Path,
     assert (done.code, "was trained on other tokens than" in done.err) == (2, True), done
 
 
+def test_a_sweep_trains_one_run_after_the_other(data_folder: Path, tmp_path: Path) -> None:
+    more = ["--multirun", "attention=momentum", "attention.ema_decay=0.3,0.5", "training.max_steps=2"]
+    done = command(*arguments(tmp_path / "runs", data_folder, "decay_${attention.ema_decay}", *more), cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert {path.name: latest_step(path) for path in (tmp_path / "runs").iterdir()} == {"decay_0.3": 2, "decay_0.5": 2}
+
+
 def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(data_folder: Path, tmp_path: Path) -> None:
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 120))

@@ -13,7 +13,9 @@ from typing import TypeVar, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,12 +27,14 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 QUIET = [
     "hydra.run.dir=.",
+    "hydra.sweep.dir=multirun",
+    "hydra.sweep.subdir=.",
     "hydra.output_subdir=null",
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
     "hydra/help=ours",
 ]
-"""Hydra leaves no folders and no logs of its own; a run's folder holds its config."""
+"""Hydra leaves no folders and no logs of its own, but for the list of a sweep; a run's folder holds its config."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
@@ -58,7 +62,9 @@ def run(act: Callable[[Config], int | None], schema: type[Config], name: str) ->
     manual = sys.modules[act.__module__].__doc__
     store.store(group="hydra/help", name="ours", node={"app_name": name, "header": manual, "footer": "", "template": HELP})
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed in several lines
-    sys.argv[1:] = [*QUIET, *(lengthen(argument) for argument in sys.argv[1:])]
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    flags = [argument for argument in sys.argv[1:] if argument not in overrides]  # argparse wants them in one piece
+    sys.argv[1:] = [*flags, *map(lengthen, overrides), *QUIET]
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def composed(raw: DictConfig) -> None:
@@ -78,6 +84,11 @@ def run(act: Callable[[Config], int | None], schema: type[Config], name: str) ->
         composed()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(refuse(error, schema))
+
+
+def is_sweep() -> bool:
+    """Whether this is one job of a `--multirun`, after which others follow in this process."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def refuse(error: Exception, schema: type) -> int:

@@ -78,8 +78,8 @@ def claim_run_folder(config: TrainConfig) -> Path:
 
 
 def launch(config: TrainConfig, path: Path) -> int:
-    """Run the worker: here, or once per rank under torchrun."""
-    if config.launch.nproc_per_node > 1:
+    """Run the worker: here, or once per rank under torchrun. In a sweep always so: DeepSpeed starts once a process."""
+    if config.launch.nproc_per_node > 1 or entry.is_sweep():
         return run_ranks(path, config.launch.nproc_per_node)
     from momentum_gpt.worker import work
 

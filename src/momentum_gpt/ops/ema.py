@@ -55,7 +55,9 @@ def ema_of_past(
         state: (B, H, D), to go on with the next token.
     """
     precise = values.to(torch.promote_types(values.dtype, torch.float32))
-    decay = torch.as_tensor(decay, dtype=precise.dtype, device=values.device)
+    if not isinstance(decay, Tensor):
+        decay = torch.full((), decay, dtype=precise.dtype, device=values.device)  # filled on the device: no copy to wait for
+    decay = decay.to(precise.dtype)
     past = _SumOfPast.apply(precise, decay, document_ids)
     if state is not None:
         age = torch.arange(1, values.shape[2] + 1, device=values.device)  # the state acts as the value before the first
