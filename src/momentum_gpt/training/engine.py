@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import warnings
@@ -75,7 +77,8 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     model.activation_checkpointing = config.training.activation_checkpointing
     model.to(distributed.local_device())
     told = deepspeed_config(config, plan)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim), config=told)
+    with contextlib.redirect_stdout(io.StringIO()):  # in bf16 it prints its memory eight times
+        engine, *_ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim), config=told)
     _read_back(engine, told)
     engine.checkpoint_engine = _safe_checkpoint_engine()
     if config.training.compile:
