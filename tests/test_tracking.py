@@ -99,9 +99,9 @@ def test_a_server_that_does_not_answer_neither_delays_nor_ends_the_run(
         tracker = Tracker(config(tmp_path, "auto"), 0)
         for step in range(200):
             tracker.log(step, step, {"train/loss": 1.0})
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5  # not one of the waits of the client
         message = tracker.close()
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
     assert message is not None
     assert "offline" in message
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 200
