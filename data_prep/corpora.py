@@ -9,7 +9,8 @@ import io
 import json
 import re
 import sysconfig
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,16 +193,18 @@ def _files(paths: list[str], option: str) -> Iterator[Path]:
         yield from sorted(found)
 
 
-def _open(path: Path) -> Iterable[bytes]:
-    """The file as lines of bytes, unpacked."""
+def _open(path: Path) -> Iterator[bytes]:
+    """The lines of the file, unpacked."""
     try:
-        if path.suffix == ".gz":
-            return gzip.open(path, "rb")
-        if path.suffix == ".zst":
-            return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb")))
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        with path.open("rb") as file:
+            if path.suffix == ".gz":
+                yield from gzip.GzipFile(fileobj=file)
+            elif path.suffix == ".zst":
+                yield from io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+            else:
+                yield from file
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged or cut short; fetch it again") from None
 
 
 def _decode(data: bytes, path: Path) -> str:

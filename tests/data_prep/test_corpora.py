@@ -41,6 +41,18 @@ def test_files_folders_and_globs_plain_and_packed(tmp_path: Path) -> None:
     assert texts(kind="text", paths=[str(tmp_path / "sub" / "d.jsonl.zst"), str(tmp_path / "a.txt")]) == ["five", "one"]
 
 
+def test_a_zst_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
+    """Concatenated frames are common; a reader that stops after the first loses the rest without a word."""
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(jsonl("one")) + zstandard.compress(jsonl("two")))
+    assert texts(kind="text", paths=[str(tmp_path)]) == ["one", "two"]
+
+
+def test_a_gz_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(*map(str, range(1000))))[:-20])
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz cannot be read .*damaged or cut short"):
+        texts(kind="text", paths=[str(tmp_path)])
+
+
 def test_documents_of_a_text_file_are_cut_at_the_separator_or_before_a_title(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(" = One = \nfirst\n\n\n = Two = \nsecond\n = = Part = = \nmore\n")
