@@ -12,6 +12,7 @@ Shapes: B batch, H heads, T time, D head dimension; N chunks of C tokens.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -40,9 +41,9 @@ def ema_of_past_by_definition(
 def ema_of_past(
     values: Tensor, decay: float | Tensor, state: Tensor | None = None, document_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Decayed sum over strictly past values, by matrix products: memory linear in T, exact for any decay in [0, 1).
+    """Decayed sum over strictly past values: memory linear in T, exact for any decay in [0, 1).
 
-    Differentiable, once, in values, decay and state.
+    Differentiable, once, in values, decay and state. A Triton kernel where there is CUDA and Triton, else matrix products.
 
     Args:
         values: (B, H, T, D).
@@ -52,46 +53,102 @@ def ema_of_past(
 
     Returns:
         past: (B, H, T, D), in the dtype of `values`, summed in float32 at least.
-        state: (B, H, D), to go on with the next token.
+        state: (B, H, D), in float32 at least, to go on with the next token.
     """
-    precise = values.to(torch.promote_types(values.dtype, torch.float32))
-    if not isinstance(decay, Tensor):
-        decay = torch.full((), decay, dtype=precise.dtype, device=values.device)  # filled on the device: no copy to wait for
-    decay = decay.to(precise.dtype)
-    past = _SumOfPast.apply(precise, decay, document_ids)
+    precise = torch.promote_types(values.dtype, torch.float32)
+    decay = _as_tensor(decay, values)
+    if values.shape[2] == 1 and state is not None:  # a step of decoding
+        past = (decay[..., None] * state)[:, :, None]
+        return past.to(values.dtype), past[:, :, -1] + values[:, :, -1]
+    past = decayed_sum(values, decay, document_ids, None, False, precise)
     if state is not None:
         age = torch.arange(1, values.shape[2] + 1, device=values.device)  # the state acts as the value before the first
         weight = decay[..., None] ** age  # (T,) or (H, T)
         if document_ids is not None:
             weight = weight * (document_ids == document_ids[:, :1])[:, None]  # (B, 1 or H, T)
         past = past + weight[..., None] * state[:, :, None]
-    return past.to(values.dtype), past[:, :, -1] + precise[:, :, -1]
+    return past.to(values.dtype), past[:, :, -1] + values[:, :, -1]
 
 
-class _SumOfPast(torch.autograd.Function):
-    """past_t = sum_{i<t} decay^(t-i) v_i within each document. The gradient of the values is the same sum, backwards.
+def add_ema_of_past(onto: Tensor, values: Tensor, decay: float | Tensor, document_ids: Tensor | None = None) -> Tensor:
+    """`onto` plus the past of `ema_of_past(values, decay, None, document_ids)`: summed in float32, rounded once.
+
+    The kernel reads `values` and `onto` once each and writes the result; there is nothing in between. (B, H, T, D).
+    """
+    return decayed_sum(values, _as_tensor(decay, values), document_ids, onto, False, onto.dtype)
+
+
+def _as_tensor(decay: float | Tensor, values: Tensor) -> Tensor:
+    """The decay in the precision of the sums, on the device of the values."""
+    precise = torch.promote_types(values.dtype, torch.float32)
+    if isinstance(decay, Tensor):
+        return decay.to(precise)
+    return torch.full((), decay, dtype=precise, device=values.device)  # filled on the device: no copy to wait for
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether the sums run in the Triton kernel on this device, rather than as matrix products."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+@torch.library.custom_op("momentum_gpt::decayed_sum", mutates_args=())
+def decayed_sum(
+    values: Tensor, decay: Tensor, document_ids: Tensor | None, onto: Tensor | None, backwards: bool, dtype: torch.dtype
+) -> Tensor:
+    """sum_{i<t} decay^(t-i) v_i, or with i > t if backwards, within each document, plus `onto`; (B, H, T, D) in `dtype`.
+
+    One operation to the compiler, which looks no further, so that its graph holds for every length.
+    """
+    if has_kernel(values.device):
+        from momentum_gpt.ops.ema_triton import decayed_sum_by_kernel
+
+        return decayed_sum_by_kernel(values, decay, document_ids, onto, backwards, _result(values, onto, dtype))
+    sums = _by_heads(values.to(decay.dtype), decay, document_ids, backwards)
+    if onto is not None:
+        return torch.add(sums, onto, out=_result(values, onto, dtype))
+    return sums.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _result(values: Tensor, onto: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Where the result goes, (B, H, T, D): laid out like `onto` or, without one, as projections lay heads out, (B, T, H, D)."""
+    if onto is not None:
+        return torch.empty_like(onto, dtype=dtype)
+    B, H, T, D = values.shape
+    return torch.empty(B, T, H, D, dtype=dtype, device=values.device).transpose(1, 2)
+
+
+def _gradients(ctx: Any, of_sum: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient of the values is the same sum, the other way round.
 
     With g the gradient of past, the recurrence's adjoint is l_t = g_t + decay l_{t+1}: the gradient of v_t is decay l_{t+1}
     = sum_{j>t} decay^(j-t) g_j, and that of the decay is sum_t l_t s_{t-1}, where s_{t-1} = past_{t-1} + v_{t-1}.
     """
+    values, decay, document_ids = ctx.saved_tensors
+    of_values = decayed_sum(of_sum, decay, document_ids, None, not ctx.backwards, values.dtype)
+    of_decay = decay_gradient(of_sum, values, decay, document_ids) if ctx.needs_input_grad[1] else None
+    return of_values, of_decay, None, of_sum if ctx.onto else None, None, None
 
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, decay: Tensor, document_ids: Tensor | None) -> Tensor:
-        past = _by_heads(values, decay, document_ids, backwards=False)
-        ctx.save_for_backward(values, decay, document_ids, past)
-        return past
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        values, decay, document_ids, past = ctx.saved_tensors
-        (of_past,) = gradients
-        of_values = _by_heads(of_past, decay, document_ids, backwards=True)
-        if not ctx.needs_input_grad[1]:
-            return of_values, None, None
-        products = (of_past + of_values)[:, :, 1:] * (past + values)[:, :, :-1]  # l_t s_{t-1}
-        if document_ids is not None:
-            products = products * (document_ids[:, 1:] == document_ids[:, :-1])[:, None, :, None]
-        return of_values, products.sum((0, 2, 3)) if decay.ndim else products.sum(), None
+@torch.library.custom_op("momentum_gpt::decay_gradient", mutates_args=())
+def decay_gradient(of_sum: Tensor, values: Tensor, decay: Tensor, document_ids: Tensor | None) -> Tensor:
+    """sum_t l_t s_{t-1} of `_gradients`, over all heads, or of each where each has its own decay; past is computed anew."""
+    adjoint = of_sum + decayed_sum(of_sum, decay, document_ids, None, True, decay.dtype)
+    state = values + decayed_sum(values, decay, document_ids, None, False, decay.dtype)
+    products = adjoint[:, :, 1:] * state[:, :, :-1]
+    if document_ids is not None:
+        products = products * (document_ids[:, 1:] == document_ids[:, :-1])[:, None, :, None]
+    return products.sum((0, 2, 3)) if decay.ndim else products.sum()
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    values, decay, document_ids, onto, ctx.backwards, _ = inputs
+    ctx.onto = onto is not None
+    ctx.save_for_backward(values, decay, document_ids)
+
+
+decayed_sum.register_fake(lambda values, decay, document_ids, onto, backwards, dtype: _result(values, onto, dtype))
+decayed_sum.register_autograd(_gradients, setup_context=_remember)
+decay_gradient.register_fake(lambda of_sum, values, decay, document_ids: torch.empty_like(decay))
 
 
 def _by_heads(values: Tensor, decay: Tensor, document_ids: Tensor | None, backwards: bool) -> Tensor:
