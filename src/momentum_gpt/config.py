@@ -68,6 +68,8 @@ class ModelConfig:
 class DataConfig:
     path: str
     """Folder of token shards, made by `python -m data_prep.prepare`. `data=DIR` is short for `data.path=DIR`."""
+    document_mask: bool = False
+    """Each document by itself: attention, momentum and positions begin anew behind an end-of-sequence token."""
 
 
 @dataclass

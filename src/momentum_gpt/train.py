@@ -41,7 +41,7 @@ def train(config: TrainConfig) -> int:
 
 def settle(config: TrainConfig) -> None:
     """Check what the dataclasses cannot see (data, variant, engine) and fill in what the user left to us."""
-    build_attention(config.attention)
+    build_attention(config.attention, config.model)
     if said := check_deepspeed_options(config.deepspeed, config.training.precision):
         print(said)
     train_shards, _ = (TokenShards(config.data.path, split) for split in ("train", "validation"))

@@ -38,7 +38,8 @@ def pretrain(config: TrainConfig) -> int:
     plan = plan_batch(training, seq_len, distributed.world_size())
     shards, validation = TokenShards(config.data.path, "train"), TokenShards(config.data.path, "validation")
     batches = Batches(shards, seq_len, training.seed, plan)
-    model = GPT(config.model, config.attention)
+    document_end = shards.tokenizer.eos_id if config.data.document_mask else None
+    model = GPT(config.model, config.attention, document_end)
     init_weights(model, training.seed)
     origin = {
         "initial_weights_sha256": weights_sha256(model),

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from momentum_gpt.config import ModelConfig
 from momentum_gpt.errors import UserError
-from momentum_gpt.models.gpt import GPT
+from momentum_gpt.models.gpt import GPT, is_of_variant
 
 
 def save_model(folder: Path, model: GPT, weights: dict[str, torch.Tensor], tokenizer: Path | None) -> None:
     """Write the model folder. `weights` are the model's parameters by name: under ZeRO the model may not hold them."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model": asdict(model.config), "attention": model.attention}
+    config = {"model": asdict(model.config), "attention": model.attention, "document_end": model.document_end}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
     if tokenizer is not None:
@@ -37,7 +37,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
     try:
         config = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
-        model = GPT(ModelConfig(**config["model"]), config["attention"])
+        model = GPT(ModelConfig(**config["model"]), config["attention"], config.get("document_end"))
         dtypes = {tensor.dtype for tensor in weights.values()}
         model = model.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
         model.load_state_dict(weights)
@@ -59,9 +59,11 @@ def model_folder(path: Path) -> Path:
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """One hash of all parameters: names, shapes and bits, in float32."""
+    """One hash of the parameters that all variants have: names, shapes and bits, in float32."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
+        if is_of_variant(name):
+            continue
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
         digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
