@@ -12,7 +12,7 @@ FLOORS = [
     {"errors", "config", "distributed", "ops"},
     {"models", "data"},
     {"tracking", "training", "evaluation", "comparison"},
-    {"entry", "launcher", "worker", "train", "evaluate", "compare", "__main__"},
+    {"entry", "launcher", "source", "worker", "train", "evaluate", "compare", "__main__"},
 ]
 WITHIN_A_FLOOR = {("config", "errors"), ("training", "tracking"), ("comparison", "tracking")}
 """Pairs (importer, imported) that may be on one floor; the doors may import one another."""

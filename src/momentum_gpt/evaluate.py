@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from momentum_gpt import distributed, entry
-from momentum_gpt.config import EvaluationConfig, read_config
-from momentum_gpt.data import TokenShards
+from momentum_gpt.config import EvaluationConfig, plan_batch, read_config
 from momentum_gpt.errors import UserError
-from momentum_gpt.evaluation import evaluate
 from momentum_gpt.models import load_model
 from momentum_gpt.models.weights import model_folder
+from momentum_gpt.source import open_source
 
 
 @dataclass
@@ -36,8 +35,8 @@ def evaluate_run(config: EvaluateConfig) -> None:
     trained = read_config(run_dir / "config.yaml")
     checkpoint = model_folder(run_dir).parent
     model = load_model(checkpoint, distributed.local_device())
-    validation = TokenShards(trained.data.path, "validation")
-    metrics = evaluate(model, validation, config.evaluation, trained.model.seq_len, trained.training.max_tokens_per_forward)
+    plan = plan_batch(trained.training, trained.model.seq_len, world_size=1)
+    metrics = open_source(trained, plan).evaluate(model, config.evaluation)
     path = run_dir / "evaluations" / "validation.jsonl"
     path.parent.mkdir(exist_ok=True)
     manifest = json.loads((checkpoint / "manifest.json").read_text())

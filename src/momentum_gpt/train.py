@@ -13,10 +13,10 @@ from pathlib import Path
 
 from momentum_gpt import entry
 from momentum_gpt.config import TrainConfig, flat, plan_batch, read_config, write_config
-from momentum_gpt.data import Batches, TokenShards
 from momentum_gpt.errors import UserError
 from momentum_gpt.launcher import run_ranks
 from momentum_gpt.models import build_attention
+from momentum_gpt.source import open_source
 from momentum_gpt.training.checkpoint import latest_step
 from momentum_gpt.training.engine import check_deepspeed_options
 
@@ -44,17 +44,15 @@ def settle(config: TrainConfig) -> None:
     build_attention(config.attention, config.model)
     if said := check_deepspeed_options(config.deepspeed, config.training.precision):
         print(said)
-    train_shards, _ = (TokenShards(config.data.path, split) for split in ("train", "validation"))
-    needed = train_shards.tokenizer.vocab_size
+    plan = plan_batch(config.training, config.model.seq_len, config.launch.nproc_per_node)
+    needed = open_source(config, plan).vocab_size
     if config.model.vocab_size is None:
         config.model.vocab_size = -(-needed // 64) * 64
     if config.model.vocab_size < needed:
         raise UserError(
-            f"model.vocab_size={config.model.vocab_size} is smaller than the tokenizer's {needed} pieces: leave it out or take "
-            f"at least {needed}"
+            f"model.vocab_size={config.model.vocab_size} is smaller than the {needed} tokens of the data: leave it out or "
+            f"take at least {needed}"
         )
-    plan = plan_batch(config.training, config.model.seq_len, config.launch.nproc_per_node)
-    Batches(train_shards, config.model.seq_len, config.training.seed, plan)
 
 
 def claim_run_folder(config: TrainConfig) -> Path:

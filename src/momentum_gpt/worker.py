@@ -13,12 +13,11 @@ import torch
 
 from momentum_gpt import distributed
 from momentum_gpt.config import BatchPlan, TrainConfig, plan_batch, read_config
-from momentum_gpt.data import Batches, TokenShards
 from momentum_gpt.errors import UserError
-from momentum_gpt.evaluation import evaluate
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
+from momentum_gpt.source import Corpus, Task, open_source
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training import checkpoint
 from momentum_gpt.training.engine import build_engine, zero_stage
@@ -34,43 +33,36 @@ INTERRUPTED = 130
 
 def pretrain(config: TrainConfig) -> int:
     """Train the run to its end, or to an interruption; returns the exit code."""
-    training, seq_len = config.training, config.model.seq_len
-    plan = plan_batch(training, seq_len, distributed.world_size())
-    shards, validation = TokenShards(config.data.path, "train"), TokenShards(config.data.path, "validation")
-    batches = Batches(shards, seq_len, training.seed, plan)
-    document_end = shards.tokenizer.eos_id if config.data.document_mask else None
-    model = GPT(config.model, config.attention, document_end)
+    training = config.training
+    plan = plan_batch(training, config.model.seq_len, distributed.world_size())
+    source = open_source(config, plan)
+    model = GPT(config.model, config.attention, source.document_end)
     init_weights(model, training.seed)
-    origin = {
-        "initial_weights_sha256": weights_sha256(model),
-        "data_sha256": shards.fingerprint(),
-        "tokenizer_sha256": shards.tokenizer.sha256,
-    }
+    origin = {"initial_weights_sha256": weights_sha256(model), **source.hashes}
     n_parameters = sum(p.numel() for p in model.parameters())
-    say(describe(config, plan, shards, validation, n_parameters))
+    say(describe(config, plan, source, n_parameters))
     engine = build_engine(model, config, plan)
-    position = resume(engine, config, origin, validation)
+    position = resume(engine, config, origin, source)
     tracker = Tracker(config, position.step) if distributed.is_main() else None
 
     def evaluate_now() -> dict[str, float]:
-        return evaluate(engine.module, validation, config.evaluation, seq_len, training.max_tokens_per_forward)
+        return source.evaluate(engine.module, config.evaluation)
 
     def save(position: Position) -> None:
         facts = {
             "step": position.step,
             "tokens": position.step * training.tokens_per_step,
             "order_sha256": position.order_hash,
-            "canary_loss": canary_loss(engine, validation),
+            "canary_loss": canary_loss(engine, source),
             "world_size": distributed.world_size(),
             **origin,
             "versions": {"torch": torch.__version__},
         }
-        tokenizer = Path(config.data.path) / "tokenizer.model"
-        checkpoint.save(engine, config.run_dir / "checkpoints", facts, tokenizer, training.keep_checkpoints)
+        checkpoint.save(engine, config.run_dir / "checkpoints", facts, source.tokenizer, training.keep_checkpoints)
 
     throughput = Throughput(training.tokens_per_step, flops_per_token(config.model, n_parameters))
     try:
-        finished = train(config, engine, batches, position, evaluate_now, save, tracker, throughput)
+        finished = train(config, engine, source.batches, position, evaluate_now, save, tracker, throughput)
     finally:
         if tracker and (message := tracker.close()):
             say(message)
@@ -79,7 +71,7 @@ def pretrain(config: TrainConfig) -> int:
     return 0 if finished else INTERRUPTED
 
 
-def resume(engine: Any, config: TrainConfig, origin: dict[str, str], validation: TokenShards) -> Position:
+def resume(engine: Any, config: TrainConfig, origin: dict[str, str], source: Corpus | Task) -> Position:
     """Restore the newest complete checkpoint, if there is one.
 
     Raises:
@@ -92,11 +84,11 @@ def resume(engine: Any, config: TrainConfig, origin: dict[str, str], validation:
         return Position()
     if found.manifest["data_sha256"] != origin["data_sha256"]:
         raise UserError(
-            f"{found.folder} was trained on other tokens than {config.data.path!r} holds now: put the old data back, or "
-            "choose another name"
+            f"{found.folder} was trained on other tokens than {config.data.path or 'the task'!r} holds now: put the old data "
+            "back, or choose another name"
         )
     checkpoint.restore(engine, found)
-    stored, now = found.manifest["canary_loss"], canary_loss(engine, validation)
+    stored, now = found.manifest["canary_loss"], canary_loss(engine, source)
     if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
         raise UserError(f"{found.folder} does not give back its model: loss {now} on the fixed batch, {stored} when saved")
     say(f"resume    from {found.folder} ({found.manifest['tokens']:,} tokens seen)")
@@ -104,26 +96,25 @@ def resume(engine: Any, config: TrainConfig, origin: dict[str, str], validation:
 
 
 @torch.no_grad()
-def canary_loss(engine: Any, validation: TokenShards) -> float:
-    """The loss of one fixed batch, the first validation window: a fact to recognise a restored model by."""
-    block = torch.from_numpy(validation.read(0, engine.module.config.seq_len + 1)).to(engine.device)[None]
+def canary_loss(engine: Any, source: Corpus | Task) -> float:
+    """The loss of one fixed batch: a fact to recognise a restored model by."""
+    tokens, targets = source.canary()
     engine.module.eval()
-    loss = engine.module(block[:, :-1], block[:, 1:]).item()
+    loss = engine.module(tokens.to(engine.device), targets.to(engine.device)).item()
     engine.module.train()
     return loss
 
 
-def describe(config: TrainConfig, plan: BatchPlan, shards: TokenShards, validation: TokenShards, n_parameters: int) -> str:
+def describe(config: TrainConfig, plan: BatchPlan, source: Corpus | Task, n_parameters: int) -> str:
     """What is going to happen, in the lines printed before the first step."""
     model, training = config.model, config.training
     options = ", ".join(f"{key} {value}" for key, value in config.attention.items() if key != "name")
-    epochs = training.max_steps * training.tokens_per_step / len(shards)
     lines = {
         "run": f"{config.run_dir}",
         "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, d_model {model.d_model}, "
         f"{model.seq_len} tokens of context, vocabulary {model.vocab_size}, {model.positions} positions",
         "attention": f"{config.attention['name']}{f' ({options})' if options else ''}",
-        "data": f"{config.data.path}: {len(shards):,} tokens to train on ({epochs:.2f} epochs), {len(validation):,} held out",
+        "data": source.describe(),
         "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = {plan.world_size} rank(s) "
         f"x {plan.micro_batch_size} per forward x {plan.grad_accum_steps} accumulated",
         "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, {distributed.local_device().type}",

@@ -23,9 +23,10 @@ def induction(
     """
     half = seq_len // 2
 
-    def showings(numbers: np.ndarray) -> np.ndarray:
+    def showings(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         once = [np.random.default_rng([SEED, n]).choice(token_ids, half) for n in numbers]
-        return np.stack([np.concatenate([row, row]) for row in once])
+        twice = np.stack([np.concatenate([row, row]) for row in once])
+        return twice[:, :-1], twice[:, 1:]
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
         return torch.stack([(logits.argmax(-1) == targets).float(), token_losses(logits, targets)])

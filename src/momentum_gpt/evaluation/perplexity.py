@@ -50,8 +50,9 @@ def perplexity(
 def nats_by_position(model: nn.Module, shards: TokenShards, length: int, n_targets: int, tokens_per_forward: int) -> Tensor:
     """Nats summed over the windows, (length,): entry p is for the targets that see p + 1 tokens."""
 
-    def windows(numbers: np.ndarray) -> np.ndarray:
-        return np.stack([shards.read(int(n) * length, length + 1) for n in numbers])
+    def windows(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        block = np.stack([shards.read(int(n) * length, length + 1) for n in numbers])
+        return block[:, :-1], block[:, 1:]
 
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
         return token_losses(logits, targets)[None]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from momentum_gpt import distributed
 
-Rows = Callable[[np.ndarray], np.ndarray]
-"""Row numbers (n,) -> tokens (n, T + 1): the context and, shifted by one, its targets."""
+Rows = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Row numbers (n,) -> tokens and targets, (n, T) each."""
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ def score(
     """
     device = next(model.parameters()).device
     total = None
-    for numbers, weights in _shares(n_rows, max(1, tokens_per_forward // (rows(np.array([0])).shape[1] - 1))):
-        block = torch.from_numpy(rows(numbers)).to(device)  # (B, T + 1)
-        values = statistics(model(block[:, :-1]), block[:, 1:]).double().cpu()  # (S, B, T)
+    for numbers, weights in _shares(n_rows, max(1, tokens_per_forward // rows(np.array([0]))[0].shape[1])):
+        tokens, targets = (torch.from_numpy(half).to(device) for half in rows(numbers))  # (B, T) each
+        values = statistics(model(tokens), targets).double().cpu()  # (S, B, T)
         part = torch.einsum("sbt,b->st", values, torch.from_numpy(weights))
         total = part if total is None else total + part
     assert total is not None

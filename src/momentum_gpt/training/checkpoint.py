@@ -32,7 +32,7 @@ class Checkpoint:
         return self.manifest["step"]
 
 
-def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path, keep: int) -> Path:
+def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path | None, keep: int) -> Path:
     """Save the engine's state as `folder/step_...`, point `latest` to it and drop the oldest. Every rank must call this.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 from momentum_gpt import distributed
 from momentum_gpt.config import TrainConfig
-from momentum_gpt.data import Batches
+from momentum_gpt.data import Batches, SyntheticBatches
 from momentum_gpt.errors import UserError
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.engine import grad_norm, set_lr, train_batch
@@ -30,7 +30,7 @@ class Position:
 def train(
     config: TrainConfig,
     engine: Any,
-    batches: Batches,
+    batches: Batches | SyntheticBatches,
     position: Position,
     evaluate: Callable[[], dict[str, float]],
     save: Callable[[Position], None],
@@ -105,6 +105,7 @@ def finite(loss: float, step: int) -> float:
 
 
 def describe(step: int, metrics: dict[str, float]) -> str:
-    perplexities = [f"{key.removeprefix('val/')} {value:.2f}" for key, value in metrics.items() if "ppl@" in key]
-    loss, score = f"val/loss {metrics['val/loss']:.4f} nats/token", f"icl/score {metrics['icl/score']:+.3f}"
-    return "  ".join([f"step {step:,}", loss, *perplexities, score])
+    parts = [f"step {step:,}", f"val/loss {metrics['val/loss']:.4f} nats"]
+    parts += [f"{key.removeprefix('val/')} {value:.2f}" for key, value in metrics.items() if "ppl@" in key]
+    parts += [f"{key} {metrics[key]:{form}}" for key, form in (("icl/score", "+.3f"), ("val/acc", ".1%")) if key in metrics]
+    return "  ".join(parts)
