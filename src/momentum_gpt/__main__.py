@@ -8,6 +8,7 @@ import sys
 VERBS = {
     "train": "pretrain a model",
     "evaluate": "measure a trained model: perplexity, loss by position, the induction probe",
+    "generate": "let a trained model go on from a prompt",
     "compare": "set finished runs side by side: a table and report.html",
 }
 

@@ -19,6 +19,7 @@ POSITIONS = ("learned", "sinusoidal", "rotary")
 SCHEDULES = ("polynomial", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+TASKS = ("recall", "induction")
 RESUME_MODES = ("auto", "never")
 
 
@@ -41,6 +42,8 @@ class ModelConfig:
     """Rows of the embedding. null: the tokenizer's size, padded to a multiple of 64."""
     positions: str = "learned"
     """learned | sinusoidal (fairseq's form) | rotary."""
+    init_std: float = 0.02
+    """Standard deviation of the initial matrices and embeddings; that of outputs into the residual stream is smaller."""
     bias: bool = True
     """Biases in the linear layers and the LayerNorms."""
 
@@ -48,6 +51,7 @@ class ModelConfig:
         for name in ("n_layers", "n_heads", "d_model", "seq_len"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         require(self.vocab_size is None or self.vocab_size >= 1, "model.vocab_size", self.vocab_size, "at least 1")
+        require(self.init_std > 0, "model.init_std", self.init_std, "above 0")
         require(self.positions in POSITIONS, "model.positions", self.positions, f"one of {', '.join(POSITIONS)}")
         if self.d_model % self.n_heads:
             raise UserError(
@@ -66,10 +70,28 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    path: str
-    """Folder of token shards, made by `python -m data_prep.prepare`. `data=DIR` is short for `data.path=DIR`."""
+    path: str | None
+    """Folder of token shards, made by `python -m data_prep.prepare`. `data=DIR` is short for `data.path=DIR`. null: a task."""
     document_mask: bool = False
     """Each document by itself: attention, momentum and positions begin anew behind an end-of-sequence token."""
+
+
+@dataclass
+class TaskConfig:
+    """A synthetic task instead of a corpus: see data/synthetic.py."""
+
+    kind: str
+    """recall | induction."""
+    n_pairs: int = 8
+    """Key-value pairs in a sequence (recall)."""
+    n_keys: int = 128
+    n_values: int = 128
+
+    def __post_init__(self) -> None:
+        require(self.kind in TASKS, "task.kind", self.kind, f"one of {', '.join(TASKS)}")
+        require(self.n_pairs >= 1, "task.n_pairs", self.n_pairs, "at least 1")
+        for name in ("n_keys", "n_values"):
+            require(getattr(self, name) >= self.n_pairs, f"task.{name}", getattr(self, name), "at least task.n_pairs")
 
 
 @dataclass
@@ -192,6 +214,8 @@ class TrainConfig:
     training: TrainingConfig
     deepspeed: dict[str, Any]
     """DeepSpeed's own keys, passed on as they are; batch, precision and clipping keys are derived and refused here."""
+    task: TaskConfig | None = None
+    """A synthetic task instead of data.path."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -203,6 +227,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         plain = self.name and not self.name.startswith(".") and not set(self.name) & set("/\\\0\n")
         require(bool(plain), "name", self.name, "a plain folder name, without '/' and not starting with '.'")
+        if (self.task is None) == (self.data.path is None):
+            raise UserError(f"set either data=DIR or a task, got data.path={self.data.path!r} and task={self.task!r}")
+        if self.data.document_mask and self.task:
+            raise UserError("data.document_mask=true needs documents, and a task has none: leave it out")
         require(self.resume in RESUME_MODES, "resume", self.resume, f"one of {', '.join(RESUME_MODES)}")
         for length in self.evaluation.context_lengths or []:
             require(

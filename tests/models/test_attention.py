@@ -1,8 +1,12 @@
-"""The attention variants: the formula, causality, and that they differ in the mixing rule alone."""
+"""The attention variants: the paper's formula, their options, and that they differ in the mixing rule alone.
+
+What every variant must keep (causality, decoding, documents, ...) is in test_conformance.py.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +15,19 @@ from torch import Tensor
 from momentum_gpt.config import ModelConfig
 from momentum_gpt.errors import UserError
 from momentum_gpt.models import ATTENTIONS, GPT, build_attention
-from momentum_gpt.models.attention import MomentumAttention, VanillaAttention
+from momentum_gpt.models.attention import MomentumAttention, Place, VanillaAttention
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
 
-OPTIONS = {"vanilla": {"name": "vanilla"}, "momentum": {"name": "momentum", "ema_decay": 0.5}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "vanilla": {"name": "vanilla"},
+    "momentum": {"name": "momentum", "ema_decay": [[0.3, 0.5]], "learned": True},
+    "shift": {"name": "shift", "weight": 0.5},
+    "linear": {"name": "linear"},
+    "linear_momentum": {"name": "linear_momentum", "ema_decay": 0.5, "learned": True},
+}
 TINY = ModelConfig(n_layers=2, n_heads=2, d_model=16, seq_len=40, vocab_size=50)
+PLACE = Place(layer=0, n_layers=2, n_heads=2, d_head=4)
 
 
 def heads(T: int) -> list[Tensor]:
@@ -43,7 +54,7 @@ def momentum_by_the_formula(q: Tensor, k: Tensor, v: Tensor, eta: float) -> Tens
 def test_momentum_is_the_formula_in_output_and_every_gradient(T: int, eta: float) -> None:
     inputs = heads(T)
     upstream = torch.randn(2, 2, T, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    mine, expected = MomentumAttention(eta)(*inputs), momentum_by_the_formula(*inputs, eta)
+    mine, expected = MomentumAttention(PLACE, eta)(*inputs), momentum_by_the_formula(*inputs, eta)
     torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-12)
     gradients = [torch.autograd.grad((y * upstream).sum(), inputs) for y in (mine, expected)]
     for name, a, b in zip("qkv", *gradients, strict=True):
@@ -53,7 +64,7 @@ def test_momentum_is_the_formula_in_output_and_every_gradient(T: int, eta: float
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_decay_0_is_vanilla_attention_to_the_bit(dtype: torch.dtype) -> None:
     results = []
-    for attend in (VanillaAttention(), MomentumAttention(0.0)):
+    for attend in (VanillaAttention(PLACE), MomentumAttention(PLACE, 0.0)):
         inputs = [x.detach().to(dtype).requires_grad_() for x in heads(70)]
         y = attend(*inputs)
         results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
@@ -61,27 +72,70 @@ def test_decay_0_is_vanilla_attention_to_the_bit(dtype: torch.dtype) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
-def test_future_tokens_do_not_change_the_past(name: str) -> None:
-    attend = build_attention(OPTIONS[name])
-    q, k, v = (x.detach() for x in heads(70))
-    before = attend(q, k, v)
-    for x in (q, k, v):
-        x[:, :, 41:] += 1.0
-    assert torch.equal(attend(q, k, v)[:, :, :41], before[:, :, :41])
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ({}, [0.25, 0.5, 0.0]),
+        ({"normalised": True}, [0.125, 0.25, 0.0]),
+        ({"include_current": True}, [0.25, 0.5, 1.0]),
+        ({"include_current": True, "normalised": True}, [0.125, 0.25, 0.5]),
+        ({"ema_decay": [0.5, 0.25]}, [0.25, 0.5, 0.0]),
+        ({"ema_decay": [[0.5, 0.0]]}, [0.25, 0.5, 0.0]),
+        ({"layers": [1]}, [0.0, 0.0, 0.0]),
+        ({"learned": True}, [0.25, 0.5, 0.0]),
+    ],
+)
+def test_the_options_by_hand(options: dict[str, Any], weights: list[float]) -> None:
+    """What the third token of the first head takes of three values, beside softmax attention: worked out on paper."""
+    attend = build_attention({"name": "momentum", "ema_decay": 0.5, **options}, TINY)[0].double()
+    q, k, v = (x.detach() for x in heads(3))
+    term = (attend(q, k, v) - VanillaAttention(PLACE)(q, k, v))[0, 0, 2]
+    expected = sum(weight * value for weight, value in zip(weights, v[0, 0], strict=True))
+    torch.testing.assert_close(term, expected, rtol=1e-6, atol=1e-7)  # a learned decay is kept in float32
+
+
+def test_lists_of_decays_reach_their_layer_and_head() -> None:
+    by_layer = build_attention({"name": "momentum", "ema_decay": [0.1, 0.9]}, TINY)
+    assert [attend.decays for attend in by_layer] == [0.1, 0.9]
+    by_head = build_attention({"name": "momentum", "ema_decay": [[0.1, 0.2], [0.3, 0.4]]}, TINY)
+    assert [attend.decays.tolist() for attend in by_head] == [[0.1, 0.2], [0.3, 0.4]]
+    q, k, v = (x.detach() for x in heads(9))
+    for head, decay in enumerate([0.1, 0.2]):
+        alone = MomentumAttention(PLACE, decay)(q, k, v)
+        torch.testing.assert_close(by_head[0](q, k, v)[:, head], alone[:, head])
+
+
+def test_a_learned_decay_is_trained_and_stays_inside_its_bounds() -> None:
+    attend = build_attention({"name": "momentum", "ema_decay": 0.9, "learned": True}, TINY)[0]
+    torch.testing.assert_close(attend.ema_decay(torch.zeros(())), torch.full((2,), 0.9))
+    optimizer = torch.optim.SGD(attend.parameters(), lr=1e6)
+    q, k, v = (x.detach().float() for x in heads(20))
+    for _ in range(3):
+        attend(q, k, v).square().sum().backward()
+        optimizer.step()
+    assert ((attend.ema_decay(v) > 0) & (attend.ema_decay(v) < 1)).all()
+    assert (attend.ema_decay(v) != 0.9).all()
+
+
+def test_layers_without_momentum_have_no_decay_to_learn() -> None:
+    model = GPT(TINY, {"name": "momentum", "ema_decay": 0.5, "learned": True, "layers": [1]})
+    assert [name for name, _ in model.named_parameters() if "decay" in name] == ["blocks.1.attention.attend.decay_logits"]
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_all_variants_start_from_the_same_weights(name: str) -> None:
+def test_a_variant_has_vanillas_parameters_from_the_same_weights(name: str) -> None:
     models = [GPT(TINY, OPTIONS[n]) for n in ("vanilla", name)]
     for model in models:
         init_weights(model, seed=3)
+    theirs = dict(models[1].named_parameters())
+    for parameter_name, parameter in models[0].named_parameters():
+        assert torch.equal(parameter, theirs[parameter_name]), parameter_name
     assert weights_sha256(models[0]) == weights_sha256(models[1])
 
 
 def test_an_extra_parameter_of_a_variant_changes_no_other() -> None:
     """Were the weights drawn one after another from one generator, a learned decay would shift all that follow."""
-    plain, extended = GPT(TINY, OPTIONS["momentum"]), GPT(TINY, OPTIONS["momentum"])
+    plain, extended = (GPT(TINY, {"name": "momentum", "ema_decay": 0.5}) for _ in range(2))
     for block in extended.blocks:
         block.attention.attend.extra = torch.nn.Parameter(torch.full((3,), 0.25))
     init_weights(plain, 0)
@@ -92,16 +146,31 @@ def test_an_extra_parameter_of_a_variant_changes_no_other() -> None:
     assert theirs["blocks.0.attention.attend.extra"].tolist() == [0.25] * 3
 
 
-@pytest.mark.parametrize("bad", [1.0, -0.1, 2, float("nan"), "0.5", None, True])
+@pytest.mark.parametrize(
+    "bad", [1.0, -0.1, 2, float("nan"), "0.5", None, True, [], [0.5], [0.5, 1.0], [[0.5]], [[0.5, 0.5, 0.5]]]
+)
 def test_a_decay_out_of_bounds_is_refused(bad: object) -> None:
-    with pytest.raises(UserError, match=r"attention\.ema_decay must be a number in \[0, 1\), got"):
-        build_attention({"name": "momentum", "ema_decay": bad})
+    with pytest.raises(UserError, match=r"attention\.ema_decay must be a number in \[0, 1\), a list of 2 .*, got"):
+        build_attention({"name": "momentum", "ema_decay": bad}, TINY)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"learned": 1}, "attention.learned must be true or false, got 1"),
+        ({"layers": [2]}, r"attention.layers must be a list of layers from 0 to 1, or null for all, got \[2\]"),
+        ({"ema_decay": 0.0, "learned": True}, "attention.ema_decay must be above 0 to be learned from there on, got 0.0"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_attention({"name": "momentum", "ema_decay": 0.5, **options}, TINY)
 
 
 def test_errors_name_the_variant_and_its_options() -> None:
-    with pytest.raises(UserError, match="must be one of vanilla, momentum, got 'momentom'"):
-        build_attention({"name": "momentom"})
+    with pytest.raises(UserError, match="must be one of vanilla, momentum, .*, got 'momentom'"):
+        build_attention({"name": "momentom"}, TINY)
     with pytest.raises(UserError, match="'vanilla' does not take ema_decay: it has no options"):
-        build_attention({"name": "vanilla", "ema_decay": 0.5})
+        build_attention({"name": "vanilla", "ema_decay": 0.5}, TINY)
     with pytest.raises(UserError, match="'momentum' needs ema_decay"):
-        build_attention({"name": "momentum"})
+        build_attention({"name": "momentum"}, TINY)

@@ -56,17 +56,9 @@ def as_text(runs: Runs) -> str:
     for cell, its in runs.items():
         values = accuracies(its)
         learned = [steps_to_learn(run) for run in its]
-        middle = median(learned)
         reached = f"{sum(map(math.isfinite, learned))} of {len(its)}"
-        rows.append(
-            [
-                cell.positions,
-                cell.variant,
-                *(summary(values[step]) for step in steps),
-                reached,
-                f"{middle:,.0f}".replace("inf", "-"),
-            ]
-        )
+        middle = f"{median(learned):,.0f}".replace("inf", "-")
+        rows.append([cell.positions, cell.variant, *(summary(values[step]) for step in steps), reached, middle])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -84,7 +76,7 @@ def quarters(steps: list[int]) -> list[int]:
 
 
 def page(task: str, runs: Runs) -> str:
-    """One file with its figures inside, which opens without a network: accuracy against steps, one figure a kind of positions."""
+    """One file with its figures inside, which opens without a network: accuracy against steps, a figure for each positions."""
     kinds = list(dict.fromkeys(cell.positions for cell in runs))
     shown = {"displaylogo": False, "responsive": True}
     figures = "".join(
@@ -97,7 +89,7 @@ def page(task: str, runs: Runs) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{html.escape(title)}</title><style>{STYLE} pre {{ overflow-x: auto; }}</style></head><body>
 <h1>{html.escape(title)}</h1>
-<p class="note">Accuracy at the answers of held-out sequences: mean of {seeds} seeds, with the 95% interval of the mean (Student's t).</p>
+<p class="note">Accuracy at the answers of held-out sequences: mean of {seeds} seed(s) and its 95% interval (Student's t).</p>
 <div class="figures">{figures}</div><pre>{html.escape(as_text(runs))}</pre></body></html>
 """
 

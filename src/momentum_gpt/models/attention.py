@@ -276,7 +276,8 @@ def decays_of_heads(ema_decay: Any, place: Place) -> list[float]:
     of_layer = ema_decay
     if isinstance(ema_decay, list | tuple):
         nested = all(isinstance(row, list | tuple) for row in ema_decay)
-        require(len(ema_decay) in ((1, place.n_layers) if nested else (place.n_layers,)), "attention.ema_decay", ema_decay, rule)
+        fits = len(ema_decay) in ((1, place.n_layers) if nested else (place.n_layers,))
+        require(fits, "attention.ema_decay", ema_decay, rule)
         of_layer = ema_decay[0] if len(ema_decay) == 1 else ema_decay[place.layer]
     of_heads = list(of_layer) if isinstance(of_layer, list | tuple) else [of_layer] * place.n_heads
     numbers = all(isinstance(it, int | float) and not isinstance(it, bool) and 0 <= it < 1 for it in of_heads)

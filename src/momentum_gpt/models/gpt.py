@@ -122,9 +122,10 @@ class GPT(nn.Module):
         documents, positions = None, torch.arange(T, device=tokens.device)
         if cache is not None:
             positions = cache.begin(T, n_new)  # (B, T)
-        elif document_ids is not None or self.document_end is not None:
-            ids = document_ids_of(tokens, self.document_end) if document_ids is None else document_ids
-            documents, positions = documents_of(ids), positions_in_documents(ids)
+        elif document_ids is None and self.document_end is not None:
+            document_ids = document_ids_of(tokens, self.document_end)
+        if document_ids is not None:
+            documents, positions = documents_of(document_ids), positions_in_documents(document_ids)
         assert self.config.seq_len >= T, f"{T} tokens, but the model's longest context is {self.config.seq_len}"
         x = self.token_embedding(tokens)  # (B, T, C)
         angles = None
@@ -188,14 +189,15 @@ def init_weights(model: GPT, seed: int) -> None:
     """Draw every parameter from the seed and its own name, so that a variant's extra parameter changes no other.
 
     | parameter                           | distribution                          |
-    | embeddings, qkv, mlp.up             | normal(0, 0.02)                       |
-    | attention.out, mlp.down             | normal(0, 0.02 / sqrt(2 n_layers))    |
+    | embeddings, qkv, mlp.up             | normal(0, init_std)                   |
+    | attention.out, mlp.down             | normal(0, init_std / sqrt(2 n_layers))|
     | biases                              | 0                                     |
     | LayerNorm weights                   | 1                                     |
 
-    GPT-2's, with the outputs into the residual stream scaled down by their number. A parameter of a variant
-    (`...attend...`) keeps the value its own class gave it.
+    GPT-2's, where init_std is 0.02, with the outputs into the residual stream scaled down by their number. A variant's own
+    parameter (`...attend...`) keeps the value that its class gave it.
     """
+    init_std = model.config.init_std
     for name, parameter in model.named_parameters():
         if is_of_variant(name):
             continue
@@ -205,7 +207,7 @@ def init_weights(model: GPT, seed: int) -> None:
             parameter.fill_(1.0)
         else:
             into_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-            std = 0.02 / math.sqrt(2 * model.config.n_layers) if into_residual else 0.02
+            std = init_std / math.sqrt(2 * model.config.n_layers) if into_residual else init_std
             digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

@@ -12,12 +12,14 @@ Shapes: B batch, H heads, T time, D head dimension; N chunks of C tokens.
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 CHUNK = 32
 """Tokens handled by one matrix product; measured against 16 ... 256 on a CPU (LOG.md, 2026-11-23)."""
@@ -147,6 +149,14 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 decayed_sum.register_fake(lambda values, decay, document_ids, onto, backwards, dtype: _result(values, onto, dtype))
+
+
+@register_flop_formula(torch.ops.momentum_gpt.decayed_sum)
+def _operations(values_shape: torch.Size, *arguments: Any, **named: Any) -> int:
+    """Of the products inside chunks; what goes from chunk to chunk is a CHUNK-th of it."""
+    return 2 * math.prod(values_shape) * CHUNK
+
+
 decayed_sum.register_autograd(_gradients, setup_context=_remember)
 decay_gradient.register_fake(lambda of_sum, values, decay, document_ids: torch.empty_like(decay))
 
