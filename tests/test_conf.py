@@ -11,11 +11,15 @@ from hydra.core.config_store import ConfigStore
 
 from data_prep.corpora import build_corpus
 from data_prep.prepare import PrepareConfig
+from momentum_gpt.bench_attention import BenchAttentionConfig
+from momentum_gpt.check_attention import CheckAttentionConfig
 from momentum_gpt.compare import CompareConfig
 from momentum_gpt.config import TrainConfig, read_config, write_config
 from momentum_gpt.entry import CONF, typed
 from momentum_gpt.evaluate import EvaluateConfig
+from momentum_gpt.generate import GenerateConfig
 from momentum_gpt.models import ATTENTIONS, build_attention
+from momentum_gpt.recall import RecallConfig
 from momentum_gpt.training.engine import check_deepspeed_options
 
 REQUIRED = {
@@ -23,6 +27,10 @@ REQUIRED = {
     "prepare": (PrepareConfig, ["output=a"]),
     "compare": (CompareConfig, ["runs=[a,b]"]),
     "evaluate": (EvaluateConfig, ["run=a"]),
+    "generate": (GenerateConfig, ["run=a"]),
+    "check_attention": (CheckAttentionConfig, []),
+    "bench_attention": (BenchAttentionConfig, []),
+    "recall": (RecallConfig, []),
 }
 GROUPS = {
     "train": ["model", "attention", "optim", "training", "deepspeed", "experiment"],
@@ -48,9 +56,10 @@ CHOICES = [(door, group, name) for door, groups in GROUPS.items() for group in g
 def test_every_choice_of_every_group_composes(door: str, group: str, name: str) -> None:
     fill = {"text": ["corpus.paths=[a]"], "hub": ["corpus.dataset=a"]}.get(name, [])
     fits = ["training.tokens_per_step=524288", "training.max_tokens_per_forward=16384"] if group == "model" else []
-    config = composed(door, f"{group}={name}", *fill, *fits)
+    no_corpus = ["data.path=null"] if name in ("recall", "induction") else []
+    config = composed(door, f"{group}={name}", *fill, *fits, *no_corpus)
     if door == "train":
-        build_attention(config.attention)
+        build_attention(config.attention, config.model)
         check_deepspeed_options(config.deepspeed, config.training.precision)
     else:
         build_corpus(config.corpus)

@@ -26,8 +26,8 @@ MISTAKES = [
     (["model.n_heads=3"], ["model.d_model=32", "model.n_heads=3", "take model.n_heads=2"]),
     (["model.n_layers=0"], ["model.n_layers must be at least 1, got 0"]),
     (["model.positions=absolute"], ["one of learned, sinusoidal, rotary", "'absolute'"]),
-    (["attention=momentum", "attention.ema_decay=1"], ["attention.ema_decay must be a number in [0, 1), got 1"]),
-    (["attention=momentum", "attention.ema_decay=-0.5"], ["[0, 1), got -0.5"]),
+    (["attention=momentum", "attention.ema_decay=1"], ["attention.ema_decay must be a number in [0, 1)", ", got 1"]),
+    (["attention=momentum", "attention.ema_decay=-0.5"], ["[0, 1)", ", got -0.5"]),
     (["attention.ema_decay=0.5"], ["there is no option", "ema_decay"]),
     (["+attention.ema_decay=0.5"], ["'vanilla' does not take ema_decay"]),
     (["training.tokens_per_step=500"], ["training.tokens_per_step=500", "multiple of 64", "such as 512"]),
@@ -38,14 +38,17 @@ MISTAKES = [
     (["deepspeed.zero_optimization.stage=5"], ["0, 1, 2 or 3, got 5"]),
     (["+deepspeed.train_batch_size=5"], ["deepspeed.train_batch_size is derived", "training.tokens_per_step"]),
     (["evaluation.context_lengths=[48]"], ["evaluation.context_lengths", "a divisor of model.seq_len=64", "48"]),
-    (["model.vocab_size=100"], ["model.vocab_size=100", "512 pieces"]),
+    (["model.vocab_size=100"], ["model.vocab_size=100", "512 tokens"]),
     (["name=a/b"], ["name must be a plain folder name", "'a/b'"]),
     (["resume=maybe"], ["one of auto, never, got 'maybe'"]),
     (["data=/nowhere/at/all"], ["/nowhere/at/all", "does not exist", "data_prep.prepare"]),
     (["data=/tmp"], ["not a folder of token shards", "data_prep.prepare"]),
     (["model.seq_len=4194304", "training.tokens_per_step=4194304", "training.max_tokens_per_forward=4194304",
       "evaluation.tokens=4194304"], ["fewer than one window"]),
+    (["init=/nowhere"], ["/nowhere holds no model"]),
     (["training.max_steps"], ["training.max_steps"]),
+    (["task.kind=sort"], ["task.kind must be one of recall, induction, got 'sort'"]),
+    (["task.kind=recall"], ["set data=DIR or task.kind, one of both"]),
 ]  # fmt: skip
 
 
@@ -124,5 +127,10 @@ def test_a_real_process_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
 def test_help_shows_the_options_and_the_choices(door: Door) -> None:
     done = door(train.main, "--help", *SMOKE)
     assert done.code == 0
-    for part in ("python -m momentum_gpt.train name=", "attention: momentum, vanilla", "gpt_350m", "tokens_per_step: 512"):
+    for part in (
+        "python -m momentum_gpt.train name=",
+        "attention: linear, linear_momentum, momentum, shift, vanilla",
+        "gpt_350m",
+        "tokens_per_step: 512",
+    ):
         assert part in done.out

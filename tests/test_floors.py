@@ -12,7 +12,8 @@ FLOORS = [
     {"errors", "config", "distributed", "ops"},
     {"models", "data"},
     {"tracking", "training", "evaluation", "comparison"},
-    {"entry", "launcher", "source", "worker", "train", "evaluate", "compare", "__main__"},
+    {"entry", "launcher", "source", "worker", "train", "evaluate", "generate", "compare", "recall", "__main__"}
+    | {"check_attention", "bench_attention"},
 ]
 WITHIN_A_FLOOR = {("config", "errors"), ("training", "tracking"), ("comparison", "tracking")}
 """Pairs (importer, imported) that may be on one floor; the doors may import one another."""
@@ -21,7 +22,7 @@ HOMES = {
     "deepspeed": {"src/momentum_gpt/training/engine.py"},
     "wandb": {"src/momentum_gpt/tracking.py"},
     "hydra": {"src/momentum_gpt/entry.py"},
-    "plotly": {"src/momentum_gpt/comparison/report.py"},
+    "plotly": {"src/momentum_gpt/comparison/report.py", "src/momentum_gpt/comparison/recall.py"},
     "datasets": {"data_prep/corpora.py"},
     "transformers": set(),
 }

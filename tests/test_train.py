@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import torch
 
 from momentum_gpt.data import TokenShards
 from momentum_gpt.models import load_model
+from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.tracking import read_metrics
 from tests.conftest import SMOKE, Result, command
 
@@ -263,3 +265,48 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(data_folder: Path,
     assert "20/20" in text
     assert "<00:" in text  # tqdm's time left
     assert "\r" in text
+
+
+def test_document_masks_and_the_choice_of_the_kernel_are_said_and_kept(data_folder: Path, tmp_path: Path) -> None:
+    """The model that is saved still knows where documents end."""
+    more = ["attention=momentum", "data.document_mask=true", "training.max_steps=10"]
+    done = command(*arguments(tmp_path, data_folder, "masked", *more))
+    assert done.code == 0, done.err
+    assert "each document by itself" in done.out
+    assert done.out.count("summed by matrix products") == 1
+    model, end = load_model(tmp_path / "masked"), TokenShards(data_folder).tokenizer.eos_id
+    assert model.document_end == end
+    first, second = [7, 8, 9, end], [10, 11, 12]
+    torch.testing.assert_close(model(torch.tensor([first + second]))[:, 4:], model(torch.tensor([second])))
+
+
+def test_training_goes_on_from_other_weights_with_another_attention(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+    """Decay 0 is vanilla attention: before the first step a momentum model of those weights has their loss."""
+    vanilla = tmp_path / "weights"
+    shutil.copytree(straight / "checkpoints" / "step_00000040" / "model", vanilla)
+    about = json.loads((vanilla / "config.json").read_text())
+    (vanilla / "config.json").write_text(json.dumps(about | {"attention": {"name": "vanilla"}}))
+    more = [f"init={vanilla}", "attention=momentum", "attention.ema_decay=0.0", "optim.lr=1e-12", "optim.min_lr=0"]
+    done = command(*arguments(tmp_path, data_folder, "further", *more, "training.max_steps=10"))
+    assert done.code == 0, done.err
+    expected, mine = load_model(vanilla), load_model(tmp_path / "further")
+    for name, parameter in expected.named_parameters():
+        torch.testing.assert_close(mine.get_parameter(name), parameter, rtol=0, atol=1e-9)
+    begun = manifest(tmp_path / "further")["initial_weights_sha256"]
+    assert begun == weights_sha256(expected)
+
+
+def test_a_run_from_other_weights_is_resumed_without_them(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(straight / "checkpoints" / "step_00000040" / "model", weights)
+    more = [f"init={weights}", "attention=momentum", "training.save_every=5", "training.max_steps=10"]
+    assert command(*arguments(tmp_path, data_folder, "begun", *more)).code == 0
+    whole, begun = deterministic(tmp_path / "begun"), manifest(tmp_path / "begun")
+    folder = tmp_path / "begun" / "checkpoints"
+    shutil.rmtree(folder / "step_00000010")
+    (folder / "latest").write_text("step_00000005\n")
+    shutil.rmtree(weights)
+    done = command(*arguments(tmp_path, data_folder, "begun", *more))
+    assert done.code == 0, done.err
+    assert deterministic(tmp_path / "begun") == whole
+    assert manifest(tmp_path / "begun")["initial_weights_sha256"] == begun["initial_weights_sha256"]

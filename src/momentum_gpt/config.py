@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from momentum_gpt.errors import UserError
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
+ACTIVATIONS = ("gelu_tanh", "gelu")
 SCHEDULES = ("polynomial", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
@@ -46,6 +47,10 @@ class ModelConfig:
     """Standard deviation of the initial matrices and embeddings; that of outputs into the residual stream is smaller."""
     bias: bool = True
     """Biases in the linear layers and the LayerNorms."""
+    activation: str = "gelu_tanh"
+    """gelu_tanh (GPT-2's approximation) | gelu (exact, fairseq's)."""
+    scale_embedding: bool = False
+    """Token embeddings times sqrt(d_model) on their way in, as fairseq does."""
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "d_model", "seq_len"):
@@ -53,6 +58,7 @@ class ModelConfig:
         require(self.vocab_size is None or self.vocab_size >= 1, "model.vocab_size", self.vocab_size, "at least 1")
         require(self.init_std > 0, "model.init_std", self.init_std, "above 0")
         require(self.positions in POSITIONS, "model.positions", self.positions, f"one of {', '.join(POSITIONS)}")
+        require(self.activation in ACTIVATIONS, "model.activation", self.activation, f"one of {', '.join(ACTIVATIONS)}")
         if self.d_model % self.n_heads:
             raise UserError(
                 f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}: every head needs the same "
@@ -80,15 +86,15 @@ class DataConfig:
 class TaskConfig:
     """A synthetic task instead of a corpus: see data/synthetic.py."""
 
-    kind: str
-    """recall | induction."""
+    kind: str | None = None
+    """recall | induction. null: no task."""
     n_pairs: int = 8
     """Key-value pairs in a sequence (recall)."""
     n_keys: int = 128
     n_values: int = 128
 
     def __post_init__(self) -> None:
-        require(self.kind in TASKS, "task.kind", self.kind, f"one of {', '.join(TASKS)}")
+        require(self.kind in (None, *TASKS), "task.kind", self.kind, f"one of {', '.join(TASKS)}")
         require(self.n_pairs >= 1, "task.n_pairs", self.n_pairs, "at least 1")
         for name in ("n_keys", "n_values"):
             require(getattr(self, name) >= self.n_pairs, f"task.{name}", getattr(self, name), "at least task.n_pairs")
@@ -179,6 +185,13 @@ class EvaluationConfig:
         for length in self.context_lengths or []:
             require(length >= 1, "evaluation.context_lengths", length, "at least 1, each")
 
+    def check(self, seq_len: int) -> None:
+        """Raise a UserError unless a model of that context can be measured so."""
+        rule = f"a divisor of model.seq_len={seq_len}, so that each length scores the same targets"
+        for length in self.context_lengths or []:
+            require(seq_len % length == 0, "evaluation.context_lengths", length, rule)
+        require(self.tokens >= seq_len, "evaluation.tokens", self.tokens, f"at least model.seq_len={seq_len}")
+
 
 @dataclass
 class TrackingConfig:
@@ -214,8 +227,11 @@ class TrainConfig:
     training: TrainingConfig
     deepspeed: dict[str, Any]
     """DeepSpeed's own keys, passed on as they are; batch, precision and clipping keys are derived and refused here."""
-    task: TaskConfig | None = None
+    task: TaskConfig = field(default_factory=TaskConfig)
     """A synthetic task instead of data.path."""
+    init: str | None = None
+    """Folder of a model whose weights to start from: a run, a checkpoint, or a GPT-2 or XGLM of `transformers`. Its shape must
+    be `model`'s; the attention may be another. null: weights drawn from the seed."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -227,24 +243,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         plain = self.name and not self.name.startswith(".") and not set(self.name) & set("/\\\0\n")
         require(bool(plain), "name", self.name, "a plain folder name, without '/' and not starting with '.'")
-        if (self.task is None) == (self.data.path is None):
-            raise UserError(f"set either data=DIR or a task, got data.path={self.data.path!r} and task={self.task!r}")
-        if self.data.document_mask and self.task:
+        if (self.task.kind is None) == (self.data.path is None):
+            raise UserError(f"set data=DIR or task.kind, one of both, got {self.data.path!r} and {self.task.kind!r}")
+        if self.data.document_mask and self.task.kind:
             raise UserError("data.document_mask=true needs documents, and a task has none: leave it out")
         require(self.resume in RESUME_MODES, "resume", self.resume, f"one of {', '.join(RESUME_MODES)}")
-        for length in self.evaluation.context_lengths or []:
-            require(
-                length <= self.model.seq_len and self.model.seq_len % length == 0,
-                "evaluation.context_lengths",
-                length,
-                f"a divisor of model.seq_len={self.model.seq_len}, so that each length scores the same targets",
-            )
-        require(
-            self.evaluation.tokens >= self.model.seq_len,
-            "evaluation.tokens",
-            self.evaluation.tokens,
-            f"at least model.seq_len={self.model.seq_len}",
-        )
+        self.evaluation.check(self.model.seq_len)
         plan_batch(self.training, self.model.seq_len, self.launch.nproc_per_node)
 
     @property

@@ -49,7 +49,7 @@ $CONFIG
 """
 
 SHORT = {"data": "data.path"}
-"""What may be written for what."""
+"""What may be written for what, where a command has it."""
 
 
 def run(act: Callable[[Config], int | None], schema: type[Config], name: str) -> None:
@@ -64,7 +64,7 @@ def run(act: Callable[[Config], int | None], schema: type[Config], name: str) ->
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of being printed in several lines
     overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     flags = [argument for argument in sys.argv[1:] if argument not in overrides]  # argparse wants them in one piece
-    sys.argv[1:] = [*flags, *map(lengthen, overrides), *QUIET]
+    sys.argv[1:] = [*flags, *(lengthen(override, schema) for override in overrides), *QUIET]
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def composed(raw: DictConfig) -> None:
@@ -97,9 +97,10 @@ def refuse(error: Exception, schema: type) -> int:
     return 2
 
 
-def lengthen(argument: str) -> str:
+def lengthen(argument: str, schema: type) -> str:
     key, equals, value = argument.partition("=")
-    return SHORT.get(key, key) + equals + value
+    long = SHORT.get(key, key)
+    return (long if long in option_names(schema) else key) + equals + value
 
 
 def typed(raw: DictConfig, schema: type[Config]) -> Config:

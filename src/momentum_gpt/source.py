@@ -21,7 +21,7 @@ class Corpus:
 
     def __init__(self, config: TrainConfig, plan: BatchPlan) -> None:
         assert config.data.path is not None
-        self.config = config
+        self.config, self.name = config, config.data.path
         self.shards, self.validation = (TokenShards(config.data.path, split) for split in ("train", "validation"))
         self.batches = Batches(self.shards, config.model.seq_len, config.training.seed, plan)
         self.vocab_size = self.shards.tokenizer.vocab_size
@@ -52,8 +52,7 @@ class Task:
     """A synthetic task: trained on what the seed draws, measured on sequences that are the same for every run."""
 
     def __init__(self, config: TrainConfig, plan: BatchPlan) -> None:
-        assert config.task is not None
-        self.config = config
+        self.config, self.name = config, f"the task {config.task.kind}"
         self.task = SyntheticTask(config.task, config.model.seq_len)
         self.batches = SyntheticBatches(self.task, config.training.seed, plan)
         self.vocab_size = self.task.vocab_size
@@ -71,8 +70,8 @@ class Task:
 
     def describe(self) -> str:
         options = ", ".join(f"{key} {value}" for key, value in vars(self.task.config).items() if key != "kind")
-        return f"the task {self.task.config.kind} ({options}), drawn from the seed"
+        return f"{self.name} ({options}), drawn from the seed"
 
 
 def open_source(config: TrainConfig, plan: BatchPlan) -> Corpus | Task:
-    return Task(config, plan) if config.task else Corpus(config, plan)
+    return Task(config, plan) if config.task.kind else Corpus(config, plan)

@@ -3,6 +3,7 @@
     python -m momentum_gpt.train name=first data=data/stdlib
     python -m momentum_gpt.train name=first_momentum data=data/stdlib attention=momentum attention.ema_decay=0.5
     launch/local.sh 8 name=paper data=DIR experiment=paper_350m attention=momentum
+    python -m momentum_gpt.train name=further data=DIR model=gpt2 init=/models/gpt2 attention=momentum attention.ema_decay=0.1
 
 The same command goes on where an interrupted run stopped.
 """
@@ -16,6 +17,7 @@ from momentum_gpt.config import TrainConfig, flat, plan_batch, read_config, writ
 from momentum_gpt.errors import UserError
 from momentum_gpt.launcher import run_ranks
 from momentum_gpt.models import build_attention
+from momentum_gpt.models.weights import check_start, load_model_config
 from momentum_gpt.source import open_source
 from momentum_gpt.training.checkpoint import latest_step
 from momentum_gpt.training.engine import check_deepspeed_options
@@ -40,12 +42,16 @@ def train(config: TrainConfig) -> int:
 
 
 def settle(config: TrainConfig) -> None:
-    """Check what the dataclasses cannot see (data, variant, engine) and fill in what the user left to us."""
+    """Check what the dataclasses cannot see (data, variant, engine, weights) and fill in what the user left to us."""
     build_attention(config.attention, config.model)
     if said := check_deepspeed_options(config.deepspeed, config.training.precision):
         print(said)
     plan = plan_batch(config.training, config.model.seq_len, config.launch.nproc_per_node)
     needed = open_source(config, plan).vocab_size
+    if config.init and latest_step(config.run_dir / "checkpoints"):  # what it began with is in its checkpoint
+        config.model.vocab_size = config.model.vocab_size or read_config(config.run_dir / "config.yaml").model.vocab_size
+    elif config.init:
+        settle_init(config, config.init, needed)
     if config.model.vocab_size is None:
         config.model.vocab_size = -(-needed // 64) * 64
     if config.model.vocab_size < needed:
@@ -53,6 +59,16 @@ def settle(config: TrainConfig) -> None:
             f"model.vocab_size={config.model.vocab_size} is smaller than the {needed} tokens of the data: leave it out or "
             f"take at least {needed}"
         )
+
+
+def settle_init(config: TrainConfig, init: str, needed: int) -> None:
+    """Check that the weights to start from fit the model, and that they know the tokens of the data."""
+    known = load_model_config(init).vocab_size
+    assert known is not None
+    if known < needed:
+        raise UserError(f"the data have {needed} tokens, but init={init!r} knows {known}: prepare the data with its tokenizer")
+    config.model.vocab_size = config.model.vocab_size or known
+    check_start(config.model, init)
 
 
 def claim_run_folder(config: TrainConfig) -> Path:

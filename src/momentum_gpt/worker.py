@@ -14,9 +14,10 @@ import torch
 from momentum_gpt import distributed
 from momentum_gpt.config import BatchPlan, TrainConfig, plan_batch, read_config
 from momentum_gpt.errors import UserError
-from momentum_gpt.models import GPT
+from momentum_gpt.models import GPT, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
+from momentum_gpt.ops import has_kernel
 from momentum_gpt.source import Corpus, Task, open_source
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training import checkpoint
@@ -36,13 +37,16 @@ def pretrain(config: TrainConfig) -> int:
     training = config.training
     plan = plan_batch(training, config.model.seq_len, distributed.world_size())
     source = open_source(config, plan)
+    found = newest_checkpoint(config.run_dir / "checkpoints")
     model = GPT(config.model, config.attention, source.document_end)
     init_weights(model, training.seed)
+    if config.init and not found:
+        start_from(model, config.init)
     origin = {"initial_weights_sha256": weights_sha256(model), **source.hashes}
     n_parameters = sum(p.numel() for p in model.parameters())
     say(describe(config, plan, source, n_parameters))
     engine = build_engine(model, config, plan)
-    position = resume(engine, config, origin, source)
+    position = resume(engine, found, origin, source) if found else Position()
     tracker = Tracker(config, position.step) if distributed.is_main() else None
 
     def evaluate_now() -> dict[str, float]:
@@ -71,22 +75,26 @@ def pretrain(config: TrainConfig) -> int:
     return 0 if finished else INTERRUPTED
 
 
-def resume(engine: Any, config: TrainConfig, origin: dict[str, str], source: Corpus | Task) -> Position:
-    """Restore the newest complete checkpoint, if there is one.
+def newest_checkpoint(folder: Path) -> checkpoint.Checkpoint | None:
+    """The newest complete one; says which newer ones are not. Every rank must call this."""
+    found, skipped = checkpoint.newest_complete(folder)
+    for reason in skipped:
+        say(f"passed over a checkpoint: {reason}")
+    return found
+
+
+def resume(engine: Any, found: checkpoint.Checkpoint, origin: dict[str, str], source: Corpus | Task) -> Position:
+    """Restore the checkpoint; `origin` gets the hash of the weights that its run began with.
 
     Raises:
         UserError: it belongs to other data or to another number of ranks, or does not give back the loss it had.
     """
-    found, skipped = checkpoint.newest_complete(config.run_dir / "checkpoints")
-    for reason in skipped:
-        say(f"passed over a checkpoint: {reason}")
-    if found is None:
-        return Position()
     if found.manifest["data_sha256"] != origin["data_sha256"]:
         raise UserError(
-            f"{found.folder} was trained on other tokens than {config.data.path or 'the task'!r} holds now: put the old data "
-            "back, or choose another name"
+            f"{found.folder} was trained on other tokens than {source.name!r} holds now: put the old data back, or choose "
+            "another name"
         )
+    origin["initial_weights_sha256"] = found.manifest["initial_weights_sha256"]
     checkpoint.restore(engine, found)
     stored, now = found.manifest["canary_loss"], canary_loss(engine, source)
     if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
@@ -113,13 +121,21 @@ def describe(config: TrainConfig, plan: BatchPlan, source: Corpus | Task, n_para
         "run": f"{config.run_dir}",
         "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, d_model {model.d_model}, "
         f"{model.seq_len} tokens of context, vocabulary {model.vocab_size}, {model.positions} positions",
-        "attention": f"{config.attention['name']}{f' ({options})' if options else ''}",
+        "weights": config.init or f"drawn from seed {training.seed}",
+        "attention": f"{config.attention['name']}{f' ({options})' if options else ''}{how_it_sums(config.attention)}",
         "data": source.describe(),
         "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = {plan.world_size} rank(s) "
         f"x {plan.micro_batch_size} per forward x {plan.grad_accum_steps} accumulated",
         "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, {distributed.local_device().type}",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+
+def how_it_sums(attention: dict[str, Any]) -> str:
+    """Which form of `ema_of_past` was chosen, if the variant has a decay."""
+    if "ema_decay" not in attention:
+        return ""
+    return ", summed by the Triton kernel" if has_kernel(distributed.local_device()) else ", summed by matrix products"
 
 
 def say(text: str) -> None:

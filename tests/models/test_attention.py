@@ -168,7 +168,7 @@ def test_options_out_of_bounds_are_refused(options: dict[str, Any], said: str) -
 
 
 def test_errors_name_the_variant_and_its_options() -> None:
-    with pytest.raises(UserError, match="must be one of vanilla, momentum, .*, got 'momentom'"):
+    with pytest.raises(UserError, match=r"must be one of vanilla, momentum, .*, got 'momentom'"):
         build_attention({"name": "momentom"}, TINY)
     with pytest.raises(UserError, match="'vanilla' does not take ema_decay: it has no options"):
         build_attention({"name": "vanilla", "ema_decay": 0.5}, TINY)

@@ -11,7 +11,8 @@ from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbed
 
 from momentum_gpt.config import ModelConfig
 from momentum_gpt.models import GPT
-from momentum_gpt.models.gpt import init_weights, rotary_angles, rotate, sinusoids
+from momentum_gpt.models.attention import Documents, blocks_of, documents_of, softmax_attention
+from momentum_gpt.models.gpt import document_ids_of, init_weights, positions_in_documents, rotary_angles, rotate, sinusoids
 
 MOMENTUM = {"name": "momentum", "ema_decay": 0.5}
 VANILLA = {"name": "vanilla"}
@@ -115,3 +116,39 @@ def test_parameters_are_as_many_as_the_sizes_say() -> None:
         model = GPT(ModelConfig(24, 16, 1024, 1024, vocab_size=50304, bias=False), VANILLA)
     matrices = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
     assert matrices == 12 * 24 * 1024**2
+
+
+END = 3
+"""The token that ends a document, below."""
+
+PACKED = torch.tensor([[5, 6, END, 7, 8, 9, 10, END, 11], [20, END, END, 21, 22, 23, 24, 25, 26]])
+
+
+def test_documents_are_numbered_and_their_positions_counted_by_hand() -> None:
+    ids = document_ids_of(PACKED, END)
+    assert ids.tolist() == [[0, 0, 0, 1, 1, 1, 1, 1, 2], [0, 0, 1, 2, 2, 2, 2, 2, 2]]
+    assert positions_in_documents(ids).tolist() == [[0, 1, 2, 0, 1, 2, 3, 4, 0], [0, 1, 0, 0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("attention", [VANILLA, MOMENTUM], ids=["vanilla", "momentum"])
+def test_packed_documents_are_read_as_if_each_stood_alone(positions: str, attention: dict) -> None:
+    model = GPT(ModelConfig(2, 2, 16, 32, vocab_size=50, positions=positions), attention, document_end=END).double()
+    init_weights(model, 0)
+    for row, sizes in zip(PACKED, ([3, 5, 1], [2, 1, 6]), strict=True):
+        alone = torch.cat([model(part[None]) for part in row.split(sizes)], dim=1)
+        torch.testing.assert_close(model(PACKED)[(row == PACKED).all(1)], alone, rtol=1e-10, atol=1e-10)
+    model.document_end = None
+    assert not torch.allclose(model(PACKED[:1])[:, -1], alone[:, -1])
+
+
+def test_the_blocks_for_cuda_are_the_mask_for_the_cpu() -> None:
+    """FlexAttention compiled as on a GPU, here without code for one; on a CPU it has no backward pass."""
+    ids = torch.sort(torch.randint(0, 4, (2, 200), generator=torch.Generator().manual_seed(0)))[0]
+    q, k, v = torch.randn(3, 2, 2, 200, 16, generator=torch.Generator().manual_seed(1))
+
+    def by_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return softmax_attention(q, k, v, Documents(ids, blocks_of(ids)), None)
+
+    expected = softmax_attention(q, k, v, documents_of(ids), None)
+    torch.testing.assert_close(torch.compile(by_blocks, fullgraph=True, backend="aot_eager")(q, k, v, ids), expected)

@@ -50,7 +50,7 @@ def test_its_gradients_are_those_of_the_recurrence(with_documents: bool) -> None
     T = 70
     ids, upstream, results = (documents(T) if with_documents else None), random(T, seed=1), []
     for function in (ema_of_past, ema_of_past_by_definition):
-        values, onto, state = random(T).requires_grad_(), random(T, seed=2).requires_grad_(), random(7)[:, :, 0].requires_grad_()
+        values, onto, state = (x.requires_grad_() for x in (random(T), random(T, seed=2), random(7)[:, :, 0]))
         decays = torch.tensor([0.2, 0.999], dtype=torch.float64, device=DEVICE, requires_grad=True)
         heads = decays if function is ema_of_past else decays[:, None]
         past = function(values, heads, state, ids)[0]

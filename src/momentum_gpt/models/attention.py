@@ -54,14 +54,17 @@ class Documents(NamedTuple):
 
 def documents_of(ids: Tensor) -> Documents:
     """The documents numbered by ids (B, T). On CUDA softmax attention takes them as FlexAttention, elsewhere as a mask."""
+    return Documents(ids, blocks_of(ids) if ids.is_cuda else (ids[:, None, :, None] == ids[:, None, None, :]).tril())
+
+
+def blocks_of(ids: Tensor) -> BlockMask:
+    """The causal mask of the documents, by blocks: those that see nothing are never computed."""
     B, T = ids.shape
-    if not ids.is_cuda:
-        return Documents(ids, (ids[:, None, :, None] == ids[:, None, None, :]).tril())
 
     def sees(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (ids[b, query] == ids[b, key])
 
-    return Documents(ids, create_block_mask(sees, B, None, T, T, device=str(ids.device)))
+    return create_block_mask(sees, B, None, T, T, device=str(ids.device))
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cache: LayerCache | None) -> Tensor:

@@ -41,11 +41,12 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
         self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=config.bias)
         self.down = nn.Linear(4 * config.d_model, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.gelu(self.up(x), approximate=self.approximate))
 
 
 class Block(nn.Module):
@@ -128,6 +129,8 @@ class GPT(nn.Module):
             documents, positions = documents_of(document_ids), positions_in_documents(document_ids)
         assert self.config.seq_len >= T, f"{T} tokens, but the model's longest context is {self.config.seq_len}"
         x = self.token_embedding(tokens)  # (B, T, C)
+        if self.config.scale_embedding:
+            x = x * math.sqrt(self.config.d_model)
         angles = None
         if self.config.positions == "learned":
             x = x + self.position_embedding(positions)

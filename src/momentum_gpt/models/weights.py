@@ -1,12 +1,18 @@
-"""A model on disk: config.json + model.safetensors (+ tokenizer.model), all that an evaluator needs."""
+"""A model on disk: config.json + model.safetensors (+ tokenizer.model), all that an evaluator needs.
+
+Folders of `transformers` are read too, see pretrained.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from momentum_gpt.config import ModelConfig
 from momentum_gpt.errors import UserError
 from momentum_gpt.models.gpt import GPT, is_of_variant
+from momentum_gpt.models.pretrained import is_pretrained, read_pretrained, read_pretrained_config
 
 
 def save_model(folder: Path, model: GPT, weights: dict[str, torch.Tensor], tokenizer: Path | None) -> None:
@@ -28,22 +35,79 @@ def save_model(folder: Path, model: GPT, weights: dict[str, torch.Tensor], token
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
-    """The trained model of a run folder (its newest checkpoint), of a checkpoint folder, or of a model folder.
+    """The trained model of a run folder (its newest checkpoint), of a checkpoint folder, of a model folder, or of a folder
+    of `transformers` with a GPT-2 or an XGLM.
 
     Raises:
         UserError: nothing there is a model, or its files do not fit together.
     """
     folder = model_folder(Path(path))
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
-        model = GPT(ModelConfig(**config["model"]), config["attention"], config.get("document_end"))
+    with _told(folder):
+        if is_pretrained(folder):
+            config, weights = read_pretrained(folder)
+            model = GPT(config, {"name": "vanilla"})
+        else:
+            about, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+            model = GPT(ModelConfig(**about["model"]), about["attention"], about.get("document_end"))
         dtypes = {tensor.dtype for tensor in weights.values()}
         model = model.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder} does not hold a model of this project: {' '.join(str(error).split())}") from None
     return model.to(device).eval()
+
+
+def load_model_config(path: str | Path) -> ModelConfig:
+    """The shape of the model that `load_model` would load."""
+    folder = model_folder(Path(path))
+    with _told(folder):
+        if is_pretrained(folder):
+            return read_pretrained_config(folder)
+        return ModelConfig(**json.loads((folder / "config.json").read_text())["model"])
+
+
+@torch.no_grad()
+def start_from(model: GPT, path: str | Path) -> None:
+    """Give the model the weights of another, whose attention may be another variant, and whose shape passed `check_start`.
+
+    A variant's own parameters that the other does not have stay as they are; so do further rows of the embedding.
+    """
+    theirs = dict(load_model(path).named_parameters())
+    for name, parameter in model.named_parameters():
+        if name.startswith(("token_embedding", "position_embedding")):
+            rows = min(len(parameter), len(theirs[name]))
+            parameter[:rows] = theirs[name][:rows]
+        elif name in theirs or not is_of_variant(name):
+            parameter.copy_(theirs[name])
+
+
+def check_start(model: ModelConfig, path: str) -> None:
+    """Refuse a model whose shape is not that of the weights it shall start from.
+
+    Raises:
+        UserError: names the options that differ, and the values that fit.
+    """
+    theirs = load_model_config(path)
+    assert model.vocab_size is not None
+    assert theirs.vocab_size is not None
+    fits = {
+        "vocab_size": model.vocab_size >= theirs.vocab_size,
+        "seq_len": model.positions != "learned" or model.seq_len <= theirs.seq_len,
+        "init_std": True,
+    }
+    wanted = asdict(theirs).items()
+    unlike = [f"model.{key}={value}" for key, value in wanted if not fits.get(key, getattr(model, key) == value)]
+    if unlike:
+        raise UserError(f"init={path!r} has another shape than the model: add {' '.join(unlike)}")
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Whatever is wrong with the files of a model is the user's to know, in one line."""
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, UnpicklingError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder} does not hold a model of this project: {' '.join(str(error).split())}") from None
 
 
 def model_folder(path: Path) -> Path:
@@ -53,7 +117,7 @@ def model_folder(path: Path) -> Path:
     if latest.is_file():
         candidates.append(path / "checkpoints" / latest.read_text().strip() / "model")
     for folder in candidates:
-        if (folder / "model.safetensors").is_file():
+        if (folder / "model.safetensors").is_file() or is_pretrained(folder):
             return folder
     raise UserError(f"{path} holds no model: give a run folder with a checkpoint, a checkpoint folder or a model folder")
 
