@@ -1,6 +1,6 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup train test checks format clean
+.PHONY: help setup train recall test checks format check-attention bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -8,9 +8,10 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python
 BIN := .venv/bin
 RUN := $(BIN)/python -m
 DATA := data/stdlib
+NAME ?= momentum
 
 help:  ## Say what make can do
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: .venv/.ready  ## Make the environment in .venv (train and test do it by themselves)
 
@@ -20,6 +21,15 @@ train: .venv/.ready $(DATA)/manifest.json  ## From a fresh clone to a finished c
 	$(RUN) momentum_gpt.evaluate run=runs/vanilla
 	$(RUN) momentum_gpt.evaluate run=runs/momentum
 	$(RUN) momentum_gpt.compare runs=[runs/vanilla,runs/momentum]
+
+recall: .venv/.ready  ## Which attention learns to recall: a few minutes, a table and a figure
+	$(RUN) momentum_gpt.recall
+
+check-attention: .venv/.ready  ## Prove a variant and show what it costs: make check-attention NAME=momentum
+	$(RUN) momentum_gpt.check_attention attention=$(NAME) $(OPTIONS)
+
+bench-attention: .venv/.ready  ## Momentum beside vanilla attention: training steps, decoding and, on a GPU, memory
+	$(RUN) momentum_gpt.bench_attention $(OPTIONS)
 
 test: .venv/.ready-for-tests  ## Run the tests
 	$(RUN) pytest

@@ -2,7 +2,7 @@
 
     python -m momentum_gpt.recall
     python -m momentum_gpt.recall decays=[0.3,0.5,0.7,0.9] positions=[learned,rotary] seeds=5
-    python -m momentum_gpt.recall experiment=induction output=runs/induction
+    python -m momentum_gpt.recall task=induction output=runs/induction
 
 Each is a run of `momentum_gpt.train` in its own folder; what is finished is not trained again. The task is that of
 conf/experiment/recall.yaml; the vocabulary's keys and values mean nothing, so only the context can tell an answer.
@@ -23,7 +23,7 @@ from pathlib import Path
 from momentum_gpt import entry
 from momentum_gpt.comparison.recall import Cell, as_text, page
 from momentum_gpt.comparison.runs import load_run
-from momentum_gpt.config import POSITIONS, require
+from momentum_gpt.config import POSITIONS, TASKS, require
 from momentum_gpt.errors import UserError
 from momentum_gpt.models import ATTENTIONS
 
@@ -32,8 +32,8 @@ from momentum_gpt.models import ATTENTIONS
 class RecallConfig:
     output: str = "runs/recall"
     """The folder of the runs, their logs and recall.html."""
-    experiment: str = "recall"
-    """recall | induction: a file of conf/experiment/ with a task."""
+    task: str = "recall"
+    """recall | induction: the file of conf/experiment/ that has it."""
     attentions: list[str] = field(default_factory=lambda: ["vanilla", "shift", "momentum"])
     decays: list[float] = field(default_factory=lambda: [0.5])
     """A variant that takes ema_decay is trained with each of these."""
@@ -47,6 +47,7 @@ class RecallConfig:
     """Further options of every run, e.g. overrides="['training.max_steps=2000']"."""
 
     def __post_init__(self) -> None:
+        require(self.task in TASKS, "task", self.task, f"one of {', '.join(TASKS)}")
         require(self.seeds >= 1, "seeds", self.seeds, "at least 1")
         require(self.jobs >= 1, "jobs", self.jobs, "at least 1")
         for name in self.attentions:
@@ -82,7 +83,7 @@ def train(job: Job, config: RecallConfig) -> float:
     Raises:
         UserError: the run did not finish.
     """
-    arguments = [f"experiment={config.experiment}", f"name={job.name}", f"runs={config.output}", *job.options]
+    arguments = [f"experiment={config.task}", f"name={job.name}", f"runs={config.output}", *job.options]
     arguments += [f"model.positions={job.cell.positions}", f"training.seed={job.seed}", "tracking.wandb=disabled"]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // config.jobs))
     log = Path(config.output) / f"{job.name}.log"
@@ -104,7 +105,7 @@ def train(job: Job, config: RecallConfig) -> float:
 def recall(config: RecallConfig) -> None:
     folder, jobs = Path(config.output), list(jobs_of(config))
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{len(jobs)} runs of {config.experiment}, {config.jobs} at a time, in {folder}", flush=True)
+    print(f"{len(jobs)} runs of {config.task}, {config.jobs} at a time, in {folder}", flush=True)
     with ThreadPoolExecutor(config.jobs) as executor:
         waiting = {executor.submit(train, job, config): job for job in jobs}
         try:
@@ -116,7 +117,7 @@ def recall(config: RecallConfig) -> None:
             executor.shutdown(wait=False, cancel_futures=True)  # those that run are interrupted as we are, and save
             raise
     runs = {job.cell: [load_run(str(folder / other.name)) for other in jobs if other.cell == job.cell] for job in jobs}
-    (folder / "recall.html").write_text(page(config.experiment, runs))
+    (folder / "recall.html").write_text(page(config.task, runs))
     print(f"\n{as_text(runs)}\n\nfigure: {folder / 'recall.html'}")
 
 

@@ -257,7 +257,7 @@ class Cost:
 
     flops: int
     kept_bytes: int
-    """Held from the forward to the backward pass, beside q, k, v and the output."""
+    """Held from the forward to the backward pass, q, k, v and the output among it."""
     cache_bytes: int
     """Held for each row while decoding, after all the tokens."""
     seconds: float
@@ -299,8 +299,9 @@ def kept_bytes(attend: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = attend(q, k, v)
-    given = {x.untyped_storage().data_ptr() for x in (q, k, v, y)}
-    return sum(size for pointer, size in storages.items() if pointer not in given)
+    for tensor in (q, k, v, y):  # the projections around it keep these
+        pack(tensor)
+    return sum(storages.values())
 
 
 @torch.no_grad()
