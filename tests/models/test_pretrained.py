@@ -17,6 +17,7 @@ from momentum_gpt.errors import UserError
 from momentum_gpt.models import GPT, Cache, load_model, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import check_start
+from tests.conftest import SMOKE, command
 
 THEIRS = {
     "gpt2": "GPT2LMHeadModel(t.GPT2Config(vocab_size=520, n_positions=64, n_embd=32, n_layer=3, n_head=4))",
@@ -145,3 +146,29 @@ def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     torch.save({"wte.weight": torch.zeros(520, 32)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="has no tensor"):
         load_model(tmp_path)
+
+
+def test_evaluation_and_further_training_take_the_folder(folder: Path, data_folder: Path, tmp_path: Path) -> None:
+    """With decay 0 and hardly a learning rate, the trained model measures what the imported one does."""
+    measure = ["evaluation.tokens=2048", "evaluation.induction_sequences=4"]
+    imported = command("momentum_gpt.evaluate", f"run={folder}", f"data={data_folder}", *measure)
+    assert imported.code == 0, imported.err
+    shape = ["model.n_layers=3", "model.n_heads=4"]
+    shape += ["model.positions=sinusoidal", "model.activation=gelu", "model.scale_embedding=true"] * ("xglm" in folder.name)
+    slow = ["training.max_steps=2", "optim.lr=1e-12", "optim.min_lr=0"]
+    arguments = [
+        "momentum_gpt.train",
+        "name=further",
+        f"data={data_folder}",
+        f"runs={tmp_path}",
+        f"init={folder}",
+        *SMOKE,
+        *slow,
+    ]
+    wrong = command(*arguments)
+    assert (wrong.code, "another shape than the model: add model.n_layers=3 model.n_heads=4" in wrong.err) == (2, True)
+    done = command(*arguments, *shape, "attention=momentum", "attention.ema_decay=0.0")
+    assert done.code == 0, done.err
+    assert load_model(tmp_path / "further").config.vocab_size == 520
+    further = command("momentum_gpt.evaluate", f"run={tmp_path / 'further'}", *measure)
+    assert further.out.splitlines()[1:] == imported.out.splitlines()[1:]
