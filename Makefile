@@ -1,6 +1,6 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup train recall test checks format check-attention bench-attention clean
+.PHONY: help setup train recall test test-slow test-cluster checks format check-attention bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -33,6 +33,13 @@ bench-attention: .venv/.ready  ## Momentum beside vanilla attention: training st
 
 test: .venv/.ready-for-tests  ## Run the tests
 	$(RUN) pytest
+
+test-slow: .venv/.ready-for-tests  ## Run the tests that take minutes: kills at random moments
+	$(RUN) pytest -m slow --timeout 1500
+
+test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray, as root of a Debian: they are installed and started
+	$(RUN) pip install --quiet -c constraints.txt -e '.[cluster]'
+	$(RUN) pytest -m cluster --timeout 900
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types
 	$(BIN)/ruff check

@@ -9,8 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from data_prep.corpora import build_corpus
+from data_prep.corpora import build_sources
 from data_prep.prepare import PrepareConfig
+from data_prep.verify import VerifyConfig
 from momentum_gpt.bench_attention import BenchAttentionConfig
 from momentum_gpt.check_attention import CheckAttentionConfig
 from momentum_gpt.compare import CompareConfig
@@ -25,6 +26,7 @@ from momentum_gpt.training.engine import check_deepspeed_options
 REQUIRED = {
     "train": (TrainConfig, ["name=a", "data.path=b"]),
     "prepare": (PrepareConfig, ["output=a"]),
+    "verify": (VerifyConfig, ["data=a"]),
     "compare": (CompareConfig, ["runs=[a,b]"]),
     "evaluate": (EvaluateConfig, ["run=a"]),
     "generate": (GenerateConfig, ["run=a"]),
@@ -34,7 +36,7 @@ REQUIRED = {
 }
 GROUPS = {
     "train": ["model", "attention", "optim", "training", "deepspeed", "experiment"],
-    "prepare": ["corpus", "tokenizer"],
+    "prepare": ["corpus", "tokenizer", "executor"],
 }
 
 
@@ -54,7 +56,12 @@ CHOICES = [(door, group, name) for door, groups in GROUPS.items() for group in g
 
 @pytest.mark.parametrize(("door", "group", "name"), CHOICES)
 def test_every_choice_of_every_group_composes(door: str, group: str, name: str) -> None:
-    fill = {"text": ["corpus.paths=[a]"], "hub": ["corpus.dataset=a"]}.get(name, [])
+    fill = {
+        "text": ["corpus.paths=[a]"],
+        "hub": ["corpus.dataset=a"],
+        "mix": ["corpus.sources={a: {kind: stdlib}}"],
+        "slurm": ["executor.partition=a"],
+    }.get(name, [])
     fits = ["training.tokens_per_step=524288", "training.max_tokens_per_forward=16384"] if group == "model" else []
     no_corpus = ["data.path=null"] if name in ("recall", "induction") else []
     config = composed(door, f"{group}={name}", *fill, *fits, *no_corpus)
@@ -62,7 +69,7 @@ def test_every_choice_of_every_group_composes(door: str, group: str, name: str) 
         build_attention(config.attention, config.model)
         check_deepspeed_options(config.deepspeed, config.training.precision)
     else:
-        build_corpus(config.corpus)
+        build_sources(config.corpus)
 
 
 @pytest.mark.parametrize("door", REQUIRED)

@@ -24,6 +24,7 @@ HOMES = {
     "hydra": {"src/momentum_gpt/entry.py"},
     "plotly": {"src/momentum_gpt/comparison/report.py", "src/momentum_gpt/comparison/recall.py"},
     "datasets": {"data_prep/corpora.py"},
+    "datatrove": {f"data_prep/{name}.py" for name in ("executors", "steps", "prepare", "decontaminate")},
     "transformers": set(),
 }
 

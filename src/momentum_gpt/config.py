@@ -20,6 +20,7 @@ ACTIVATIONS = ("gelu_tanh", "gelu")
 SCHEDULES = ("polynomial", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+PACKINGS = ("concatenate", "best_fit")
 TASKS = ("recall", "induction")
 RESUME_MODES = ("auto", "never")
 
@@ -80,6 +81,11 @@ class DataConfig:
     """Folder of token shards, made by `python -m data_prep.prepare`. `data=DIR` is short for `data.path=DIR`. null: a task."""
     document_mask: bool = False
     """Each document by itself: attention, momentum and positions begin anew behind an end-of-sequence token."""
+    packing: str = "concatenate"
+    """concatenate (the paper's: one stream, cut every seq_len tokens) | best_fit (documents kept whole where they fit)."""
+
+    def __post_init__(self) -> None:
+        require(self.packing in PACKINGS, "data.packing", self.packing, f"one of {', '.join(PACKINGS)}")
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from momentum_gpt.config import BatchPlan, EvaluationConfig, TrainConfig
-from momentum_gpt.data import Batches, SyntheticBatches, SyntheticTask, TokenShards
+from momentum_gpt.data import Batches, PackedBatches, SyntheticBatches, SyntheticTask, TokenShards
 from momentum_gpt.evaluation import answers, evaluate
 
 
@@ -23,10 +23,11 @@ class Corpus:
         assert config.data.path is not None
         self.config, self.name = config, config.data.path
         self.shards, self.validation = (TokenShards(config.data.path, split) for split in ("train", "validation"))
-        self.batches = Batches(self.shards, config.model.seq_len, config.training.seed, plan)
+        kind = PackedBatches if config.data.packing == "best_fit" else Batches
+        self.batches = kind(self.shards, config.model.seq_len, config.training.seed, plan)
         self.vocab_size = self.shards.tokenizer.vocab_size
         self.document_end = self.shards.tokenizer.eos_id if config.data.document_mask else None
-        self.tokenizer: Path | None = Path(config.data.path) / "tokenizer.model"
+        self.tokenizer: Path | None = self.shards.tokenizer_file
         self.hashes = {"data_sha256": self.shards.fingerprint(), "tokenizer_sha256": self.shards.tokenizer.sha256}
 
     def canary(self) -> tuple[Tensor, Tensor]:
@@ -44,7 +45,7 @@ class Corpus:
         masked = ", each document by itself" if self.config.data.document_mask else ""
         return (
             f"{self.config.data.path}: {len(self.shards):,} tokens to train on ({epochs:.2f} epochs), "
-            f"{len(self.validation):,} held out{masked}"
+            f"{len(self.validation):,} held out; {self.batches.describe()}{masked}"
         )
 
 

@@ -87,7 +87,7 @@ def page(task: str, runs: Runs) -> str:
     seeds = max(len(its) for its in runs.values())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{html.escape(title)}</title><style>{STYLE} pre {{ overflow-x: auto; }}</style></head><body>
+<title>{html.escape(title)}</title><style>{STYLE} pre {{ overflow-x: auto; font-size: .8rem; }}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <p class="note">Accuracy at the answers of held-out sequences: mean of {seeds} seed(s) and its 95% interval (Student's t).</p>
 <div class="figures">{figures}</div><pre>{html.escape(as_text(runs))}</pre></body></html>

@@ -56,7 +56,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 class Batches:
-    """`batches(step, micro_step, rank)` -> tokens, targets, (B, T) each.
+    """`batches(step, micro_step, rank)` -> tokens, targets, (B, T) each: windows of the concatenated stream.
 
     Raises:
         UserError: the split is shorter than one window.
@@ -64,31 +64,47 @@ class Batches:
 
     def __init__(self, shards: TokenShards, seq_len: int, seed: int, plan: BatchPlan) -> None:
         self.shards, self.seq_len, self.seed, self.plan = shards, seq_len, seed, plan
-        self.n_windows = (len(shards) - 1) // seq_len
+        self.n_windows = self._arrange()
         if self.n_windows < 1:
             raise UserError(
                 f"the {shards.split} split of {str(shards.folder)!r} has {len(shards)} tokens, fewer than one window of "
                 f"model.seq_len + 1 = {seq_len + 1}: take more text or a smaller model.seq_len"
             )
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def _arrange(self) -> int:
+        """Lay the stream out in windows; returns their number."""
+        return (len(self.shards) - 1) // self.seq_len
 
     def __call__(self, step: int, micro_step: int, rank: int) -> tuple[Tensor, Tensor]:
         size = self.plan.micro_batch_size
         first = (micro_step * self.plan.world_size + rank) * size
-        windows = self.windows(step)[first : first + size]
-        rows = np.stack([self.shards.read(w * self.seq_len, self.seq_len + 1) for w in windows])
-        block = torch.from_numpy(rows)  # (B, T + 1)
-        return block[:, :-1].contiguous(), block[:, 1:].contiguous()
+        rows = [self.window(int(w)) for w in self.windows(step)[first : first + size]]
+        tokens, targets = (torch.from_numpy(np.stack(half)) for half in zip(*rows, strict=True))  # (B, T)
+        return tokens, targets
+
+    def window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets of a window, (T,) each."""
+        block = self.shards.read(number * self.seq_len, self.seq_len + 1)
+        return block[:-1], block[1:]
 
     def windows(self, step: int) -> np.ndarray:
         """Which window each slot of the step reads, (global_batch_size,)."""
+        known, order = self._order
+        if known == step:
+            return order
         samples = step * self.plan.global_batch_size + np.arange(self.plan.global_batch_size)
         epochs, places = np.divmod(samples, self.n_windows)
         windows = np.empty_like(places)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
             windows[inside] = Permutation(self.n_windows, f"{self.seed} {epoch}")(places[inside])
+        self._order = step, windows
         return windows
 
     def order_hash(self, previous: str, step: int) -> str:
         """A hash of the windows of all steps up to this one, from that of the steps before."""
         return hashlib.sha256(previous.encode() + self.windows(step).astype("<i8").tobytes()).hexdigest()
+
+    def describe(self) -> str:
+        return f"{self.n_windows:,} windows of the concatenated stream"

@@ -1,4 +1,4 @@
-"""Token shards on disk: `manifest.json`, `tokenizer.model`, `train_00000.npy`, `validation_00000.npy`, ...
+"""Token shards on disk: `manifest.json`, `tokenizer.model` (or `.json`), `train_00000.npy`, `validation_00000.npy`, ...
 
 A shard is a one-dimensional .npy array of token ids, documents one after another, each ended by the end-of-sequence id.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer
+from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 from momentum_gpt.errors import UserError
 
 FORMAT = "momentum-gpt token shards"
@@ -30,33 +31,32 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class ShardWriter:
-    """Cuts a stream of encoded documents into shards of about `shard_tokens` tokens; a document is never cut."""
+BLOCK_BYTES = 1 << 24
+"""Bytes of a shard's file that one hash of the manifest covers: 16 MiB."""
 
-    def __init__(self, folder: Path, split: str, dtype: np.dtype, eos_id: int, shard_tokens: int) -> None:
-        self.folder, self.split, self.dtype, self.eos_id, self.shard_tokens = folder, split, dtype, eos_id, shard_tokens
-        self.shards: list[dict[str, Any]] = []
-        self._documents: list[np.ndarray] = []
-        self._tokens = 0
 
-    def add(self, ids: np.ndarray) -> None:
-        self._documents.append(np.append(ids, self.eos_id).astype(self.dtype))
-        self._tokens += len(ids) + 1
-        if self._tokens >= self.shard_tokens:
-            self._flush()
+def write_shard(path: Path, dtype: np.dtype, n_tokens: int, n_documents: int, pieces: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Write a shard of `n_tokens` tokens, piece by piece; returns its entry for the manifest.
 
-    def close(self) -> list[dict[str, Any]]:
-        """Write what is left; returns the shards' entries for the manifest."""
-        if self._documents:
-            self._flush()
-        return self.shards
+    Args:
+        pieces: (n,) tokens each; whole documents, each ended by the end-of-sequence id.
+    """
+    shard = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(n_tokens,))
+    done = 0
+    for piece in pieces:
+        shard[done : done + len(piece)] = piece
+        done += len(piece)
+    assert done == n_tokens
+    shard.flush()
+    del shard
+    blocks = block_hashes(path)
+    return {"file": path.name, "tokens": n_tokens, "documents": n_documents, "sha256": sha256_of_file(path), "blocks": blocks}
 
-    def _flush(self) -> None:
-        path = self.folder / f"{self.split}_{len(self.shards):05d}.npy"
-        np.save(path, np.concatenate(self._documents))
-        entry = {"file": path.name, "tokens": self._tokens, "documents": len(self._documents)}
-        self.shards.append({**entry, "sha256": sha256_of_file(path)})
-        self._documents, self._tokens = [], 0
+
+def block_hashes(path: Path) -> list[str]:
+    """The first 16 digits of the sha256 of each BLOCK_BYTES of the file: which of them is bad, if its own hash is."""
+    with path.open("rb") as file:
+        return [hashlib.sha256(block).hexdigest()[:16] for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -122,10 +122,11 @@ class TokenShards:
         return hashlib.sha256(" ".join([self.tokenizer.sha256, *hashes]).encode()).hexdigest()
 
     def _check_tokenizer(self) -> Tokenizer:
-        tokenizer = load_tokenizer(self.folder)
+        self.tokenizer_file = tokenizer_file(self.folder)
+        tokenizer = load_tokenizer(self.tokenizer_file)
         if tokenizer.sha256 != self.manifest["tokenizer_sha256"]:
             raise UserError(
-                f"{self.folder / 'tokenizer.model'} (sha256 {tokenizer.sha256[:12]}...) is not the tokenizer that made these "
+                f"{self.tokenizer_file} (sha256 {tokenizer.sha256[:12]}...) is not the tokenizer that made these "
                 f"shards (sha256 {self.manifest['tokenizer_sha256'][:12]}...): put that one back, or prepare the data again"
             )
         return tokenizer

@@ -31,7 +31,7 @@ def save_model(folder: Path, model: GPT, weights: dict[str, torch.Tensor], token
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
     if tokenizer is not None:
-        shutil.copyfile(tokenizer, folder / "tokenizer.model")
+        shutil.copyfile(tokenizer, folder / tokenizer.name)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:

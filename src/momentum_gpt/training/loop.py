@@ -9,7 +9,7 @@ from typing import Any
 
 from momentum_gpt import distributed
 from momentum_gpt.config import TrainConfig
-from momentum_gpt.data import Batches, SyntheticBatches
+from momentum_gpt.data import Batches, SyntheticBatches, ahead
 from momentum_gpt.errors import UserError
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.engine import grad_norm, set_lr, train_batch
@@ -50,6 +50,7 @@ def train(
         UserError: the loss is no longer a finite number; the checkpoints are left as they are.
     """
     training = config.training
+    steps = range(position.step, training.max_steps)
     progress = Progress(position.step, training.max_steps)
 
     def report(metrics: dict[str, float]) -> None:
@@ -57,10 +58,9 @@ def train(
             tracker.log(position.step, position.step * training.tokens_per_step, metrics)
 
     with Interruption() as interruption:
-        for step in range(position.step, training.max_steps):
+        for step, micro_batches in throughput.waiting(ahead(batches, distributed.rank(), steps)):
             lr = lr_at(step, config.optim, training.max_steps)
             set_lr(engine, lr)
-            micro_batches = [batches(step, i, distributed.rank()) for i in range(batches.plan.grad_accum_steps)]
             loss = train_batch(engine, micro_batches)
             position.step, position.order_hash = step + 1, batches.order_hash(position.order_hash, step)
             throughput.step()

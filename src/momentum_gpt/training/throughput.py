@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 
 from momentum_gpt import distributed
 from momentum_gpt.config import ModelConfig
+
+T = TypeVar("T")
 
 PEAK_BF16_FLOPS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
 """Dense bf16 FLOP/s by a part of the device's name, from NVIDIA's data sheets. A GPU that is not here gets no MFU."""
@@ -27,16 +31,27 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        self.began, self.steps = time.perf_counter(), 0
+        self.began, self.steps, self.waited = time.perf_counter(), 0, 0.0
 
     def step(self) -> None:
         self.steps += 1
 
+    def waiting(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, the time that they keep us waiting being counted."""
+        while True:
+            began = time.perf_counter()
+            item = next(items, None)
+            self.waited += time.perf_counter() - began
+            if item is None:
+                return
+            yield item
+
     def read(self) -> dict[str, float]:
         """The metrics since the last restart, over all ranks; restarts. Call it when the device has finished its steps."""
-        rate = self.steps * self.tokens_per_step / (time.perf_counter() - self.began)
+        seconds = time.perf_counter() - self.began
+        rate = self.steps * self.tokens_per_step / seconds
+        metrics = {"train/tokens_per_s": rate, "train/data_wait": self.waited / seconds}
         self.restart()
-        metrics = {"train/tokens_per_s": rate}
         if self.peak:
             metrics["train/mfu"] = rate * self.flops_per_token / (self.peak * distributed.world_size())
         return metrics

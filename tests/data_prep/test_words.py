@@ -1,0 +1,88 @@
+"""Encoding each distinct word once gives the ids of plain sentencepiece on the whole document, on every kind of text."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.tokenizer import TokenizerConfig, train
+from data_prep.words import LONGEST_WORD, WordEncoder, cuts_are_exact
+from momentum_gpt.data import Tokenizer
+from tests.conftest import SHARED_DATA
+
+SOURCE = Path(textwrap.__file__).read_text(encoding="utf-8")
+TEXTS = [
+    *SOURCE.split("\n\n"),
+    "Die Straße, naïve café — 日本語のテキスト.\n",
+    "Привет,  мир!\t\tждёт",
+    "a  b   c    d\n\n\n  e \r\n f",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=500)))
+
+
+def same(encoder: WordEncoder, texts: list[str]) -> None:
+    mine, expected = encoder.encode(texts), encoder.tokenizer.encode_documents(texts)
+    assert len(mine) == len(expected)
+    for text, a, b in zip(texts, mine, expected, strict=True):
+        assert np.array_equal(a, b), text
+
+
+def test_prose_code_other_scripts_and_runs_of_spaces(tokenizer: Tokenizer) -> None:
+    encoder = WordEncoder(tokenizer)
+    for texts in (TEXTS, [SOURCE], ["", " ", "\n", "  \n  ", "x", ""], ["a\u2581b \u2581 c", "plain"], []):
+        same(encoder, texts)
+        same(encoder, texts)  # from a table that knows all the words
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(st.text(alphabet=st.sampled_from(list("ab \n\t.0\u2581é日\u3000\u00a0\0")), max_size=40), max_size=5))
+def test_any_mixture_of_spaces_and_letters(tokenizer: Tokenizer, texts: list[str]) -> None:
+    same(WordEncoder(tokenizer), texts)
+
+
+def test_the_table_is_bounded_and_long_words_are_not_remembered(tokenizer: Tokenizer) -> None:
+    encoder = WordEncoder(tokenizer, most_ids=200)
+    long = "x" * (LONGEST_WORD + 1)
+    for part in range(40):
+        same(encoder, [f"word{part} {long}{part} again{part} {long}", SOURCE[part * 100 : part * 100 + 300]])
+        assert encoder.n_ids < 200 + 500
+        assert all(len(word) <= LONGEST_WORD for word in encoder.words)
+
+
+def test_tokenizers_for_which_the_cut_is_not_exact_are_known(tokenizer: Tokenizer) -> None:
+    assert cuts_are_exact(tokenizer)
+    assert not cuts_are_exact(Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=500, model_type="unigram"))))
+    import io
+
+    import sentencepiece
+
+    for option in ({"split_by_whitespace": False}, {"add_dummy_prefix": True}, {"normalization_rule_name": "nmt_nfkc"}):
+        model = io.BytesIO()
+        options = {"add_dummy_prefix": False, "remove_extra_whitespaces": False, "normalization_rule_name": "identity"}
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(SOURCE.split("\n") * 2), model_writer=model, model_type="bpe", vocab_size=2000,
+            eos_id=2, minloglevel=2, **(options | option),
+        )  # fmt: skip
+        assert not cuts_are_exact(Tokenizer(model.getvalue())), option
+
+
+@pytest.mark.shared_data
+def test_every_real_document_has_the_ids_of_plain_sentencepiece_and_decodes_to_its_bytes(tokenizer: Tokenizer) -> None:
+    encoder, documents = WordEncoder(tokenizer), 0
+    for path in sorted((SHARED_DATA / "text").rglob("valid.txt")):
+        text = path.read_text(encoding="utf-8")
+        pieces = [text[i : i + 50_000] for i in range(0, len(text), 50_000)]
+        same(encoder, pieces)
+        for piece, ids in zip(pieces, encoder.encode(pieces), strict=True):
+            assert tokenizer.decode(ids.tolist()) == piece
+        documents += len(pieces)
+    assert documents > 50
