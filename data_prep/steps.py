@@ -29,6 +29,9 @@ from momentum_gpt.data.shards import SPLITS, token_dtype
 BATCH_BYTES = 4_000_000
 """Text that is encoded at once."""
 
+BLOCK_TOKENS = 1 << 20
+"""Tokens that are copied at once."""
+
 INDEX = np.dtype([("tokens", "<u4"), ("split", "u1"), ("hash", "<u8")])
 """What is kept of each encoded document: its tokens with the end, its split's place in SPLITS, a hash of its text."""
 
@@ -239,10 +242,13 @@ class WriteShards(PipelineStep):
 
         def pieces() -> Iterator[np.ndarray]:
             for stretch, offsets, lengths in found:
-                tokens = np.memmap(self.tokens / f"{stretch.rank:05d}.bin", dtype=self.dtype, mode="r")
+                path = self.tokens / f"{stretch.rank:05d}.bin"
                 for begin, end in runs(offsets, lengths):
-                    yield tokens[begin:end]
-                    meter.add((end - begin) * tokens.itemsize, end - begin)
+                    for start in range(begin, end, BLOCK_TOKENS):
+                        n = min(end - start, BLOCK_TOKENS)
+                        tokens = np.fromfile(path, self.dtype, n, offset=start * np.dtype(self.dtype).itemsize)
+                        yield tokens
+                        meter.add(tokens.nbytes, n)
 
         with replacing(self.folder / shard.file) as path:
             entry = write_shard(path, np.dtype(self.dtype), n_tokens, n_documents, pieces())

@@ -45,16 +45,18 @@ def _problem(path: Path, entry_: dict, manifest: dict) -> str | None:
             return f"{path} has {path.stat().st_size:,} bytes, more or fewer than were written"
         start, end = bad * BLOCK_BYTES, min((bad + 1) * BLOCK_BYTES, path.stat().st_size)
         return f"{path} is damaged: bytes {start:,} to {end - 1:,} are not what was written"
-    shard = np.load(path, mmap_mode="r", allow_pickle=False)
-    if (len(shard), shard.dtype.name) != (entry_["tokens"], manifest["dtype"]):
-        return f"{path} holds {len(shard):,} tokens of {shard.dtype}, the manifest says {entry_['tokens']:,}"
-    ends, largest = 0, 0
-    for start in range(0, len(shard), BLOCK_BYTES):
-        block = shard[start : start + BLOCK_BYTES]
-        ends, largest = ends + int((block == manifest["eos_id"]).sum()), max(largest, int(block.max()))
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        (n_tokens,), _, dtype = np.lib.format.read_array_header_1_0(file)
+        if (n_tokens, dtype.name) != (entry_["tokens"], manifest["dtype"]):
+            return f"{path} holds {n_tokens:,} tokens of {dtype}, the manifest says {entry_['tokens']:,}"
+        ends, largest, last = 0, 0, -1
+        while len(block := np.fromfile(file, dtype, BLOCK_BYTES // dtype.itemsize)):
+            ends, largest = ends + int((block == manifest["eos_id"]).sum()), max(largest, int(block.max()))
+            last = int(block[-1])
     if largest >= manifest["vocab_size"]:
         return f"{path} holds the token {largest}, and there are {manifest['vocab_size']:,}"
-    if ends < entry_["documents"] or shard[-1] != manifest["eos_id"]:
+    if ends != entry_["documents"] or last != manifest["eos_id"]:
         return f"{path} does not hold {entry_['documents']:,} documents, each with its end"
     return None
 

@@ -36,5 +36,5 @@ def test_every_command_of_the_readme_exists() -> None:
             root / f"{module.replace('.', '/')}.py"
         ).is_file()
     makefile = (root / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z-]+)", README)):
+    for target in set(re.findall(r"(?:^    |`)make ([a-z-]+)", README, re.MULTILINE)):
         assert f"\n{target}:" in makefile, target

@@ -116,7 +116,7 @@ def test_equal_documents_stay_once_and_those_for_validation_first(door: Door, nu
     assert len(documents(tmp_path / "b")) == 450
 
 
-def test_text_of_evaluation_sets_is_found_and_left_out(door: Door, tmp_path: Path) -> None:
+def test_text_of_evaluation_sets_is_found_and_left_out(door: Door, data_folder: Path, tmp_path: Path) -> None:
     """Thirteen words in a row, whatever stands between them; items of eight to twelve words as a whole; shorter ones not."""
     words = [f"w{number}" for number in range(3000)]
     item, short, tiny = " ".join(words[:20]), " ".join(words[100:109]), " ".join(words[200:207])
@@ -130,7 +130,7 @@ def test_text_of_evaluation_sets_is_found_and_left_out(door: Door, tmp_path: Pat
     near = ["x " + " ".join(words[3:15]) + " y", " ".join(words[100:108]), tiny]  # 12 of 20, 8 of 9, too short to tell
     path = jsonl(tmp_path / "text.jsonl", clean + bad + near)
     validation = jsonl(tmp_path / "validation.jsonl", ["a b c"])
-    arguments = [f"corpus.paths={path}", f"corpus.validation_paths={validation}", "tokenizer.vocab_size=272"]
+    arguments = [f"corpus.paths={path}", f"corpus.validation_paths={validation}", f"tokenizer.path={data_folder}"]
     arguments += [f"decontaminate.sets=[{tmp_path / 'eval.jsonl'}]"]
     done = door(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'a'}")
     assert done.code == 0, done.err

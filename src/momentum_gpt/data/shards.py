@@ -41,14 +41,14 @@ def write_shard(path: Path, dtype: np.dtype, n_tokens: int, n_documents: int, pi
     Args:
         pieces: (n,) tokens each; whole documents, each ended by the end-of-sequence id.
     """
-    shard = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(n_tokens,))
     done = 0
-    for piece in pieces:
-        shard[done : done + len(piece)] = piece
-        done += len(piece)
+    with path.open("wb") as file:  # no memory map: its pages would count as ours
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_tokens,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in pieces:
+            file.write(piece.astype(dtype, copy=False).tobytes())
+            done += len(piece)
     assert done == n_tokens
-    shard.flush()
-    del shard
     blocks = block_hashes(path)
     return {"file": path.name, "tokens": n_tokens, "documents": n_documents, "sha256": sha256_of_file(path), "blocks": blocks}
 
