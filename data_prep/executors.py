@@ -5,6 +5,7 @@ of datatrove, which mark each task that is complete and never run it again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -155,7 +156,7 @@ def _executor(config: ExecutorConfig, pipeline: list[Any], tasks: int, logs: Pat
         import ray
 
         if not ray.is_initialized():
-            ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
         return _Ray(pipeline, tasks, config.workers or -1, logging_dir=str(logs), mem_per_cpu_gb=config.memory_gb)
     workers = min(tasks, config.workers or os.cpu_count() or 1)
     multiprocess.get_context("forkserver").set_forkserver_preload(["data_prep.steps", "data_prep.decontaminate"])

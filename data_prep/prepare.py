@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -275,7 +276,9 @@ class Preparation:
         elif not (folder / "tokenizer.model").is_file():
             share = min(1.0, 2 * config.sample_bytes / max(1, self.bytes_read))
             self.run("tokenizer", options, [*self.kept(), Sample(share, folder)], len(self.pieces), self.bytes_read)
+            began = time.monotonic()
             train_apart(folder / "samples", config, folder / "trained.model")
+            self.seconds["tokenizer"] += time.monotonic() - began
             (folder / "trained.model").rename(folder / "tokenizer.model")
         self.done("tokenizer")
 

@@ -81,6 +81,9 @@ def train_apart(samples: Path, config: TokenizerConfig, output: Path) -> None:
             f"training the tokenizer on {min(size, config.sample_bytes):,} bytes takes about {needed:.1f} GB of memory, and "
             f"{free:.1f} GB are free: take a smaller tokenizer.sample_bytes"
         )
+    print(
+        f"training the tokenizer on {min(size, config.sample_bytes) / 1e6:,.1f} MB: about {needed:.1f} GB of memory", flush=True
+    )
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             model = pool.submit(_train_on, samples, config).result()

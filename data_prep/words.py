@@ -26,9 +26,14 @@ MOST_IDS = 16_000_000
 """Remembered: 64 MB of ids and about 500 MB of words. Then the table begins anew."""
 
 
+GROUP = 24
+"""New words that are given to sentencepiece as one text, with newlines between them."""
+
+
 def cuts_are_exact(tokenizer: Tokenizer) -> bool:
-    """Whether no piece of the tokenizer crosses from another character to a space, and it changes nothing before it cuts."""
-    return tokenizer.is_plain_bpe and not any(MARK in piece.lstrip(MARK) for piece in tokenizer.pieces)
+    """Whether text may be cut before a space behind another character, and on both sides of a newline."""
+    crosses = any(MARK in piece.lstrip(MARK) or ("\n" in piece and piece != "\n") for piece in tokenizer.pieces)
+    return tokenizer.is_plain_bpe and not crosses
 
 
 class WordEncoder:
@@ -42,16 +47,16 @@ class WordEncoder:
     def __init__(self, tokenizer: Tokenizer, most_ids: int = MOST_IDS) -> None:
         assert cuts_are_exact(tokenizer)
         self.tokenizer, self.most_ids = tokenizer, most_ids
-        self.cuts_at_newlines = not any("\n" in piece and piece != "\n" for piece in tokenizer.pieces)
+        (self.newline,) = tokenizer.encode("\n")
         self._forget()
 
     def _forget(self) -> None:
-        self.words: dict[bytes, int] = {}
+        """Begin with a table that knows the newline alone."""
+        self.words = {b"\n": 0}
         """Word -> its number."""
-        self.ids = np.empty(1 << 16, dtype=np.int32)
-        """The ids of all words, one after another; those of word w begin at starts[w] and are lengths[w]."""
-        self.n_ids = 0
-        self.starts, self.lengths = np.empty(1 << 12, dtype=np.int64), np.empty(1 << 12, dtype=np.int64)
+        self.ids = np.array([self.newline], dtype=np.int32)
+        """The ids of all words, one after another: those of word w begin at starts[w] and are lengths[w]."""
+        self.starts, self.lengths = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32."""
@@ -70,49 +75,53 @@ class WordEncoder:
         text_starts = np.cumsum([0, *map(len, data)])  # (texts + 1,)
         begins = np.zeros(len(joined) + 1, dtype=bool)
         begins[1:-1] = (joined[1:] == ord(" ")) & (joined[:-1] != ord(" "))
-        if self.cuts_at_newlines:
-            newlines = np.flatnonzero(joined == ord("\n"))
-            begins[newlines] = begins[newlines + 1] = True
+        newlines = np.flatnonzero(joined == ord("\n"))
+        begins[newlines] = begins[newlines + 1] = True
         begins[text_starts] = True
         offsets = np.flatnonzero(begins).astype(np.int64)
         array = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(joined)]
         )
         encoded = pc.dictionary_encode(array)
-        numbers = self._numbers(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]  # (words,)
-        lengths = self.lengths[numbers]
+        numbers, ids, starts, word_lengths = self._look_up(encoded.dictionary.to_pylist())
+        numbers = numbers[encoded.indices.to_numpy()]  # (words,)
+        lengths = word_lengths[numbers]
         ends = np.cumsum(lengths)
         total = int(ends[-1]) if len(ends) else 0
-        source = np.repeat(self.starts[numbers] - (ends - lengths), lengths) + np.arange(total)
+        source = np.repeat(starts[numbers] - (ends - lengths), lengths) + np.arange(total)
         word_of_text = np.searchsorted(offsets[:-1], text_starts[1:-1])  # the first word of each text but the first
-        return self.ids[source], np.concatenate([[0], ends])[word_of_text]
+        return ids[source], np.concatenate([[0], ends])[word_of_text]
 
-    def _numbers(self, words: list[bytes]) -> np.ndarray:
-        """The number of each word; what is new is encoded. Long words get numbers for this call alone."""
-        if self.n_ids > self.most_ids:
+    def _look_up(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The number of each word, and the table's ids, starts and lengths with what is new in it.
+
+        Long words have numbers for this call alone.
+        """
+        if len(self.ids) > self.most_ids:
             self._forget()
-        known = self.words
-        numbers = np.array([known.get(word, -1) for word in words], dtype=np.int64)
-        new = np.flatnonzero(numbers < 0)
-        if not len(new):
-            return numbers
-        encoded = self.tokenizer.encode_documents([words[i].decode() for i in new])
-        first = len(known)
-        order = np.argsort([len(words[i]) > LONGEST_WORD for i in new], kind="stable")  # those to remember first
-        for count, place in enumerate(order):
-            word, ids = words[new[place]], encoded[place]
-            self._store(first + count, ids)
-            numbers[new[place]] = first + count
-            if len(word) <= LONGEST_WORD:
-                known[word] = first + count
-        self.n_ids = int(self.starts[len(known)]) if len(known) < first + len(order) else self.n_ids
-        return numbers
+        numbers = np.array([self.words.get(word, -1) for word in words], dtype=np.int64)
+        places = np.flatnonzero(numbers < 0)
+        if not len(places):
+            return numbers, self.ids, self.starts, self.lengths
+        places = places[np.argsort([len(words[i]) > LONGEST_WORD for i in places], kind="stable")]  # the long ones last
+        new = [words[i] for i in places]
+        ids, new_lengths = self._encode_new(new)
+        numbers[places] = len(self.words) + np.arange(len(new))
+        lengths = np.concatenate([self.lengths, new_lengths])
+        starts = np.cumsum(lengths) - lengths
+        ids = np.concatenate([self.ids, ids])
+        kept = sum(len(word) <= LONGEST_WORD for word in new)
+        first = len(self.words)
+        self.words.update(zip(new[:kept], range(first, first + kept), strict=True))
+        n_words = len(self.words)
+        self.lengths, self.starts = lengths[:n_words], starts[:n_words]
+        self.ids = ids[: int(self.lengths.sum())]
+        return numbers, ids, starts, lengths
 
-    def _store(self, number: int, ids: np.ndarray) -> None:
-        if number == len(self.starts):
-            self.starts, self.lengths = np.resize(self.starts, 2 * number), np.resize(self.lengths, 2 * number)
-        while self.n_ids + len(ids) > len(self.ids):
-            self.ids = np.resize(self.ids, 2 * len(self.ids))
-        self.starts[number], self.lengths[number] = self.n_ids, len(ids)
-        self.ids[self.n_ids : self.n_ids + len(ids)] = ids
-        self.n_ids += len(ids)
+    def _encode_new(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all the words, one after another, and how many each has. None holds a newline."""
+        texts = [b"\n".join(words[i : i + GROUP]).decode() for i in range(0, len(words), GROUP)]
+        parts = [part for ids in self.tokenizer.encode_documents(texts) for part in (ids, [self.newline])]
+        ids = np.concatenate(parts)
+        ends = np.flatnonzero(ids == self.newline)
+        return ids[ids != self.newline].astype(np.int32), np.diff(ends, prepend=-1) - 1

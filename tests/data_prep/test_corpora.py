@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from data_prep.corpora import Document, build_corpus, split_of
+from data_prep.corpora import Document, Faults, build_corpus, split_of
 from momentum_gpt.errors import UserError
 
 
@@ -134,3 +134,58 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
 def test_wrong_options_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         texts(**options)
+
+
+@pytest.mark.parametrize("part_bytes", [1, 7, 100, 1000, 10**9])
+def test_parts_of_any_size_hold_every_document_once_and_whole(tmp_path: Path, part_bytes: int) -> None:
+    documents = [f"= {number}\n" + "line\n" * (number % 5) + "é" * number for number in range(30)]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(*documents))
+    (tmp_path / "b.txt").write_text("".join(document + "\n" for document in documents))
+    corpus = build_corpus({"kind": "text", "paths": [str(tmp_path)], "document_start": "= "})
+    parts = list(corpus.parts(part_bytes))
+    read = [document.text for part in parts for document in corpus.read(part, Faults())]
+    assert read == [*documents, *(document + "\n" for document in documents)]
+    assert sum(part.size for part in parts) == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert all(corpus.sha256(part) for part in parts)
+
+
+def test_parquet_is_read_by_row_groups(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [f"document {number} " * 20 for number in range(100)]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"body": rows, "n": list(range(100))}), path, row_group_size=9)
+    assert texts(kind="text", paths=str(path), column="body") == rows
+    corpus = build_corpus({"kind": "text", "paths": [str(path)], "column": "body"})
+    parts = list(corpus.parts(2000))
+    assert len(parts) > 3
+    assert [document.text for part in parts for document in corpus.read(part, Faults())] == rows
+    with pytest.raises(UserError, match="has no column 'text': its columns are body, n"):
+        texts(kind="text", paths=str(path))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged or cut short"):
+        texts(kind="text", paths=str(path), column="body")
+
+
+def test_endless_documents_are_cut_at_lines_and_spaces_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.corpora.LONGEST_DOCUMENT", 50)
+    for name, text in (("lines", "a line of words\n" * 20), ("words", "word " * 100), ("none", "日本語" * 60)):
+        for path, content in ((tmp_path / f"{name}.txt", text.encode()), (tmp_path / f"{name}.jsonl", jsonl(text))):
+            path.write_bytes(content)
+            read = texts(kind="text", paths=str(path))
+            assert "".join(read) == text
+            assert all(len(piece.encode()) <= 50 for piece in read)
+            assert len(read) > 4
+
+
+def test_what_was_begun_of_a_damaged_file_is_no_document(tmp_path: Path) -> None:
+    for name, content in (("a.txt.gz", b"some text " * 5000), ("b.jsonl.gz", jsonl(*map(str, range(5000))))):
+        (tmp_path / name).write_bytes(gzip.compress(content)[:-40])
+    corpus, faults = build_corpus({"kind": "text", "paths": [str(tmp_path)]}), Faults(skip=True)
+    read = [document.text for part in corpus.parts(10**9) for document in corpus.read(part, faults)]
+    assert faults.counts == {"damaged": 2}
+    assert read == [str(number) for number in range(len(read))]
+    assert 1000 < len(read) < 5000

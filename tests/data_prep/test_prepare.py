@@ -307,3 +307,27 @@ def test_real_text_of_every_kind_comes_back(door: Door, tmp_path: Path) -> None:
     found = documents(tmp_path / "mix")
     assert found[0] == (text / "wikitext2/valid.txt").read_text(encoding="utf-8")
     assert len(found) == 52
+
+
+@pytest.mark.shared_data
+def test_every_real_document_comes_back_with_the_ids_of_plain_sentencepiece(door: Door, tmp_path: Path) -> None:
+    """All files of the real data sets as one mix: each document decodes to its bytes, and its ids are the whole document's."""
+    folder = SHARED_DATA / "text"
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".jsonl"))
+    sources = ", ".join(f"s{number}: {{kind: text, paths: {path}}}" for number, path in enumerate(files))
+    arguments = ["corpus=mix", f"corpus.sources={{{sources}}}", "deduplicate=false", "tokenizer.vocab_size=8000"]
+    done = door(prepare.main, *arguments, f"output={tmp_path / 'out'}", "shard_tokens=3000000")
+    assert done.code == 0, done.err
+    texts = []
+    for path in files:
+        content = path.read_text(encoding="utf-8")
+        texts += [json.loads(line)["text"] for line in content.splitlines()] if path.suffix == ".jsonl" else [content]
+    tokenizer, found = load_tokenizer(tmp_path / "out"), {}
+    for split in ("train", "validation"):
+        shards = TokenShards(tmp_path / "out", split)
+        stream = shards.read(0, len(shards))
+        for ids in np.split(stream, np.flatnonzero(stream == tokenizer.eos_id) + 1)[:-1]:
+            found[tokenizer.decode(ids[:-1])] = ids[:-1]
+    assert set(found) == set(texts)
+    for text, expected in zip(texts, tokenizer.encode_documents(texts, num_threads=2), strict=True):
+        assert np.array_equal(found[text], expected)
