@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,7 @@ class Preparation:
             "duplicates": self.n_duplicates(read) if self.config.deduplicate else None,
             "contamination": self.contamination(),
             "made_with": self.config.made_with(),
+            "versions": {name: version(name) for name in ("momentum-gpt", "sentencepiece", "datatrove")},
             "sources": [{**part, "source": self.sources[it["source"]].name} for it in read for part in it["parts"]],
             "splits": splits,
         }

@@ -33,6 +33,14 @@ def test_a_permutation_looks_random() -> None:
     assert abs(np.corrcoef(values, np.arange(n))[0, 1]) < 0.05
 
 
+def test_step_a_billion_is_read_at_once(data_folder: Path) -> None:
+    began = time.perf_counter()
+    far = batches(data_folder, BatchPlan(512, 8, 64, 1))
+    tokens, targets = far(10**9, 63, 0)
+    assert time.perf_counter() - began < 1
+    assert (tokens[:, 1:] == targets[:, :-1]).all()
+
+
 def test_any_place_of_a_huge_epoch_is_found_at_once() -> None:
     began = time.perf_counter()
     Permutation(10**12, "a")(np.arange(10**11, 10**11 + 512))

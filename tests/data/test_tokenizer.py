@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.tokenizer import TokenizerConfig, sample, train
+from data_prep.tokenizer import TokenizerConfig, forecast, sample, train
 from momentum_gpt.data import Tokenizer, load_tokenizer
 from momentum_gpt.errors import UserError
 
@@ -80,3 +80,19 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_too_few_pieces_for_the_characters_name_how_many_they_need() -> None:
     with pytest.raises(UserError, match="its characters alone need"):
         train([SOURCE], TokenizerConfig(vocab_size=300))
+
+
+def test_endless_lines_and_nul_bytes_do_not_end_the_training() -> None:
+    """A megabyte without a newline, as minified code and some languages have it, is seen in pieces."""
+    endless = "".join(SOURCE.split("\n")) * 80
+    assert len(endless) > 1_000_000
+    tokenizer = Tokenizer(train([endless, "\0" * 1000, "a\0b " * 1000], TokenizerConfig(vocab_size=400)))
+    for text in (endless[:100_000], "\0a\0"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_forecast_of_memory_grows_with_the_text_up_to_the_sample() -> None:
+    small, bounded = forecast(TokenizerConfig(), 10**7), forecast(TokenizerConfig(sample_bytes=10**7), 10**12)
+    assert small == bounded
+    assert 0.3 < small < 1
+    assert forecast(TokenizerConfig(model_type="unigram"), 10**8) > 2 * forecast(TokenizerConfig(), 10**8)
