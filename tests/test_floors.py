@@ -15,7 +15,12 @@ FLOORS = [
     {"entry", "launcher", "source", "worker", "train", "evaluate", "generate", "compare", "recall", "__main__"}
     | {"check_attention", "bench_attention"},
 ]
-WITHIN_A_FLOOR = {("config", "errors"), ("training", "tracking"), ("comparison", "tracking")}
+WITHIN_A_FLOOR = {
+    ("config", "errors"),
+    ("training", "tracking"),
+    ("comparison", "tracking"),
+    ("comparison", "evaluation"),
+}
 """Pairs (importer, imported) that may be on one floor; the doors may import one another."""
 
 HOMES = {
@@ -23,8 +28,8 @@ HOMES = {
     "wandb": {"src/momentum_gpt/tracking.py"},
     "hydra": {"src/momentum_gpt/entry.py"},
     "plotly": {"src/momentum_gpt/comparison/report.py", "src/momentum_gpt/comparison/recall.py"},
-    "datasets": {"data_prep/corpora.py"},
-    "datatrove": {f"data_prep/{name}.py" for name in ("executors", "steps", "prepare", "decontaminate")},
+    "datasets": {"data_prep/corpora.py", "data_prep/bench_tokenize.py", "src/momentum_gpt/evaluation/tasks.py"},
+    "datatrove": {f"data_prep/{name}.py" for name in ("executors", "steps", "prepare", "decontaminate", "bench_tokenize")},
     "transformers": set(),
 }
 

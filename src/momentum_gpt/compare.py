@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from momentum_gpt import entry
+from momentum_gpt.comparison import icl
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import common_ground, differences, load_runs
 from momentum_gpt.comparison.table import as_text
@@ -30,6 +31,9 @@ def compare(config: CompareConfig) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(report(runs))
     print(as_text(runs))
+    for folder, run in zip(config.runs[1:], runs[1:], strict=True):
+        if rows := icl.differences(config.runs[0], folder):
+            print(f"\nFew-shot tasks, {run.name} against {runs[0].name}:\n{icl.as_text(runs[0].name, run.name, rows)}")
     print("\nCommon ground:", *(f"\n  {sentence}" for sentence in common_ground(runs)), sep="")
     print("\nDifferences in the configuration:")
     for key, values in differences(runs).items():

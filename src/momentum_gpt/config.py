@@ -177,16 +177,49 @@ class TrainingConfig:
 
 
 @dataclass
+class IclConfig:
+    """Few-shot in-context learning."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Of conf/icl/, or .yaml files; none: not measured."""
+    data: str | None = None
+    """A folder with TASK/SPLIT.jsonl. null: the hub."""
+    k: list[int] = field(default_factory=lambda: [0, 1, 4, 8, 16, 32])
+    """Demonstrations; as many of them as fit the context."""
+    seeds: int = 5
+    """Draws of the demonstrations."""
+    queries: int = 2000
+    """Of each task, at most, drawn from queries_seed: the same for every model."""
+    queries_seed: int = 1
+    separator: str = "\n"
+    """Between demonstrations; eos: the end of a document, as in Dai et al.'s code."""
+    flipped: bool = False
+    """Measure with wrong answers in the demonstrations, too."""
+    verify: int = 0
+    """Queries of each (task, k, seed) that are held against a plain pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "queries"):
+            require(getattr(self, name) >= 1, f"evaluation.icl.{name}", getattr(self, name), "at least 1")
+        require(bool(self.k) and min(self.k) >= 0, "evaluation.icl.k", self.k, "numbers of at least 0, one or more")
+        require(self.verify >= 0, "evaluation.icl.verify", self.verify, "at least 0")
+
+
+@dataclass
 class EvaluationConfig:
     tokens: int = 65536
     """Validation targets at each context length; the same ones at each."""
     context_lengths: list[int] | None = None
     """Tokens of context. null: a quarter, a half and the whole of model.seq_len."""
+    stride: int | None = None
+    """Also measure with windows that overlap, each scoring so many of its last targets. null: disjoint windows alone."""
     induction_sequences: int = 64
     """Random sequences, shown twice, in the induction probe."""
+    icl: IclConfig = field(default_factory=IclConfig)
 
     def __post_init__(self) -> None:
         require(self.tokens >= 1, "evaluation.tokens", self.tokens, "at least 1")
+        require(self.stride is None or self.stride >= 1, "evaluation.stride", self.stride, "at least 1")
         require(self.induction_sequences >= 1, "evaluation.induction_sequences", self.induction_sequences, "at least 1")
         for length in self.context_lengths or []:
             require(length >= 1, "evaluation.context_lengths", length, "at least 1, each")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ class Corpus:
         block = torch.from_numpy(self.validation.read(0, self.config.model.seq_len + 1))[None]
         return block[:, :-1], block[:, 1:]
 
-    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Metrics, and a record for each few-shot (task, k, seed)."""
         tokens_per_forward = self.config.training.max_tokens_per_forward
         return evaluate(model, self.validation, evaluation, self.config.model.seq_len, tokens_per_forward)
 
@@ -65,9 +67,9 @@ class Task:
         tokens, targets = self.task.held_out(0)
         return torch.from_numpy(tokens), torch.from_numpy(targets)
 
-    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
         n_sequences = max(1, evaluation.tokens // self.config.model.seq_len)
-        return answers(model, self.task, n_sequences, self.config.training.max_tokens_per_forward)
+        return answers(model, self.task, n_sequences, self.config.training.max_tokens_per_forward), []
 
     def describe(self) -> str:
         options = ", ".join(f"{key} {value}" for key, value in vars(self.task.config).items() if key != "kind")

@@ -50,7 +50,7 @@ def pretrain(config: TrainConfig) -> int:
     tracker = Tracker(config, position.step) if distributed.is_main() else None
 
     def evaluate_now() -> dict[str, float]:
-        return source.evaluate(engine.module, config.evaluation)
+        return source.evaluate(engine.module, config.evaluation)[0]
 
     def save(position: Position) -> None:
         facts = {

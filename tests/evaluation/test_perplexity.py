@@ -47,6 +47,41 @@ def test_a_model_of_known_probabilities_gets_the_perplexity_worked_out_on_paper(
     assert metrics["val/ppl@16"] == metrics["val/ppl@64"] == pytest.approx(math.exp(nats / 640), rel=1e-5)
 
 
+def test_bits_per_byte_and_per_word_perplexity_count_the_text_alone(validation: TokenShards) -> None:
+    """The end of a document is read, but it is no text: its nats, its token and no byte of it are counted."""
+    n = (len(validation) - 1) // 64 * 64
+    stream, eos_id = validation.read(0, n + 1), validation.tokenizer.eos_id
+    assert eos_id in stream[1:]
+    of_text = stream[1:] != eos_id
+    repeats = ((stream[1:] == stream[:-1]) & of_text).sum()
+    nats = repeats * math.log(2) + (of_text.sum() - repeats) * -math.log(0.5 / 511)
+    text = validation.tokenizer.decode(stream[1:][of_text])
+    metrics = perplexity(Coin(512), validation, [64], 64, max_tokens=n, tokens_per_forward=640)
+    assert metrics["val/bytes"] == len(text.encode())
+    assert metrics["val/words"] == len(text.split())
+    assert metrics["val/bpb"] == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-6)
+    assert metrics["val/ppl_word"] == pytest.approx(math.exp(nats / len(text.split())), rel=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 5, 8, 15])
+def test_overlapping_windows_score_each_target_once_with_the_context_that_they_say(
+    validation: TokenShards, stride: int
+) -> None:
+    model = GPT(ModelConfig(1, 2, 16, 32, vocab_size=512, init_std=0.3), {"name": "momentum", "ema_decay": 0.7}).eval()
+    init_weights(model, 0)
+    stream = validation.read(0, 129)
+    nats = []
+    with torch.no_grad():
+        for target in range(128):
+            window = max(0, -(-(target + 1 - 16) // stride))  # the first window that ends behind the target
+            end = min(16 + window * stride, 128)
+            logits = model(torch.from_numpy(stream[end - 16 : target + 1])[None])[0, -1].double()
+            nats.append(-logits.softmax(-1)[stream[target + 1]].log().item())
+        metrics = perplexity(model, validation, [16, 32], 32, max_tokens=128, tokens_per_forward=64, stride=stride)
+    assert metrics["val/ppl@16/stride"] == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+    assert metrics["val/ppl@16/stride"] != pytest.approx(metrics["val/ppl@16"], rel=1e-5)
+
+
 def brute_force(model: nn.Module, stream: np.ndarray, length: int) -> list[float]:
     """-log p of each target, one forward pass and one softmax each."""
     nats = []
@@ -84,7 +119,9 @@ def test_batch_size_changes_nothing(validation: TokenShards) -> None:
     model = GPT(ModelConfig(1, 2, 16, 32, vocab_size=512), {"name": "vanilla"})
     init_weights(model, 0)
     config = EvaluationConfig(tokens=500, induction_sequences=5)
-    results = [evaluate(model, validation, config, 32, tokens_per_forward) for tokens_per_forward in (1, 96, 10_000)]
+    results = [evaluate(model, validation, config, 32, tokens_per_forward)[0] for tokens_per_forward in (1, 96, 10_000)]
+    for result in results:
+        assert result.pop("eval/seconds") > 0
     for other in results[1:]:
         assert other == pytest.approx(results[0], rel=1e-5)
     assert model.training

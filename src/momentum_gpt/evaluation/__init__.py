@@ -1,4 +1,4 @@
-"""What a model knows: perplexity by context length, loss by position, the induction probe; a synthetic task's answers."""
+"""What a model knows: perplexity, loss by position, the induction probe, few-shot tasks; a synthetic task's answers."""
 
 from momentum_gpt.evaluation.answers import answers
 from momentum_gpt.evaluation.suite import evaluate

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from momentum_gpt.errors import UserError
 
+APPENDED = {"k", "v"}
+"""What a layer keeps of every token; of everything else it keeps one state."""
+
 
 class Cache:
     """The memory of all layers; row b has seen `lengths[b]` tokens.
@@ -42,12 +45,20 @@ class Cache:
     def end(self, T: int) -> None:
         self.lengths = self.lengths + (T if self.n_new is None else self.n_new)
 
-    def select(self, rows: Tensor) -> Cache:
-        """A copy that holds these rows, (n,), in this order; a row may be taken several times."""
-        chosen = Cache(len(self.layers), len(rows), self.capacity, self.lengths.device)
+    def select(self, rows: Tensor, capacity: int | None = None) -> Cache:
+        """A copy that holds these rows, (n,), in this order; a row may be taken several times.
+
+        Args:
+            capacity: the copy's, at least what is remembered. None: the same.
+        """
+        chosen = Cache(len(self.layers), len(rows), capacity or self.capacity, self.lengths.device)
         chosen.lengths, chosen.longest = self.lengths[rows], self.longest
         for mine, its in zip(self.layers, chosen.layers, strict=True):
-            its.tensors = {name: tensor[rows] for name, tensor in mine.tensors.items()}
+            its.tensors = {name: tensor[rows] for name, tensor in mine.tensors.items() if name not in APPENDED}
+            for name in APPENDED & mine.tensors.keys():
+                seen = mine.tensors[name][rows, :, : self.longest]  # (n, H, L', D)
+                room = seen.new_zeros(*seen.shape[:2], chosen.capacity - self.longest, seen.shape[3])
+                its.tensors[name] = torch.cat([seen, room], dim=2)
         return chosen
 
 
@@ -63,7 +74,7 @@ class LayerCache:
         """Write k and v (B, H, T, D) behind what each row has; returns all of both, (B, H, L', D), L' the longest row."""
         B, H, T, D = k.shape
         if "k" not in self.tensors:
-            for name in ("k", "v"):
+            for name in APPENDED:
                 self.tensors[name] = k.new_zeros(B, H, self.cache.capacity, D)
         places = self.cache.lengths[:, None] + torch.arange(T, device=k.device)  # (B, T)
         places = places[:, None, :, None].expand(-1, H, -1, D)

@@ -92,6 +92,7 @@ class GPT(nn.Module):
         document_ids: Tensor | None = None,
         cache: Cache | None = None,
         n_new: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of tokens (B, T); with targets (B, T), their mean loss in nats per token, in fp32.
 
@@ -101,8 +102,12 @@ class GPT(nn.Module):
                 the token `document_end` ends one, or without it each row is one.
             cache: what the rows hold before these tokens, which are added to it. Not together with documents.
             n_new: (B,), how many of the T tokens are real, at least 1 each; the others are padding, on the right. None: all.
+            at: (B, N), the places whose logits are wanted, which are then (B, N, V). None: all.
         """
-        logits = self.logits(self.hidden(tokens, document_ids, cache, n_new))
+        hidden = self.hidden(tokens, document_ids, cache, n_new)
+        if at is not None:
+            hidden = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits = self.logits(hidden)
         if targets is None:
             return logits
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())

@@ -1,0 +1,92 @@
+"""Few-shot tasks of two runs side by side: the same queries and demonstrations, pair by pair."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from momentum_gpt.evaluation.statistics import bootstrap, holm, mcnemar, smallest_detectable
+
+Key = tuple[str, int]
+"""Task and number of demonstrations."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a run to the first, on a task with k demonstrations; accuracies, and nats of the right candidate's share."""
+
+    task: str
+    k: int
+    seeds: int
+    queries: int
+    first: float
+    other: float
+    interval: tuple[float, float]
+    """Of other - first, 95%: a bootstrap over queries and seeds."""
+    p_value: float
+    """McNemar's, exact, of the first seed: that none of both is right more often."""
+    p_holm: float
+    """The same, adjusted for the number of tasks and ks."""
+    detectable: float
+    """The true difference that so many pairs find four times of five."""
+
+
+def load_records(folder: str) -> dict[Key, dict[int, dict[str, Any]]]:
+    """The newest checkpoint's records by (task, k), then seed; of records made twice the last. {} if there are none."""
+    path = Path(folder) / "evaluations" / "icl.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    newest = max((line["step"] for line in lines), default=0)
+    found: dict[Key, dict[int, dict[str, Any]]] = {}
+    for line in lines:
+        if line["step"] == newest:
+            found.setdefault((line["task"], line["k"]), {})[line["seed"]] = line
+    return found
+
+
+def differences(first: str, other: str) -> list[Difference]:
+    """What both runs were asked, in the same way: equal numbers of queries, and the seeds that both have."""
+    a, b = load_records(first), load_records(other)
+    found, p_values = [], []
+    for key in [key for key in a if key in b]:
+        seeds = [seed for seed in a[key] if seed in b[key] and a[key][seed]["n"] == b[key][seed]["n"]]
+        if not seeds:
+            continue
+        rights = [np.array([its[key][seed]["right"] for seed in seeds], dtype=float) for its in (a, b)]  # (seeds, queries)
+        found.append((key, len(seeds), rights))
+        p_values.append(mcnemar(rights[0][0], rights[1][0]))
+    adjusted = holm(p_values)
+    return [
+        Difference(
+            *key,
+            n_seeds,
+            rights[0].shape[1],
+            float(rights[0].mean()),
+            float(rights[1].mean()),
+            bootstrap(rights[1] - rights[0]),
+            p_value,
+            p_holm,
+            smallest_detectable((rights[1] - rights[0]).mean(axis=0)),
+        )
+        for (key, n_seeds, rights), p_value, p_holm in zip(found, p_values, adjusted, strict=True)
+    ]
+
+
+def as_text(first: str, other: str, rows: list[Difference]) -> str:
+    """A table for the terminal; a difference is marked if its interval leaves out 0 and its adjusted p-value is below 0.05."""
+    lines = [
+        f"{'task':<14}{'k':>4}{'seeds':>7}{'queries':>9}{first[:12]:>14}{other[:12]:>14}{'difference':>12}{'95% interval':>20}"
+    ]
+    lines[0] += f"{'McNemar p':>11}{'Holm':>7}{'detectable':>12}"
+    for row in rows:
+        low, high = row.interval
+        real = " *" if (low > 0 or high < 0) and row.p_holm < 0.05 else ""
+        lines.append(
+            f"{row.task:<14}{row.k:>4}{row.seeds:>7}{row.queries:>9}{row.first:>14.3f}{row.other:>14.3f}"
+            f"{row.other - row.first:>+12.3f}{f'[{low:+.3f}, {high:+.3f}]':>20}{row.p_value:>11.3f}{row.p_holm:>7.3f}"
+            f"{row.detectable:>12.3f}{real}"
+        )
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

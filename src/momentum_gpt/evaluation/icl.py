@@ -1,0 +1,294 @@
+"""Few-shot in-context learning: the demonstrations are read once for each (task, seed), and every query goes on from there.
+
+    score(c) = sum_j log p(y_j | demonstrations, query, y_<j)        for each candidate c = y_1 ... y_m
+
+A prompt is: the end of a document, then each demonstration (prompt, answer) and a separator, then the query's prompt. Tokens
+are made part by part, so that no token spans the query and its answer.
+
+Shapes: B rows, T tokens, N scored places, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from momentum_gpt import distributed
+from momentum_gpt.config import IclConfig
+from momentum_gpt.data import Tokenizer
+from momentum_gpt.errors import UserError
+from momentum_gpt.evaluation.tasks import Example, IclTask, demonstrations, flipped, load_examples, load_task, neutral_prompt
+from momentum_gpt.models import Cache
+
+SCORES = ("sum", "per_token", "per_char", "per_byte", "pmi")
+"""What a candidate's log-probability is divided by; pmi: less the candidate's own, after a neutral prompt."""
+
+HEADLINE = "per_token"
+"""As in Dai et al.'s code; the same as sum where every answer is one token."""
+
+
+class Request(NamedTuple):
+    """A row to score: what follows the shared prefix, and where its answer begins."""
+
+    tokens: list[int]
+    answers: list[list[int]]
+    """Either one answer of any length, or several of one token each."""
+    places: list[int]
+    """In the results, of each answer."""
+
+
+@dataclass
+class Asked:
+    """The queries of a task, encoded; the same for every number of demonstrations and seed."""
+
+    task: IclTask
+    examples: list[Example]
+    prompts: list[list[int]]
+    candidates: list[list[list[int]]]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest query with its longest answer."""
+        pairs = zip(self.prompts, self.candidates, strict=True)
+        return max(len(prompt) + max(map(len, answers)) for prompt, answers in pairs)
+
+    @property
+    def gold(self) -> np.ndarray:
+        return np.array([example.gold for example in self.examples])
+
+
+def evaluate_icl(
+    model: nn.Module, tokenizer: Tokenizer, config: IclConfig, seq_len: int, tokens_per_forward: int
+) -> Iterator[dict[str, Any]]:
+    """One record for each task, number of demonstrations that fits, and seed. Every rank must go through all of them.
+
+    Keys: task, k, k_asked, seed, n, left_out, acc and acc/SCORE, acc/calibrated, acc/flipped, soft (mean share of the right
+    candidate), majority, chosen (how often each candidate), seconds, right (1 or 0 a query), loss (-log of the right
+    candidate's share, nats, a query), verified (see `verify`).
+
+    Raises:
+        UserError: a task that cannot be loaded, or no query of which fits the context.
+    """
+    for name in config.tasks:
+        task, train, asked, left_out = prepare_task(name, tokenizer, config, seq_len)
+        fitting = Fitting(task, train, asked, tokenizer, config, seq_len)
+        for k, k_asked in fitting.numbers():
+            for seed in range(config.seeds if k else 1):
+                began = time.perf_counter()
+                prefix = fitting.prefix(k, seed)
+                scores = score_queries(model, prefix, asked, tokens_per_forward)
+                record = {"task": task.name, "k": k, "k_asked": k_asked, "seed": seed, "left_out": left_out}
+                record |= summarize(scores, asked, tokenizer, model, prefix, tokens_per_forward)
+                if config.flipped and k:
+                    wrong = score_queries(model, fitting.prefix(k, seed, flip=True), asked, tokens_per_forward)
+                    record["acc/flipped"] = accuracy(normalized(wrong, asked)[HEADLINE], asked.gold)
+                if config.verify:
+                    record["verified"] = verify(model, prefix, asked, scores, config.verify)
+                yield record | {"seconds": time.perf_counter() - began}
+
+
+def prepare_task(name: str, tokenizer: Tokenizer, config: IclConfig, seq_len: int) -> tuple[IclTask, list[Example], Asked, int]:
+    """The task, the examples to demonstrate with, the queries that fit the context, and how many did not."""
+    task = load_task(name)
+    train, test = load_examples(task, config.data)
+    order = np.random.default_rng(config.queries_seed).permutation(len(test))[: config.queries]
+    chosen = [test[i] for i in sorted(order)]
+    encoded = [
+        (example, tokenizer.encode(example.prompt), [tokenizer.encode(c) for c in example.candidates]) for example in chosen
+    ]
+    fitting = [it for it in encoded if 1 + len(it[1]) + max(map(len, it[2])) <= seq_len]
+    if not fitting:
+        raise UserError(f"task {task.name}: none of {len(chosen)} queries fits the model's context of {seq_len} tokens")
+    examples, prompts, candidates = (list(column) for column in zip(*fitting, strict=True))
+    return task, train, Asked(task, examples, prompts, candidates), len(chosen) - len(fitting)
+
+
+@dataclass
+class Fitting:
+    """How many demonstrations fit before the longest query, and what they look like."""
+
+    task: IclTask
+    train: list[Example]
+    asked: Asked
+    tokenizer: Tokenizer
+    config: IclConfig
+    seq_len: int
+
+    def numbers(self) -> list[tuple[int, int]]:
+        """(k that fits for every seed, the k that was asked for), each k once."""
+        room = self.seq_len - self.asked.longest
+        found: dict[int, int] = {}
+        for k_asked in sorted(self.config.k):
+            k = min(k_asked, len(self.train))
+            while k and any(len(self.prefix(k, seed)) > room for seed in range(self.config.seeds)):
+                k -= 1
+            found.setdefault(k, k_asked)
+        return list(found.items())
+
+    def prefix(self, k: int, seed: int, flip: bool = False) -> list[int]:
+        """The tokens before the query: the end of a document, and k demonstrations."""
+        tokens = [self.tokenizer.eos_id]
+        for example in demonstrations(self.train, k, self.task.name, seed):
+            shown = flipped(example) if flip else example
+            tokens += self.tokenizer.encode(shown.prompt) + self.tokenizer.encode(shown.candidates[shown.gold])
+            tokens += self.separator
+        return tokens
+
+    @property
+    def separator(self) -> list[int]:
+        return [self.tokenizer.eos_id] if self.config.separator == "eos" else self.tokenizer.encode(self.config.separator)
+
+
+def requests_of(prompts: Sequence[list[int]], candidates: Sequence[list[list[int]]]) -> list[Request]:
+    """A row a query where every candidate is one token, else a row a candidate. Places count candidates, query by query."""
+    requests, place = [], 0
+    for prompt, answers in zip(prompts, candidates, strict=True):
+        places = list(range(place, place + len(answers)))
+        place += len(answers)
+        if all(len(answer) == 1 for answer in answers):
+            requests.append(Request(prompt, answers, places))
+        else:
+            requests += [Request(prompt + answer[:-1], [answer], [at]) for answer, at in zip(answers, places, strict=True)]
+    return requests
+
+
+@torch.no_grad()
+def score_requests(model: nn.Module, prefix: list[int], requests: list[Request], tokens_per_forward: int) -> np.ndarray:
+    """The log-probability of each answer, nats, float64, in the order of their places.
+
+    The prefix is computed once and its keys, values and states are copied to each batch's rows. Batches are alike in length and
+    are dealt to the ranks in turn, the same number to each.
+    """
+    device = next(model.parameters()).device
+    cache = Cache(n_layers=model.config.n_layers, n_rows=1, capacity=len(prefix), device=device)  # type: ignore[union-attr, arg-type]
+    model(torch.tensor([prefix], device=device), cache=cache, at=torch.zeros(1, 1, dtype=torch.long, device=device))
+    batches = list(batched(requests, len(prefix), tokens_per_forward))
+    world, rank = distributed.world_size(), distributed.rank()
+    results = torch.zeros(sum(len(request.places) for request in requests), dtype=torch.float64)
+    for first in range(0, len(batches), world):
+        mine = first + rank < len(batches)
+        batch = batches[first + rank] if mine else batches[first]  # a batch too few: run one in vain, as ZeRO-3 needs
+        scored = score_batch(model, cache, batch, device)
+        if mine:
+            for request, scores in zip(batch, scored, strict=True):
+                results[request.places] = scores
+    return distributed.sum_over_ranks(results).numpy()
+
+
+def batched(requests: list[Request], prefix: int, tokens_per_forward: int) -> Iterator[list[Request]]:
+    """The longest first; each row counts with its prefix, of which it holds a copy."""
+    batch: list[Request] = []
+    for request in sorted(requests, key=lambda it: -len(it.tokens)):
+        if batch and (len(batch) + 1) * (prefix + len(batch[0].tokens)) > max(tokens_per_forward, prefix):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def score_batch(model: nn.Module, prefix: Cache, batch: list[Request], device: torch.device) -> list[Tensor]:
+    """The log-probability of each answer of each row; the softmax is computed in fp32."""
+    lengths = torch.tensor([len(request.tokens) for request in batch])
+    n_places = [len(request.answers[0]) if len(request.answers) == 1 else 1 for request in batch]
+    T, N = int(lengths.max()), max(n_places)
+    tokens = torch.zeros(len(batch), T, dtype=torch.long)
+    at = torch.zeros(len(batch), N, dtype=torch.long)
+    for row, (request, n) in enumerate(zip(batch, n_places, strict=True)):
+        tokens[row, : len(request.tokens)] = torch.tensor(request.tokens)
+        at[row, :n] = torch.arange(len(request.tokens) - n, len(request.tokens))
+    cache = prefix.select(torch.zeros(len(batch), dtype=torch.long, device=device), prefix.longest + T)
+    logits = model(tokens.to(device), cache=cache, n_new=lengths.to(device), at=at.to(device))  # (B, N, V)
+    logp = logits.float().log_softmax(-1).cpu()
+    scores = []
+    for row, request in enumerate(batch):
+        if len(request.answers) > 1:
+            scores.append(logp[row, 0, [answer[0] for answer in request.answers]].double())
+        else:
+            answer = request.answers[0]
+            scores.append(logp[row, torch.arange(len(answer)), torch.tensor(answer)].double().sum()[None])
+    return scores
+
+
+def score_queries(model: nn.Module, prefix: list[int], asked: Asked, tokens_per_forward: int) -> list[np.ndarray]:
+    """The log-probability of each candidate of each query, nats."""
+    scores = score_requests(model, prefix, requests_of(asked.prompts, asked.candidates), tokens_per_forward)
+    return np.split(scores, np.cumsum([len(answers) for answers in asked.candidates])[:-1])
+
+
+def normalized(scores: list[np.ndarray], asked: Asked) -> dict[str, list[np.ndarray]]:
+    """The scores but pmi, query by query."""
+    of_query = list(zip(scores, asked.candidates, asked.examples, strict=True))
+    return {
+        "sum": scores,
+        "per_token": [it / np.array(list(map(len, answers))) for it, answers, _ in of_query],
+        "per_char": [it / np.array([len(text.lstrip()) for text in example.candidates]) for it, _, example in of_query],
+        "per_byte": [it / np.array([len(text.encode()) for text in example.candidates]) for it, _, example in of_query],
+    }
+
+
+def accuracy(scores: list[np.ndarray], gold: np.ndarray) -> float:
+    """Of ties the first candidate is taken."""
+    return float(np.mean([it.argmax() == right for it, right in zip(scores, gold, strict=True)]))
+
+
+def summarize(
+    scores: list[np.ndarray], asked: Asked, tokenizer: Tokenizer, model: nn.Module, prefix: list[int], tokens_per_forward: int
+) -> dict[str, Any]:
+    """What is told of the scores of one (task, k, seed)."""
+    kinds = normalized(scores, asked)
+    alone = without_prompt(model, asked, tokenizer, tokens_per_forward)
+    kinds["pmi"] = [it - own for it, own in zip(scores, alone, strict=True)]
+    gold = asked.gold
+    shares = [_softmax(it) for it in kinds[HEADLINE]]
+    right_share = np.array([share[right] for share, right in zip(shares, gold, strict=True)])
+    record: dict[str, Any] = {"n": len(gold)}
+    record |= {f"acc/{kind}": accuracy(its, gold) for kind, its in kinds.items()}
+    record["acc"] = record[f"acc/{HEADLINE}"]
+    record["majority"] = float(np.bincount(gold).max() / len(gold))
+    record["soft"] = float(right_share.mean())
+    if asked.task.verbalizers:
+        neutral = tokenizer.encode(neutral_prompt(asked.task))
+        own = score_requests(model, prefix, requests_of([neutral], asked.candidates[:1]), tokens_per_forward)
+        per_token = own / np.array(list(map(len, asked.candidates[0])))
+        record["acc/calibrated"] = accuracy([it - per_token for it in kinds[HEADLINE]], gold)
+    chosen = np.array([it.argmax() for it in kinds[HEADLINE]])
+    record["chosen"] = np.bincount(chosen, minlength=max(map(len, scores))).tolist()
+    record["right"] = (chosen == gold).astype(int).tolist()
+    record["loss"] = np.round(-np.log(np.maximum(right_share, 1e-30)), 5).tolist()
+    return record
+
+
+def without_prompt(model: nn.Module, asked: Asked, tokenizer: Tokenizer, tokens_per_forward: int) -> list[np.ndarray]:
+    """The log-probability of each candidate after a neutral prompt alone; where all queries have the same, computed once."""
+    neutral = tokenizer.encode(neutral_prompt(asked.task))
+    same = bool(asked.task.verbalizers)
+    candidates = asked.candidates[:1] if same else asked.candidates
+    scores = score_requests(model, [tokenizer.eos_id], requests_of([neutral] * len(candidates), candidates), tokens_per_forward)
+    split = np.split(scores, np.cumsum([len(answers) for answers in candidates])[:-1])
+    return split * len(asked.candidates) if same else split
+
+
+@torch.no_grad()
+def verify(model: nn.Module, prefix: list[int], asked: Asked, scores: list[np.ndarray], n: int) -> float:
+    """The largest difference, nats, of the first n queries to a plain pass over the whole prompt of each candidate."""
+    device = next(model.parameters()).device
+    worst = 0.0
+    for prompt, answers, its in list(zip(asked.prompts, asked.candidates, scores, strict=True))[:n]:
+        for answer, score in zip(answers, its, strict=True):
+            tokens = torch.tensor([[*prefix, *prompt, *answer]], device=device)
+            logp = model(tokens[:, :-1]).float().log_softmax(-1)[0, -len(answer) :]
+            plain = logp[torch.arange(len(answer)), tokens[0, -len(answer) :]].double().sum().item()
+            worst = max(worst, abs(plain - score))
+    return worst
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()

@@ -1,0 +1,174 @@
+"""Few-shot scoring: equal to plain passes, equal to numbers worked out on paper, whatever the batches and the ranks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from momentum_gpt.config import IclConfig, ModelConfig
+from momentum_gpt.data import Tokenizer, load_tokenizer
+from momentum_gpt.errors import UserError
+from momentum_gpt.evaluation.icl import evaluate_icl, prepare_task, requests_of, score_requests
+from momentum_gpt.evaluation.tasks import demonstrations, load_examples, load_task, neutral_prompt, task_names
+from momentum_gpt.models import GPT
+from momentum_gpt.models.gpt import init_weights
+from tests.conftest import SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def tokenizer(data_folder: Path) -> Tokenizer:
+    return load_tokenizer(data_folder)
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Callable[..., str]:
+    """A task of a user's own, from .jsonl files, and its YAML."""
+
+    def make(verbalizers: list[str], n_test: int = 12) -> str:
+        folder = tmp_path / "colours"
+        folder.mkdir(exist_ok=True)
+        for split, n in (("train", 20), ("test", n_test)):
+            rows = [{"text": f"{split} thing {i} of some kind", "label": i % len(verbalizers)} for i in range(n)]
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path = tmp_path / "colours.yaml"
+        path.write_text(
+            f"dataset: {folder}\ntest_split: test\ntemplate: 'Thing: {{text}} Colour:'\n"
+            f"verbalizers: {json.dumps(verbalizers)}\n"
+        )
+        return str(path)
+
+    return make
+
+
+def model_of(options: dict[str, Any], seq_len: int = 512, positions: str = "learned") -> GPT:
+    model = GPT(ModelConfig(2, 2, 16, seq_len, vocab_size=512, init_std=0.2, positions=positions), options)
+    init_weights(model, 0)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize(
+    "options",
+    [{"name": "vanilla"}, {"name": "momentum", "ema_decay": 0.9}, {"name": "shift", "weight": 0.5}, {"name": "linear"}],
+    ids=str,
+)
+@pytest.mark.parametrize("verbalizers", [[" a", " b"], [" red and blue", " e", " yellow"]], ids=["short", "long"])
+def test_every_score_is_that_of_a_plain_pass(
+    tokenizer: Tokenizer, colours: Callable[..., str], options: dict[str, Any], positions: str, verbalizers: list[str]
+) -> None:
+    config = IclConfig(tasks=[colours(verbalizers)], k=[0, 3], seeds=2, verify=12, flipped=True)
+    records = list(evaluate_icl(model_of(options, positions=positions), tokenizer, config, 512, tokens_per_forward=1500))
+    assert [(record["k"], record["seed"]) for record in records] == [(0, 0), (3, 0), (3, 1)]
+    assert all(record["verified"] < 1e-5 for record in records)
+    assert all("acc/flipped" in record for record in records[1:])
+
+
+def test_batches_and_order_change_nothing(tokenizer: Tokenizer) -> None:
+    generator = np.random.default_rng(0)
+    prompts = [generator.integers(4, 500, n).tolist() for n in (3, 40, 7, 1, 22)]
+    candidates = [[generator.integers(4, 500, n).tolist() for n in (2, 1, 5)] for _ in prompts]
+    requests, prefix = requests_of(prompts, candidates), list(range(4, 44))
+    model = model_of({"name": "momentum", "ema_decay": 0.9})
+    results = [score_requests(model, prefix, requests, tokens_per_forward) for tokens_per_forward in (1, 200, 10**6)]
+    results.append(score_requests(model, prefix, requests[::-1], 200))
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], atol=1e-5)
+
+
+class Favourite(nn.Module):
+    """Gives token 300 the probability 1/2, token 301 1/4, and shares the rest out evenly; takes no notice of the context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = ModelConfig(1, 1, 4, 512, vocab_size=512)
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, tokens: Tensor, cache: Any = None, n_new: Any = None, at: Any = None) -> Tensor:
+        cache.begin(tokens.shape[1], n_new)
+        cache.end(tokens.shape[1])
+        probabilities = torch.full((512,), 0.25 / 510)
+        probabilities[300], probabilities[301] = 0.5, 0.25
+        return probabilities.log().expand(*at.shape, 512)
+
+
+def test_known_probabilities_give_the_scores_worked_out_on_paper(tokenizer: Tokenizer, colours: Callable[..., str]) -> None:
+    """Candidates of tokens (300), (301) and (300, 301): ln 1/2, ln 1/4, ln 1/8; per token ln 1/2, ln 1/4, ln 1/8 / 2."""
+    pieces = [tokenizer.decode([i]) for i in (300, 301)]
+    verbalizers = [pieces[0], pieces[1], pieces[0] + pieces[1]]
+    expected = [
+        sum(math.log(0.5 if i == 300 else 0.25 if i == 301 else 0.25 / 510) for i in tokenizer.encode(v)) for v in verbalizers
+    ]
+    assert expected[:2] == pytest.approx([math.log(0.5), math.log(0.25)])
+    config = IclConfig(tasks=[colours(verbalizers, n_test=30)], k=[2], seeds=1)
+    (record,) = evaluate_icl(Favourite(), tokenizer, config, 512, 4096)
+    scores = np.array(expected) / [len(tokenizer.encode(v)) for v in verbalizers]
+    share = np.exp(scores) / np.exp(scores).sum()
+    assert record["acc/sum"] == pytest.approx(1 / 3)  # always the first candidate, and a third of the labels are it
+    assert record["majority"] == pytest.approx(1 / 3)
+    assert record["soft"] == pytest.approx(share.mean(), rel=1e-5)
+    assert record["chosen"][0] == 30
+    assert record["acc/pmi"] == pytest.approx(1 / 3)  # the prompt adds nothing to any: all are tied, the first is taken
+    assert record["loss"][:3] == pytest.approx((-np.log(share)).tolist(), abs=1e-4)
+
+
+def test_as_many_demonstrations_are_shown_as_fit(tokenizer: Tokenizer, colours: Callable[..., str]) -> None:
+    task = colours([" a", " b"])
+    config = IclConfig(tasks=[task], k=[0, 2, 16, 32], seeds=2)
+    records = list(evaluate_icl(model_of({"name": "vanilla"}, 250), tokenizer, config, 250, 4096))
+    shown = sorted({(record["k"], record["k_asked"]) for record in records})
+    assert shown[:2] == [(0, 0), (2, 2)]
+    assert len(shown) == 3
+    assert shown[2][1] == 16
+    assert 2 < shown[2][0] < 16
+    with pytest.raises(UserError, match="none of 12 queries fits the model's context of 8 tokens"):
+        prepare_task(task, tokenizer, config, 8)
+
+
+def test_demonstrations_are_a_function_of_the_seed_and_never_the_queries(colours: Callable[..., str]) -> None:
+    train, test = load_examples(load_task(colours([" a", " b"])), None)
+    assert demonstrations(train, 5, "x", 0) == demonstrations(train, 9, "x", 0)[:5]
+    assert demonstrations(train, 5, "x", 0) != demonstrations(train, 5, "x", 1)
+    assert not {example.prompt for example in train} & {example.prompt for example in test}
+
+
+def test_tasks_are_what_the_paper_and_its_code_say() -> None:
+    assert neutral_prompt(load_task("cb")) == "N/A Question: N/A. True, False, or Neither? Answer:"
+    assert neutral_prompt(load_task("cb_paper")) == "N/A Question: N/A True, False, or Neither? Answer:"
+    wanted = {"sst2", "sst5", "mr", "subj", "agnews", "cb", "imdb", "arc_easy", "piqa"}
+    assert wanted <= set(task_names())
+    with pytest.raises(UserError, match="'sst3' is none of agnews"):
+        load_task("sst3")
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "n", "n_candidates"),
+    [("sst2", 872, 2), ("sst5", 1101, 5), ("mr", 1066, 2), ("subj", 2000, 2), ("agnews", 3000, 4), ("cb", 56, 3),
+     ("imdb", 2000, 2), ("piqa", 1838, 2), ("arc_easy", 567, 4), ("agnews_paper", 3000, 4), ("cb_paper", 56, 3)],
+)  # fmt: skip
+def test_real_tasks_are_read_from_a_local_folder(name: str, n: int, n_candidates: int) -> None:
+    train, test = load_examples(load_task(name), str(SHARED_DATA / "icl"))
+    assert len(test) == pytest.approx(n, abs=6)
+    assert {len(example.candidates) for example in test} == {n_candidates}
+    assert all(0 <= example.gold < n_candidates for example in train + test)
+    assert all(text.startswith(" ") for example in test[:50] for text in example.candidates)
+
+
+def test_mistakes_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "bad.yaml"
+    for content, said in (
+        ("dataset: x\ntest_split: test\ntemplate: t\n", "must have verbalizers, or rows as one of arc, piqa"),
+        ("dataset: x\ntemplte: y\n", "is not a task"),
+        ("dataset: /nowhere\ntest_split: test\ntemplate: t\nverbalizers: [a]\n", "cannot be loaded"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=said):
+            list(evaluate_icl(model_of({"name": "vanilla"}), tokenizer, IclConfig(tasks=[str(path)]), 512, 4096))

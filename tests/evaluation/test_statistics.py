@@ -1,0 +1,50 @@
+"""Intervals and tests against numbers worked out by hand and against simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from momentum_gpt.evaluation.statistics import bootstrap, holm, mcnemar, mean_interval, smallest_detectable
+
+
+def test_mcnemar_is_the_binomial_of_the_disagreements() -> None:
+    """9 right in a alone, 1 in b alone: 2 (C(10,0) + C(10,1)) / 2^10 = 22 / 1024."""
+    a = np.array([1] * 9 + [0] * 1 + [1] * 50 + [0] * 40)
+    b = np.array([0] * 9 + [1] * 1 + [1] * 50 + [0] * 40)
+    assert mcnemar(a, b) == pytest.approx(22 / 1024)
+    assert mcnemar(a, a) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_the_mean_interval_is_students() -> None:
+    low, high = mean_interval(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.30265 / math.sqrt(3), 2 + 4.30265 / math.sqrt(3)), abs=1e-4)
+    assert all(map(math.isnan, mean_interval(np.array([1.0]))))
+
+
+def test_the_bootstrap_of_one_seed_is_the_normal_interval_of_a_mean() -> None:
+    values = np.random.default_rng(0).integers(0, 2, (1, 1000)).astype(float)
+    low, high = bootstrap(values)
+    error = values.std() / math.sqrt(1000)
+    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.003)
+
+
+def test_the_bootstrap_draws_seeds_too() -> None:
+    """Two seeds that disagree entirely: the interval reaches from one to the other."""
+    low, high = bootstrap(np.stack([np.zeros(500), np.ones(500)]))
+    assert (low, high) == (0.0, 1.0)
+
+
+def test_the_smallest_detectable_difference_is_found_four_times_of_five() -> None:
+    generator = np.random.default_rng(1)
+    n = 2000
+    effect = smallest_detectable(generator.normal(0, 1, n))
+    found = [abs(x.mean()) > 1.96 * x.std(ddof=1) / math.sqrt(n) for x in generator.normal(effect, 1, (2000, n))]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)
