@@ -21,6 +21,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.executors import Meter
 from data_prep.steps import replacing, write_json
 from momentum_gpt.errors import UserError
+from momentum_gpt.evaluation.tasks import load_examples, load_task, task_names
 
 WORD = re.compile(r"[^\W_]+")
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -30,7 +31,9 @@ BASE = np.uint64(0x9E3779B97F4A7C15)
 @dataclass
 class DecontaminateConfig:
     sets: list[str] = field(default_factory=list)
-    """Evaluation sets: .jsonl files, or folders with such files. Every text of every row is looked for."""
+    """Evaluation sets: .jsonl files, folders with such files, few-shot tasks of conf/icl/ by name, or [known], all of those."""
+    data: str | None = None
+    """Where the few-shot tasks are, as in evaluation.icl.data. null: the hub."""
     drop: bool = True
     """Leave out the training documents that hold some of it; false: only report them."""
     words: int = 13
@@ -51,19 +54,27 @@ def hashes_in_a_row(text: str, n: int) -> np.ndarray:
     return total
 
 
-def evaluation_texts(sets: list[str]) -> Iterator[tuple[str, str]]:
-    """(set, text) of every text in every row: the strings of its fields, and of what is inside them.
+def evaluation_files(sets: list[str]) -> list[str]:
+    """The files of the sets that are files or folders."""
+    found = (path.rglob("*.jsonl") if path.is_dir() else [path] for path in map(Path, sets))
+    return sorted(str(file) for files in found for file in files if file.is_file())
+
+
+def evaluation_texts(config: DecontaminateConfig) -> Iterator[tuple[str, str]]:
+    """(set, text) of every text: of a task's examples, or of every row of a file, with what is inside its fields.
 
     Raises:
-        UserError: no such file, or a line that is not JSON.
+        UserError: no such task or file, or a line that is not JSON.
     """
-    for given in sets:
-        path = Path(given)
-        files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-        if not files or not all(file.is_file() for file in files):
-            raise UserError(f"decontaminate.sets: {given!r} is no .jsonl file and no folder with some")
-        for file in files:
-            name = str(file.relative_to(path).with_suffix("")) if path.is_dir() else file.stem
+    for given in task_names() if config.sets == ["known"] else config.sets:
+        if given in task_names():
+            for example in load_examples(load_task(given), config.data)[1]:
+                yield from ((given, f"{example.prompt}{candidate}") for candidate in example.candidates)
+            continue
+        if not (files := evaluation_files([given])):
+            raise UserError(f"decontaminate.sets: {given!r} is no task of ours, no .jsonl file and no folder with some")
+        for file in map(Path, files):
+            name = str(file.relative_to(given).with_suffix("")) if Path(given).is_dir() else file.stem
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
                 try:
                     record = json.loads(line)
@@ -85,7 +96,7 @@ def write_index(config: DecontaminateConfig, folder: Path) -> dict[str, int]:
     by_length: dict[int, dict[int, int]] = {}
     names: list[str] = []
     texts: Counter[str] = Counter()
-    for name, text in evaluation_texts(config.sets):
+    for name, text in evaluation_texts(config):
         if name not in texts:
             names.append(name)
         n_words = min(config.words, len(WORD.findall(text)))

@@ -18,7 +18,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -31,7 +31,7 @@ from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig, ExactDedupFil
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 from data_prep.corpora import Part, build_sources
-from data_prep.decontaminate import DecontaminateConfig, FindContamination, write_index
+from data_prep.decontaminate import DecontaminateConfig, FindContamination, evaluation_files, write_index
 from data_prep.executors import ExecutorConfig, run_stage
 from data_prep.report import describe, document_lengths, first_batch
 from data_prep.steps import (
@@ -203,12 +203,7 @@ class Preparation:
     def documents(self) -> None:
         """Read, clean, filter and split."""
         config = self.config
-        stamps = [
-            (part.path, Path(part.path).stat().st_mtime_ns)
-            for _, parts in self.pieces
-            for part in parts
-            if Path(part.path).exists()
-        ]
+        stamps = written_at(part.path for _, parts in self.pieces for part in parts)
         options = [config.corpus, self.pieces, stamps, asdict(config.clean), config.validation_fraction, config.on_error]
         folder = self.folder("documents", options)
         read = Read(config.corpus, self.pieces, config.clean, config.validation_fraction, config.on_error, folder)
@@ -218,8 +213,6 @@ class Preparation:
         self.done("documents")
         if not any(report["documents"] for report in self.reports("documents")):
             raise UserError("there is no document in this corpus: its files are empty; give more text")
-        for source, kinds in left_out(self.reports("documents")).items():
-            print(f"{self.sources[source].name}: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()))
 
     @property
     def bytes_read(self) -> int:
@@ -254,10 +247,10 @@ class Preparation:
 
     def decontaminate(self) -> None:
         """Look for text of the evaluation sets in what is trained on."""
-        options = asdict(self.config.decontaminate)
+        options = [asdict(self.config.decontaminate), written_at(evaluation_files(self.config.decontaminate.sets))]
         folder = self.folder("decontaminate", options)
         if not self.config.decontaminate.sets:
-            print("no evaluation set was named (decontaminate.sets): the text was not checked against any")
+            print("no evaluation set was named (decontaminate.sets=[known] is all that we know): the text was not checked")
         else:
             if not (folder / "texts.json").is_file():
                 write_json(folder / "texts.json", write_index(self.config.decontaminate, folder))
@@ -372,7 +365,7 @@ class Preparation:
             "by_byte": sum(report["by_byte"] for report in encoded),
             "mix": mix,
             "left_out": {self.sources[place].name: kinds for place, kinds in left_out(read).items()},
-            "duplicates": self.n_duplicates(read) if self.config.deduplicate else None,
+            "duplicates": self.n_duplicates() if self.config.deduplicate else None,
             "contamination": self.contamination(),
             "made_with": self.config.made_with(),
             "versions": {name: version(name) for name in ("momentum-gpt", "sentencepiece", "datatrove")},
@@ -380,7 +373,7 @@ class Preparation:
             "splits": splits,
         }
 
-    def n_duplicates(self, read: list[dict[str, Any]]) -> int:
+    def n_duplicates(self) -> int:
         folder = self.work / "deduplicate" / "duplicates"
         return sum(path.stat().st_size // 4 for path in folder.rglob("*.c4_dup"))
 
@@ -409,6 +402,11 @@ class Preparation:
         shutil.rmtree(self.work)
         print(describe(output, self.seconds))
         print(first_batch(output))
+
+
+def written_at(paths: Iterable[str]) -> list[tuple[str, int]]:
+    """When each of the files was written, ns: what was made of older ones is made again."""
+    return sorted((path, Path(path).stat().st_mtime_ns) for path in set(paths) if Path(path).is_file())
 
 
 def left_out(reports: list[dict[str, Any]]) -> dict[int, dict[str, int]]:

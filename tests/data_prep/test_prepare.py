@@ -331,3 +331,17 @@ def test_every_real_document_comes_back_with_the_ids_of_plain_sentencepiece(door
     assert set(found) == set(texts)
     for text, expected in zip(texts, tokenizer.encode_documents(texts, num_threads=2), strict=True):
         assert np.array_equal(found[text], expected)
+
+
+@pytest.mark.shared_data
+def test_the_known_tasks_are_found_in_text_that_holds_them(
+    door: Door, data_folder: Path, numbered: list[str], tmp_path: Path
+) -> None:
+    lines = (SHARED_DATA / "icl" / "imdb" / "test.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+    path = jsonl(tmp_path / "a.jsonl", numbered + [f"seen on the net: {json.loads(line)['text']}" for line in lines])
+    validation = jsonl(tmp_path / "validation.jsonl", ["a b c"])
+    arguments = [f"corpus.paths={path}", f"corpus.validation_paths={validation}", f"tokenizer.path={data_folder}"]
+    known = ["decontaminate.sets=[known]", f"decontaminate.data={SHARED_DATA / 'icl'}"]
+    done = door(prepare.main, "corpus=text", *arguments, *known, f"output={tmp_path / 'out'}")
+    assert done.code == 0, done.err
+    assert "3 training documents hold text of an evaluation set, left out: imdb 3" in done.out
