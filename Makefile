@@ -1,6 +1,6 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup train recall test test-slow test-cluster checks format check-attention bench-attention clean
+.PHONY: help setup train recall test test-slow test-cluster test-harness checks format check-attention bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -40,6 +40,10 @@ test-slow: .venv/.ready-for-tests  ## Run the tests that take minutes: kills at 
 test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray, as root of a Debian: they are installed and started
 	$(RUN) pip install --quiet -c constraints.txt -e '.[cluster]'
 	$(RUN) pytest -m cluster --timeout 900
+
+test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which they install
+	$(RUN) pip install --quiet -c constraints.txt -e '.[harness]'
+	$(RUN) pytest tests/evaluation/test_harness.py
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types
 	$(BIN)/ruff check

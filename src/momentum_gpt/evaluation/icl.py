@@ -29,6 +29,9 @@ from momentum_gpt.models import Cache
 SCORES = ("sum", "per_token", "per_char", "per_byte", "pmi")
 """What a candidate's log-probability is divided by; pmi: less the candidate's own, after a neutral prompt."""
 
+CACHED = 8
+"""Remembered tokens that take the memory of one token of a training forward: keys and values are 4 C bytes a layer, of 34 C."""
+
 HEADLINE = "per_token"
 """As in Dai et al.'s code; the same as sum where every answer is one token."""
 
@@ -158,34 +161,43 @@ def requests_of(prompts: Sequence[list[int]], candidates: Sequence[list[list[int
     return requests
 
 
-@torch.no_grad()
 def score_requests(model: nn.Module, prefix: list[int], requests: list[Request], tokens_per_forward: int) -> np.ndarray:
-    """The log-probability of each answer, nats, float64, in the order of their places.
+    """The log-probability of each answer, nats, float64, in the order of their places; see `score_and_choose`."""
+    return score_and_choose(model, prefix, requests, tokens_per_forward)[0]
+
+
+@torch.no_grad()
+def score_and_choose(
+    model: nn.Module, prefix: list[int], requests: list[Request], tokens_per_forward: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probability of each answer, nats, float64, and whether the model would choose it, token by token; by place.
 
     The prefix is computed once and its keys, values and states are copied to each batch's rows. Batches are alike in length and
     are dealt to the ranks in turn, the same number to each.
     """
     device = next(model.parameters()).device
     cache = Cache(n_layers=model.config.n_layers, n_rows=1, capacity=len(prefix), device=device)  # type: ignore[union-attr, arg-type]
-    model(torch.tensor([prefix], device=device), cache=cache, at=torch.zeros(1, 1, dtype=torch.long, device=device))
+    if prefix:
+        model(torch.tensor([prefix], device=device), cache=cache, at=torch.zeros(1, 1, dtype=torch.long, device=device))
     batches = list(batched(requests, len(prefix), tokens_per_forward))
     world, rank = distributed.world_size(), distributed.rank()
-    results = torch.zeros(sum(len(request.places) for request in requests), dtype=torch.float64)
+    results = torch.zeros(2, sum(len(request.places) for request in requests), dtype=torch.float64)
     for first in range(0, len(batches), world):
         mine = first + rank < len(batches)
         batch = batches[first + rank] if mine else batches[first]  # a batch too few: run one in vain, as ZeRO-3 needs
         scored = score_batch(model, cache, batch, device)
         if mine:
             for request, scores in zip(batch, scored, strict=True):
-                results[request.places] = scores
-    return distributed.sum_over_ranks(results).numpy()
+                results[:, request.places] = scores
+    scores, chosen = distributed.sum_over_ranks(results).numpy()
+    return scores, chosen > 0
 
 
 def batched(requests: list[Request], prefix: int, tokens_per_forward: int) -> Iterator[list[Request]]:
     """The longest first; each row counts with its prefix, of which it holds a copy."""
     batch: list[Request] = []
     for request in sorted(requests, key=lambda it: -len(it.tokens)):
-        if batch and (len(batch) + 1) * (prefix + len(batch[0].tokens)) > max(tokens_per_forward, prefix):
+        if batch and (len(batch) + 1) * (prefix + len(batch[0].tokens)) > CACHED * tokens_per_forward:
             yield batch
             batch = []
         batch.append(request)
@@ -194,7 +206,7 @@ def batched(requests: list[Request], prefix: int, tokens_per_forward: int) -> It
 
 
 def score_batch(model: nn.Module, prefix: Cache, batch: list[Request], device: torch.device) -> list[Tensor]:
-    """The log-probability of each answer of each row; the softmax is computed in fp32."""
+    """Of each row (2, answers): their log-probability, its softmax computed in fp32, and whether they are the likeliest."""
     lengths = torch.tensor([len(request.tokens) for request in batch])
     n_places = [len(request.answers[0]) if len(request.answers) == 1 else 1 for request in batch]
     T, N = int(lengths.max()), max(n_places)
@@ -209,10 +221,14 @@ def score_batch(model: nn.Module, prefix: Cache, batch: list[Request], device: t
     scores = []
     for row, request in enumerate(batch):
         if len(request.answers) > 1:
-            scores.append(logp[row, 0, [answer[0] for answer in request.answers]].double())
+            answers, rows = torch.tensor(request.answers), logp[row, :1].expand(len(request.answers), -1)  # (n, 1), (n, V)
+            likeliest = (rows.argmax(-1) == answers[:, 0]).double()
+            scores.append(torch.stack([rows.gather(1, answers)[:, 0].double(), likeliest]))
         else:
-            answer = request.answers[0]
-            scores.append(logp[row, torch.arange(len(answer)), torch.tensor(answer)].double().sum()[None])
+            answer = torch.tensor(request.answers[0])
+            rows = logp[row, : len(answer)]  # (m, V)
+            likeliest = (rows.argmax(-1) == answer).all().double()
+            scores.append(torch.stack([rows.gather(1, answer[:, None]).double().sum(), likeliest])[:, None])
     return scores
 
 

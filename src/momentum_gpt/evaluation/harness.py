@@ -1,0 +1,115 @@
+"""Our models inside lm-eval, with what its requests have in common computed once. The only file that imports lm_eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+
+from momentum_gpt import distributed
+from momentum_gpt.data import load_tokenizer
+from momentum_gpt.evaluation.icl import Request, score_and_choose
+from momentum_gpt.models import load_model
+from momentum_gpt.models.generate import Sampling, generate
+from momentum_gpt.models.weights import model_folder
+
+HEAD = 64
+"""Contexts whose first tokens are the same are taken to have a prefix in common."""
+
+NEW_TOKENS = 256
+"""Generated where a task does not say how many."""
+
+
+@register_model("momentum_gpt")
+class NativeLM(TemplateLM):
+    """A run, checkpoint or model folder of ours, or a GPT-2 or XGLM of `transformers` with its tokenizer.
+
+    Args:
+        run: the folder.
+        tokens_per_forward: bounds the memory.
+    """
+
+    def __init__(self, run: str, tokens_per_forward: int = 16384, **_: Any) -> None:
+        super().__init__()
+        self.model = load_model(run, distributed.local_device())
+        self.tokenizer = load_tokenizer(model_folder(Path(run)))
+        self.tokens_per_forward = int(tokens_per_forward)
+        self.seq_len = self.model.config.seq_len
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_id
+
+    def tok_encode(self, string: str, **_: Any) -> list[int]:
+        return self.tokenizer.encode(string)
+
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        """Of each continuation; of a request longer than the context its end is taken, as lm-eval's own models do."""
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        pairs = []
+        for _cached, context, continuation in requests:
+            kept = (context + continuation)[-(self.seq_len + 1) :]
+            pairs.append((kept[: -len(continuation)], list(continuation)))
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, (context, _) in enumerate(pairs):
+            groups.setdefault(tuple(context[:HEAD]), []).append(place)
+        for places in groups.values():
+            prefix, found = shared([pairs[place] for place in places])
+            scores, chosen = score_and_choose(self.model, prefix, found, self.tokens_per_forward)
+            for place, score, likeliest in zip(places, scores, chosen, strict=True):
+                results[place] = float(score), bool(likeliest)
+        return results
+
+    @torch.no_grad()
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Of whole texts: the end of a document, then disjoint windows, each token scored once and the end never."""
+        totals = []
+        for request in requests:
+            tokens = [self.eot_token_id, *self.tokenizer.encode(request.args[0])]
+            total = 0.0
+            for start in range(0, len(tokens) - 1, self.seq_len):
+                window = torch.tensor([tokens[start : start + self.seq_len + 1]], device=distributed.local_device())
+                n = window.shape[1] - 1
+                total -= n * self.model(window[:, :-1], window[:, 1:]).item()
+            totals.append(total)
+        return totals
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Greedy, to the first of the texts in `until`."""
+        return [self._generate(*request.args) for request in requests]
+
+    def _generate(self, context: str, options: dict[str, Any]) -> str:
+        n_new = min(options.get("max_gen_toks", NEW_TOKENS), self.seq_len - 1)
+        prompt = (self.tokenizer.encode(context) or [self.eot_token_id])[-(self.seq_len - n_new) :]
+        ids: list[int] = []
+        for (token,) in generate(self.model, [prompt], n_new, Sampling(temperature=0), frozenset([self.eot_token_id])):
+            ids += [token] if token is not None and token != self.eot_token_id else []
+            text = self.tokenizer.decode(ids)
+            ends = [place for stop in options.get("until", []) if (place := text.find(stop)) >= 0]
+            if ends:
+                return text[: min(ends)]
+        return self.tokenizer.decode(ids)
+
+
+def shared(pairs: list[tuple[list[int], list[int]]]) -> tuple[list[int], list[Request]]:
+    """The tokens that all contexts begin with, short of a whole one, and the requests for the continuations."""
+    contexts = [context for context, _ in pairs]
+    first, last = min(contexts), max(contexts)
+    most = min(map(len, contexts)) - 1
+    n = next((i for i in range(most) if first[i] != last[i]), most)
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, context in enumerate(contexts):
+        numbers.setdefault(tuple(context), []).append(number)
+    requests = []
+    for context, places in numbers.items():
+        answers = [pairs[place][1] for place in places]
+        if all(len(answer) == 1 for answer in answers):
+            requests.append(Request(list(context[n:]), answers, places))
+        else:
+            requests += [
+                Request([*context[n:], *answer[:-1]], [answer], [at]) for answer, at in zip(answers, places, strict=True)
+            ]
+    return contexts[0][:n], requests
