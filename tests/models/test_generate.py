@@ -62,15 +62,18 @@ def test_a_cache_filled_in_pieces_gives_the_logits_of_the_full_pass(options: dic
     torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=1e-10, atol=1e-10)
 
 
-def test_rows_of_a_cache_can_be_taken_several_times() -> None:
-    """A prefix is computed once and goes on in many ways."""
-    model, prefix = model_of(VARIANTS[1]), torch.arange(10)[None]
-    cache = Cache(2, 1, 64)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_many_rows_go_on_from_one_prefix(options: dict[str, Any]) -> None:
+    """A prefix is computed once and goes on in many ways, of unequal lengths and token by token."""
+    model, prefix = model_of(options), torch.arange(10)[None]
+    cache = Cache(2, 1, 10)
     model(prefix, cache=cache)
-    ends = torch.tensor([[20, 21], [30, 31], [40, 41]])
-    together = model(ends, cache=cache.select(torch.tensor([0, 0, 0])))
-    alone = model(torch.cat([prefix.expand(3, -1), ends], dim=1))[:, 10:]
-    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-10)
+    rows, ends = cache.branch(3, 6), [[20, 21, 22], [30], [40, 41]]
+    tokens, lengths = torch.tensor([[20, 21, 22], [30, 0, 0], [40, 41, 0]]), torch.tensor([3, 1, 2])
+    first, later = model(tokens, cache=rows, n_new=lengths), model(torch.tensor([[5], [6], [7]]), cache=rows)
+    for row, (end, new) in enumerate(zip(ends, (5, 6, 7), strict=True)):
+        alone = model(torch.tensor([[*range(10), *end, new]]))[0, 10:]
+        torch.testing.assert_close(torch.cat([first[row, : len(end)], later[row]]), alone, rtol=1e-10, atol=1e-10)
     assert cache.lengths.tolist() == [10]
 
 

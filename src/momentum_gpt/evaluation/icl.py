@@ -29,8 +29,8 @@ from momentum_gpt.models import Cache
 SCORES = ("sum", "per_token", "per_char", "per_byte", "pmi")
 """What a candidate's log-probability is divided by; pmi: less the candidate's own, after a neutral prompt."""
 
-CACHED = 8
-"""Remembered tokens that take the memory of one token of a training forward: keys and values are 4 C bytes a layer, of 34 C."""
+BESIDE_SCORES = 8
+"""Of a forward's tokens an eighth are scored at once: their scores against the whole prefix lie in memory."""
 
 HEADLINE = "per_token"
 """As in Dai et al.'s code; the same as sum where every answer is one token."""
@@ -172,14 +172,14 @@ def score_and_choose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The log-probability of each answer, nats, float64, and whether the model would choose it, token by token; by place.
 
-    The prefix is computed once and its keys, values and states are copied to each batch's rows. Batches are alike in length and
-    are dealt to the ranks in turn, the same number to each.
+    The prefix is computed once, and all rows share its keys and values. Batches are alike in length and are dealt to the ranks
+    in turn, the same number to each.
     """
     device = next(model.parameters()).device
     cache = Cache(n_layers=model.config.n_layers, n_rows=1, capacity=len(prefix), device=device)  # type: ignore[union-attr, arg-type]
     if prefix:
         model(torch.tensor([prefix], device=device), cache=cache, at=torch.zeros(1, 1, dtype=torch.long, device=device))
-    batches = list(batched(requests, len(prefix), tokens_per_forward))
+    batches = list(batched(requests, tokens_per_forward))
     world, rank = distributed.world_size(), distributed.rank()
     results = torch.zeros(2, sum(len(request.places) for request in requests), dtype=torch.float64)
     for first in range(0, len(batches), world):
@@ -193,11 +193,11 @@ def score_and_choose(
     return scores, chosen > 0
 
 
-def batched(requests: list[Request], prefix: int, tokens_per_forward: int) -> Iterator[list[Request]]:
-    """The longest first; each row counts with its prefix, of which it holds a copy."""
+def batched(requests: list[Request], tokens_per_forward: int) -> Iterator[list[Request]]:
+    """The longest first, alike in length."""
     batch: list[Request] = []
     for request in sorted(requests, key=lambda it: -len(it.tokens)):
-        if batch and (len(batch) + 1) * (prefix + len(batch[0].tokens)) > CACHED * tokens_per_forward:
+        if batch and (len(batch) + 1) * len(batch[0].tokens) > tokens_per_forward // BESIDE_SCORES:
             yield batch
             batch = []
         batch.append(request)
@@ -215,7 +215,7 @@ def score_batch(model: nn.Module, prefix: Cache, batch: list[Request], device: t
     for row, (request, n) in enumerate(zip(batch, n_places, strict=True)):
         tokens[row, : len(request.tokens)] = torch.tensor(request.tokens)
         at[row, :n] = torch.arange(len(request.tokens) - n, len(request.tokens))
-    cache = prefix.select(torch.zeros(len(batch), dtype=torch.long, device=device), prefix.longest + T)
+    cache = prefix.branch(len(batch), T)
     logits = model(tokens.to(device), cache=cache, n_new=lengths.to(device), at=at.to(device))  # (B, N, V)
     logp = logits.float().log_softmax(-1).cpu()
     scores = []

@@ -71,6 +71,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | No
     """Causal softmax attention: y_t = V softmax(K^T q_t / sqrt(D)) over the tokens up to t."""
     if cache is not None:
         k, v = cache.append(k, v)
+        if cache.shared is not None:
+            return attend_to_shared(q, k, v, cache.visible(q.shape[2]), *cache.shared)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=cache.visible(q.shape[2]))
     if documents is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -78,6 +80,19 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | No
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents.mask)
     flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
     return flex(q, k, v, block_mask=documents.mask)
+
+
+def attend_to_shared(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, shared_k: Tensor, shared_v: Tensor) -> Tensor:
+    """Softmax attention to keys that all rows share, (1, H, P, D), and to their own, (B, H, L', D), as far as visible.
+
+    All rows meet the shared keys in one product: nothing is copied to the rows. The softmax is computed in float32 at least.
+    """
+    before = torch.einsum("bhtd,hpd->bhtp", q, shared_k[0])
+    own = (q @ k.mT).masked_fill(~visible, -torch.inf)
+    scores = torch.cat([before, own], dim=-1).to(torch.promote_types(q.dtype, torch.float32)) / q.shape[-1] ** 0.5
+    weights = scores.softmax(-1).to(v.dtype)
+    P = shared_k.shape[2]
+    return torch.einsum("bhtp,hpd->bhtd", weights[..., :P], shared_v[0]) + weights[..., P:] @ v
 
 
 @functools.cache

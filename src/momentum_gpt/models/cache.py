@@ -32,6 +32,8 @@ class Cache:
         """(B,): how many of the tokens at hand are real, the others being padding. None: all."""
         self.longest = 0
         """No row is longer: known without asking the device."""
+        self.base = 0
+        """How many tokens all rows share, whose keys and values lie in `LayerCache.shared`."""
         self.layers = [LayerCache(self) for _ in range(n_layers)]
 
     def begin(self, T: int, n_new: Tensor | None) -> Tensor:
@@ -45,21 +47,22 @@ class Cache:
     def end(self, T: int) -> None:
         self.lengths = self.lengths + (T if self.n_new is None else self.n_new)
 
-    def select(self, rows: Tensor, capacity: int | None = None) -> Cache:
-        """A copy that holds these rows, (n,), in this order; a row may be taken several times.
+    def branch(self, n_rows: int, capacity: int) -> Cache:
+        """A cache whose rows all go on from the one row of this one: its keys and values are shared, not copied.
 
         Args:
-            capacity: the copy's, at least what is remembered. None: the same.
+            capacity: tokens that each row may add.
         """
-        chosen = Cache(len(self.layers), len(rows), capacity or self.capacity, self.lengths.device)
-        chosen.lengths, chosen.longest = self.lengths[rows], self.longest
-        for mine, its in zip(self.layers, chosen.layers, strict=True):
-            its.tensors = {name: tensor[rows] for name, tensor in mine.tensors.items() if name not in APPENDED}
-            for name in APPENDED & mine.tensors.keys():
-                seen = mine.tensors[name][rows, :, : self.longest]  # (n, H, L', D)
-                room = seen.new_zeros(*seen.shape[:2], chosen.capacity - self.longest, seen.shape[3])
-                its.tensors[name] = torch.cat([seen, room], dim=2)
-        return chosen
+        assert len(self.lengths) == 1
+        rows = Cache(len(self.layers), n_rows, self.longest + capacity, self.lengths.device)
+        rows.lengths, rows.longest, rows.base = self.lengths.expand(n_rows), self.longest, self.longest
+        for mine, its in zip(self.layers, rows.layers, strict=True):
+            its.tensors = {
+                name: tensor.expand(n_rows, *tensor.shape[1:]) for name, tensor in mine.tensors.items() if name not in APPENDED
+            }
+            if "k" in mine.tensors:
+                its.shared = mine.tensors["k"][:, :, : self.longest], mine.tensors["v"][:, :, : self.longest]
+        return rows
 
 
 class LayerCache:
@@ -69,23 +72,30 @@ class LayerCache:
         self.cache = cache
         self.tensors: dict[str, Tensor] = {}
         """Each with B rows."""
+        self.shared: tuple[Tensor, Tensor] | None = None
+        """Keys and values that all rows have before their own, (1, H, P, D) each."""
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, H, T, D) behind what each row has; returns all of both, (B, H, L', D), L' the longest row."""
+        """Write k and v (B, H, T, D) behind what each row has; returns all its own, (B, H, L', D), L' of the longest row."""
         B, H, T, D = k.shape
         if "k" not in self.tensors:
             for name in APPENDED:
-                self.tensors[name] = k.new_zeros(B, H, self.cache.capacity, D)
-        places = self.cache.lengths[:, None] + torch.arange(T, device=k.device)  # (B, T)
-        places = places[:, None, :, None].expand(-1, H, -1, D)
+                self.tensors[name] = k.new_zeros(B, H, self.cache.capacity - self.cache.base, D)
+        places = self._places(T)[:, None, :, None].expand(-1, H, -1, D)
         for name, new in (("k", k), ("v", v)):
             self.tensors[name].scatter_(2, places, new)
-        return self.tensors["k"][:, :, : self.cache.longest], self.tensors["v"][:, :, : self.cache.longest]
+        longest = self.cache.longest - self.cache.base
+        return self.tensors["k"][:, :, :longest], self.tensors["v"][:, :, :longest]
 
     def visible(self, T: int) -> Tensor:
-        """Which of the L' appended tokens each of the T new ones may look at: (B, 1, T, L')."""
-        places = self.cache.lengths[:, None] + torch.arange(T, device=self.cache.lengths.device)  # (B, T)
-        return torch.arange(self.cache.longest, device=places.device) <= places[:, None, :, None]
+        """Which of its own L' tokens each of the T new ones may look at: (B, 1, T, L')."""
+        places = self._places(T)
+        return torch.arange(self.cache.longest - self.cache.base, device=places.device) <= places[:, None, :, None]
+
+    def _places(self, T: int) -> Tensor:
+        """Where the T new tokens are among the rows' own, (B, T)."""
+        lengths = self.cache.lengths
+        return lengths[:, None] - self.cache.base + torch.arange(T, device=lengths.device)
 
     def is_real(self, T: int) -> Tensor:
         """Which of the T new tokens are not padding: (B, 1, T, 1)."""
