@@ -18,6 +18,7 @@ from momentum_gpt.compare import CompareConfig
 from momentum_gpt.config import TrainConfig, read_config, write_config
 from momentum_gpt.entry import CONF, typed
 from momentum_gpt.evaluate import EvaluateConfig
+from momentum_gpt.export import ExportConfig
 from momentum_gpt.generate import GenerateConfig
 from momentum_gpt.models import ATTENTIONS, build_attention
 from momentum_gpt.recall import RecallConfig
@@ -30,6 +31,7 @@ REQUIRED = {
     "compare": (CompareConfig, ["runs=[a,b]"]),
     "evaluate": (EvaluateConfig, ["run=a"]),
     "generate": (GenerateConfig, ["run=a"]),
+    "export": (ExportConfig, ["run=a", "output=b"]),
     "check_attention": (CheckAttentionConfig, []),
     "bench_attention": (BenchAttentionConfig, []),
     "recall": (RecallConfig, []),

@@ -13,7 +13,7 @@ FLOORS = [
     {"models", "data"},
     {"tracking", "training", "evaluation", "comparison"},
     {"entry", "launcher", "source", "worker", "train", "evaluate", "generate", "compare", "recall", "__main__"}
-    | {"check_attention", "bench_attention"},
+    | {"check_attention", "bench_attention", "harness", "export"},
 ]
 WITHIN_A_FLOOR = {
     ("config", "errors"),
@@ -30,7 +30,7 @@ HOMES = {
     "plotly": {"src/momentum_gpt/comparison/report.py", "src/momentum_gpt/comparison/recall.py"},
     "datasets": {"data_prep/corpora.py", "data_prep/bench_tokenize.py", "src/momentum_gpt/evaluation/tasks.py"},
     "datatrove": {f"data_prep/{name}.py" for name in ("executors", "steps", "prepare", "decontaminate", "bench_tokenize")},
-    "transformers": set(),
+    "transformers": {f"src/momentum_gpt/models/hf/{name}.py" for name in ("modeling_momentum_gpt", "answers")},
 }
 
 

@@ -9,6 +9,7 @@ VERBS = {
     "train": "pretrain a model",
     "evaluate": "measure a trained model: perplexity, loss by position, the induction probe",
     "generate": "let a trained model go on from a prompt",
+    "export": "write a trained model as a folder of Hugging Face's transformers",
     "compare": "set finished runs side by side: a table and report.html",
 }
 

@@ -54,7 +54,7 @@ class NativeLM(TemplateLM):
             kept = (context + continuation)[-(self.seq_len + 1) :]
             pairs.append((kept[: -len(continuation)], list(continuation)))
         groups: dict[tuple[int, ...], list[int]] = {}
-        for place, (context, _) in enumerate(pairs):
+        for place, (context, _continuation) in enumerate(pairs):
             groups.setdefault(tuple(context[:HEAD]), []).append(place)
         for places in groups.values():
             prefix, found = shared([pairs[place] for place in places])
@@ -104,12 +104,12 @@ def shared(pairs: list[tuple[list[int], list[int]]]) -> tuple[list[int], list[Re
     for number, context in enumerate(contexts):
         numbers.setdefault(tuple(context), []).append(number)
     requests = []
-    for context, places in numbers.items():
+    for alike, places in numbers.items():
         answers = [pairs[place][1] for place in places]
         if all(len(answer) == 1 for answer in answers):
-            requests.append(Request(list(context[n:]), answers, places))
+            requests.append(Request(list(alike[n:]), answers, places))
         else:
             requests += [
-                Request([*context[n:], *answer[:-1]], [answer], [at]) for answer, at in zip(answers, places, strict=True)
+                Request([*alike[n:], *answer[:-1]], [answer], [at]) for answer, at in zip(answers, places, strict=True)
             ]
     return contexts[0][:n], requests

@@ -1,0 +1,247 @@
+"""What is exported is the same model in transformers, or nothing is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import load_file, save_file
+
+from data_prep.tokenizer import TokenizerConfig, train
+from momentum_gpt import export
+from momentum_gpt.config import ModelConfig
+from momentum_gpt.data import load_tokenizer
+from momentum_gpt.models import ATTENTIONS, GPT, save_model
+from momentum_gpt.models.export import VARIANTS
+from momentum_gpt.models.gpt import is_of_variant
+from tests.conftest import Result
+
+Door = Callable[..., Result]
+
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gpt2": ({}, {"name": "vanilla"}),
+    "vanilla": ({"positions": "rotary", "bias": False, "activation": "gelu"}, {"name": "vanilla"}),
+    "momentum": ({}, {"name": "momentum", "ema_decay": 0.9}),
+    "layers": (
+        {"positions": "sinusoidal", "activation": "gelu", "scale_embedding": True},
+        {"name": "momentum", "ema_decay": [0.3, 0.0, 0.9], "layers": [1, 2], "normalised": True},
+    ),
+    "learned": (
+        {"positions": "rotary"},
+        {"name": "momentum", "ema_decay": [[0.3, 0.5, 0.7, 0.99]], "learned": True, "include_current": True},
+    ),
+    "shift": ({"positions": "rotary"}, {"name": "shift", "weight": 0.5}),
+    "linear": ({"positions": "sinusoidal"}, {"name": "linear"}),
+    "linear_momentum": ({}, {"name": "linear_momentum", "ema_decay": 0.5, "layers": [0], "learned": True}),
+}
+
+ASK = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+def answers(folder, trust, tokens, prompts):
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": 511}
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    alone = [tokenizer(prompt, return_tensors="pt") for prompt in prompts]
+    return {
+        "class": type(model).__name__,
+        "buffers": len(list(model.buffers())),
+        "logits": model(tokens).logits.tolist(),
+        "loss": model(tokens, labels=tokens).loss.item(),
+        "batch": model.generate(**batch, **options)[:, batch["input_ids"].shape[1]:].tolist(),
+        "alone": [model.generate(**it, **options)[0, it["input_ids"].shape[1]:].tolist() for it in alone],
+        "again": [model.generate(**it, **options, use_cache=False)[0, it["input_ids"].shape[1]:].tolist() for it in alone],
+        "n_padded": int((batch["attention_mask"] == 0).sum()),
+    }
+
+asked = json.load(sys.stdin)
+with torch.no_grad():
+    print(json.dumps([answers(*it, torch.tensor(asked["tokens"]), asked["prompts"]) for it in asked["folders"]]))
+"""
+
+TOKENS = torch.randint(512, (2, 160), generator=torch.Generator().manual_seed(1))
+PROMPTS = ["def main(", "import os\nimport sys\n\n\nclass A:\n    def", "x"]
+
+
+def made(folder: Path, name: str, tokenizer: Path | None) -> GPT:
+    """A model whose every parameter matters, saved as a run leaves it."""
+    shape, attention = MODELS[name]
+    model = GPT(ModelConfig(3, 4, 32, 160, vocab_size=512, **shape), attention)
+    generator = torch.Generator().manual_seed(0)
+    for parameter_name, parameter in model.named_parameters():
+        drawn = torch.empty(parameter.shape).normal_(0, 0.4, generator=generator)
+        parameter.data = parameter.data + drawn if is_of_variant(parameter_name) or "norm" in parameter_name else drawn
+    save_model(folder, model, dict(model.named_parameters()), tokenizer)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def exported(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[GPT, dict[str, Any]]]:
+    """Each model, and what transformers answers where it was exported to, in a process of its own."""
+    path = tmp_path_factory.mktemp("exports")
+    models = {name: made(path / name, name, data_folder / "tokenizer.model") for name in MODELS}
+    for name in MODELS:
+        export.export(export.ExportConfig(str(path / name), str(path / "out" / name)))
+    folders = [(str(path / "out" / name), name != "gpt2") for name in MODELS]
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        input=json.dumps({"folders": folders, "tokens": TOKENS.tolist(), "prompts": PROMPTS}),
+        env=os.environ | {"HF_HOME": str(path / "home"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {name: (models[name], answer) for name, answer in zip(MODELS, json.loads(done.stdout), strict=True)}
+
+
+@pytest.fixture
+def model_folder(data_folder: Path, tmp_path: Path) -> Path:
+    made(tmp_path / "model", "momentum", data_folder / "tokenizer.model")
+    return tmp_path / "model"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_the_export_is_the_same_model(exported: dict[str, tuple[GPT, dict[str, Any]]], name: str) -> None:
+    """Logits, the loss, and what is decoded: alone, of a batch padded on the left, with and without a cache."""
+    model, answer = exported[name]
+    assert answer["class"] == ("GPT2LMHeadModel" if name == "gpt2" else "MomentumGPTForCausalLM")
+    logits = model(TOKENS)
+    torch.testing.assert_close(torch.tensor(answer["logits"]), logits, rtol=1e-4, atol=1e-4)
+    assert logits.abs().max() > 2
+    assert answer["loss"] == pytest.approx(model(TOKENS[:, :-1], TOKENS[:, 1:]).item(), rel=1e-4)
+    assert answer["n_padded"] > 10
+    assert answer["batch"] == answer["alone"] == answer["again"]
+    assert name == "gpt2" or answer["buffers"] == 0
+
+
+def test_every_variant_can_be_exported() -> None:
+    assert set(VARIANTS) == set(ATTENTIONS) == {attention["name"] for _, attention in MODELS.values()}
+
+
+def test_ten_thousand_texts_have_the_same_tokens(door: Door, model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+    assert door(export.main, f"run={model_folder}", f"output={tmp_path / 'out'}").code == 0
+    about = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert about["split_special_tokens"] is True
+    assert about["model_input_names"] == ["input_ids", "attention_mask"]  # transformers 4.57 would give token_type_ids
+    ours, theirs = load_tokenizer(model_folder), tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    theirs.encode_special_tokens = True  # what split_special_tokens does
+    text, rng = "".join(path.read_text() for path in sorted(text_folder.iterdir())), random.Random(1)
+    odd = [*"\0\u2581\ufeff\u200b\ue000 \t\r\n", "<s>", "</s>", "<unk>", "<0x0A>", "e\u0301", "日本", "🙂👩‍👩‍👧", "    ", "ﬁ"]
+    texts = [""]
+    while len(texts) < 10_000:
+        starts = [rng.randrange(len(text)) for _ in range(3)]
+        parts = [text[start : start + rng.randrange(60)] for start in starts] + rng.choices(odd, k=rng.randrange(4))
+        rng.shuffle(parts)
+        texts.append("".join(parts))
+    assert [it.ids for it in theirs.encode_batch(texts)] == [ours.encode(text) for text in texts]
+    for text in texts:
+        assert theirs.decode(ours.encode(text), skip_special_tokens=False) == text.replace("\u2581", " ")
+
+
+def test_a_tokenizer_that_would_change_is_refused(door: Door, text_folder: Path, tmp_path: Path) -> None:
+    texts = [path.read_text() for path in text_folder.iterdir()]
+    (tmp_path / "tokenizer.model").write_bytes(train(texts, TokenizerConfig(vocab_size=400, model_type="unigram")))
+    made(tmp_path / "model", "momentum", tmp_path / "tokenizer.model")
+    done = door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "other tokens, as it does unless the tokenizer is a BPE that takes text as it is (not unigram" in done.err
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(door: Door, text_folder: Path, tmp_path: Path) -> None:
+    theirs = tokenizers.ByteLevelBPETokenizer()
+    theirs.train([str(path) for path in text_folder.iterdir()], vocab_size=500, special_tokens=["<|endoftext|>"])
+    post = tokenizers.processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    theirs._tokenizer.post_processor = post
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.json")
+    assert door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}").code == 0
+    before, after = (json.loads((tmp_path / folder / "tokenizer.json").read_text()) for folder in ("model", "out"))
+    assert after == before | {"post_processor": None}
+
+
+def test_a_model_without_a_tokenizer_is_exported_without_one(door: Door, tmp_path: Path) -> None:
+    made(tmp_path / "model", "shift", None)
+    done = door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
+    assert done.code == 0, done
+    assert "has no tokenizer: the export has none either" in done.out
+    assert not list((tmp_path / "out").glob("tokenizer*"))
+
+
+def spoil_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["blocks.1.attention.out.weight"][3, 5] += 0.01
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def spoil_decay(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("0.9", "0.9001"))
+
+
+def spoil_code(folder: Path) -> None:
+    """Right in a full pass, wrong where padding is."""
+    path = folder / "modeling_momentum_gpt.py"
+    path.write_text(path.read_text().replace("v = v * real[:, None, :, None]", "v = v + 0 * real[:, None, :, None]"))
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    about = json.loads(path.read_text())
+    about["model"]["merges"][10], about["model"]["merges"][60] = about["model"]["merges"][60], about["model"]["merges"][10]
+    path.write_text(json.dumps(about))
+
+
+def spoil_syntax(folder: Path) -> None:
+    (folder / "modeling_momentum_gpt.py").write_text("raise RuntimeError('broken')")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_weight, "logits differ by"),
+        (spoil_decay, "logits differ by"),
+        (spoil_code, "greedy token"),
+        (spoil_tokenizer, "the text '"),
+        (spoil_syntax, "does not load it: RuntimeError: broken"),
+    ],
+)
+def test_a_difference_is_found_and_leaves_nothing(
+    door: Door, model_folder: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], said: str
+) -> None:
+    check = export.check_export
+
+    def spoiled(folder: Path, *arguments: Any) -> Any:
+        spoil(folder)
+        return check(folder, *arguments)
+
+    monkeypatch.setattr(export, "check_export", spoiled)
+    done = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
+    assert (done.code, done.err.count("\n")) == (2, 1), done
+    assert "not the same model and was discarded: " in done.err
+    assert said in done.err
+    assert [path.name for path in model_folder.parent.iterdir()] == ["model"]
+
+
+def test_what_cannot_be_exported_is_one_line(door: Door, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    existing = door(export.main, f"run={model_folder}", f"output={model_folder}")
+    assert (existing.code, "exists, and nothing is overwritten" in existing.err) == (2, True)
+    monkeypatch.setattr("momentum_gpt.models.export.VARIANTS", ("vanilla",))
+    unknown = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
+    assert (unknown.code, "attention 'momentum' cannot be exported, only vanilla" in unknown.err) == (2, True)
+    monkeypatch.setattr("momentum_gpt.models.export.find_spec", lambda name: None)
+    missing = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
+    assert (missing.code, "pip install transformers" in missing.err) == (2, True)
