@@ -46,8 +46,11 @@ def facts(manifest: dict[str, Any]) -> list[str]:
     """Sentences about the tokenizer and what was left out."""
     n_bytes = sum(manifest["bytes"].values())
     unique = sum(it["tokens"] for it in manifest["splits"]["validation"]) + sum(it["tokens"] for it in manifest["mix"])
-    rate = manifest["by_byte"] / max(1, unique)
-    found = [f"{n_bytes / max(1, unique):.2f} bytes per token; {rate:.3%} of the tokens are single bytes, the rest are covered"]
+    rate, covered = manifest["by_byte"] / max(1, unique), 1 - manifest["by_byte"] / max(1, n_bytes)
+    per_token = n_bytes / max(1, unique)
+    found = [
+        f"{per_token:.2f} bytes per token; pieces cover {covered:.2%} of the bytes; {rate:.2%} of the tokens are single bytes"
+    ]
     if manifest["duplicates"]:
         found.append(f"{manifest['duplicates']:,} documents left out: equal to another")
     found += [
