@@ -53,7 +53,7 @@ def wait_until(holds: Callable[[], Any], process: subprocess.Popen[str], seconds
 
 def deterministic(folder: Path) -> list[dict[str, Any]]:
     """The records of a run without those that depend on the clock."""
-    clock = ("train/tokens_per_s", "train/mfu", "train/data_wait")
+    clock = ("train/tokens_per_s", "train/mfu", "train/data_wait", "eval/seconds")
     return [{k: v for k, v in record.items() if k not in clock} for record in read_metrics(folder / "metrics.jsonl")]
 
 

@@ -103,8 +103,9 @@ def record(run_dir: Path, checkpoint: Path, metrics: dict[str, float], records: 
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     where = {"checkpoint": checkpoint.name, "step": manifest["step"], "tokens": manifest["tokens"]}
     for name, lines in (("validation", [metrics]), ("icl", records)):
-        with (folder / f"{name}.jsonl").open("a") as file:
-            file.writelines(json.dumps({**where, **line}) + "\n" for line in lines)
+        if lines:
+            with (folder / f"{name}.jsonl").open("a") as file:
+                file.writelines(json.dumps({**where, **line}) + "\n" for line in lines)
 
 
 def main() -> None:
