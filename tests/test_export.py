@@ -209,6 +209,7 @@ def spoil_syntax(folder: Path) -> None:
     (folder / "modeling_momentum_gpt.py").write_text("raise RuntimeError('broken')")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -34,7 +34,7 @@ def documents(T: int) -> Tensor:
     return torch.sort(torch.randint(0, 4, (B, T), generator=torch.Generator().manual_seed(T)))[0].to(DEVICE)
 
 
-@pytest.mark.parametrize(("T", "with_documents"), product([1, 64, 65, 150], [False, True]))
+@pytest.mark.parametrize(("T", "with_documents"), product([1, 65, 150], [False, True]))
 @pytest.mark.parametrize("decay", [0.0, 1e-3, 0.999])
 def test_the_kernel_is_the_recurrence(T: int, decay: float, with_documents: bool) -> None:
     ids = documents(T) if with_documents else None
