@@ -77,7 +77,10 @@ def differences_table(runs: list[Run]) -> str:
 
 
 def variant(run: Run) -> str:
-    options = ", ".join(f"{key} {value}" for key, value in run.config.attention.items() if key != "name")
+    """Its name, the options that are switched on, and the seed: what is off or null would only widen the table."""
+    off = (False, None)
+    chosen = {key: value for key, value in run.config.attention.items() if key != "name" and not any(value is it for it in off)}
+    options = ", ".join(f"{key} {value}" for key, value in chosen.items())
     return f"{run.config.attention['name']}{f' ({options})' if options else ''}, seed {run.config.training.seed}"
 
 

@@ -26,9 +26,6 @@ from momentum_gpt.errors import UserError
 from momentum_gpt.evaluation.tasks import Example, IclTask, demonstrations, flipped, load_examples, load_task, neutral_prompt
 from momentum_gpt.models import Cache
 
-SCORES = ("sum", "per_token", "per_char", "per_byte", "pmi")
-"""What a candidate's log-probability is divided by; pmi: less the candidate's own, after a neutral prompt."""
-
 BESIDE_SCORES = 8
 """Of a forward's tokens an eighth are scored at once: their scores against the whole prefix lie in memory."""
 
