@@ -96,7 +96,7 @@ class Favourite(nn.Module):
         cache.end(tokens.shape[1])
         probabilities = torch.full((512,), 0.25 / 510)
         probabilities[300], probabilities[301] = 0.5, 0.25
-        return probabilities.log().expand(*at.shape, 512)
+        return probabilities.log().expand(*(tokens if at is None else at).shape, 512)
 
 
 def test_known_probabilities_give_the_scores_worked_out_on_paper(tokenizer: Tokenizer, colours: Callable[..., str]) -> None:

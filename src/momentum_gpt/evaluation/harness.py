@@ -103,13 +103,5 @@ def shared(pairs: list[tuple[list[int], list[int]]]) -> tuple[list[int], list[Re
     numbers: dict[tuple[int, ...], list[int]] = {}
     for number, context in enumerate(contexts):
         numbers.setdefault(tuple(context), []).append(number)
-    requests = []
-    for alike, places in numbers.items():
-        answers = [pairs[place][1] for place in places]
-        if all(len(answer) == 1 for answer in answers):
-            requests.append(Request(list(alike[n:]), answers, places))
-        else:
-            requests += [
-                Request([*alike[n:], *answer[:-1]], [answer], [at]) for answer, at in zip(answers, places, strict=True)
-            ]
+    requests = [Request(list(alike[n:]), [pairs[place][1] for place in places], places) for alike, places in numbers.items()]
     return contexts[0][:n], requests

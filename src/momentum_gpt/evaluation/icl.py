@@ -34,13 +34,19 @@ HEADLINE = "per_token"
 
 
 class Request(NamedTuple):
-    """A row to score: what follows the shared prefix, and where its answer begins."""
+    """A row to score: what follows the shared prefix, and the answers to it."""
 
     tokens: list[int]
+    """At least one, the shared prefix aside."""
     answers: list[list[int]]
-    """Either one answer of any length, or several of one token each."""
+    """Of any lengths."""
     places: list[int]
     """In the results, of each answer."""
+
+    @property
+    def n_tokens(self) -> int:
+        """What it costs: the row, and each answer but its last token, padded to the longest."""
+        return len(self.tokens) + len(self.answers) * (max(map(len, self.answers)) - 1)
 
 
 @dataclass
@@ -146,16 +152,10 @@ class Fitting:
 
 
 def requests_of(prompts: Sequence[list[int]], candidates: Sequence[list[list[int]]]) -> list[Request]:
-    """A row a query where every candidate is one token, else a row a candidate. Places count candidates, query by query."""
-    requests, place = [], 0
-    for prompt, answers in zip(prompts, candidates, strict=True):
-        places = list(range(place, place + len(answers)))
-        place += len(answers)
-        if all(len(answer) == 1 for answer in answers):
-            requests.append(Request(prompt, answers, places))
-        else:
-            requests += [Request(prompt + answer[:-1], [answer], [at]) for answer, at in zip(answers, places, strict=True)]
-    return requests
+    """A row a query. Places count candidates, query by query."""
+    ends = np.cumsum([len(answers) for answers in candidates]).tolist()
+    rows = zip(prompts, candidates, ends, strict=True)
+    return [Request(prompt, answers, list(range(end - len(answers), end))) for prompt, answers, end in rows]
 
 
 def score_requests(model: nn.Module, prefix: list[int], requests: list[Request], tokens_per_forward: int) -> np.ndarray:
@@ -169,20 +169,21 @@ def score_and_choose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The log-probability of each answer, nats, float64, and whether the model would choose it, token by token; by place.
 
-    The prefix is computed once, and all rows share its keys and values. Batches are alike in length and are dealt to the ranks
-    in turn, the same number to each.
+    The prefix is computed once, and all rows share its keys and values; each row is computed once, and its answers go on from
+    it. Batches are alike in length and are dealt to the ranks in turn, the same number to each.
     """
     device = next(model.parameters()).device
     cache = Cache(n_layers=model.config.n_layers, n_rows=1, capacity=len(prefix), device=device)  # type: ignore[union-attr, arg-type]
     if prefix:
         model(torch.tensor([prefix], device=device), cache=cache, at=torch.zeros(1, 1, dtype=torch.long, device=device))
     batches = list(batched(requests, tokens_per_forward))
+    longest = max(len(answer) for request in requests for answer in request.answers)
     world, rank = distributed.world_size(), distributed.rank()
     results = torch.zeros(2, sum(len(request.places) for request in requests), dtype=torch.float64)
     for first in range(0, len(batches), world):
         mine = first + rank < len(batches)
         batch = batches[first + rank] if mine else batches[first]  # a batch too few: run one in vain, as ZeRO-3 needs
-        scored = score_batch(model, cache, batch, device)
+        scored = score_batch(model, cache, batch, longest > 1)
         if mine:
             for request, scores in zip(batch, scored, strict=True):
                 results[:, request.places] = scores
@@ -193,8 +194,8 @@ def score_and_choose(
 def batched(requests: list[Request], tokens_per_forward: int) -> Iterator[list[Request]]:
     """The longest first, alike in length."""
     batch: list[Request] = []
-    for request in sorted(requests, key=lambda it: -len(it.tokens)):
-        if batch and (len(batch) + 1) * len(batch[0].tokens) > tokens_per_forward // BESIDE_SCORES:
+    for request in sorted(requests, key=lambda it: -it.n_tokens):
+        if batch and (len(batch) + 1) * batch[0].n_tokens > tokens_per_forward // BESIDE_SCORES:
             yield batch
             batch = []
         batch.append(request)
@@ -202,31 +203,41 @@ def batched(requests: list[Request], tokens_per_forward: int) -> Iterator[list[R
         yield batch
 
 
-def score_batch(model: nn.Module, prefix: Cache, batch: list[Request], device: torch.device) -> list[Tensor]:
-    """Of each row (2, answers): their log-probability, its softmax computed in fp32, and whether they are the likeliest."""
-    lengths = torch.tensor([len(request.tokens) for request in batch])
-    n_places = [len(request.answers[0]) if len(request.answers) == 1 else 1 for request in batch]
-    T, N = int(lengths.max()), max(n_places)
-    tokens = torch.zeros(len(batch), T, dtype=torch.long)
-    at = torch.zeros(len(batch), N, dtype=torch.long)
-    for row, (request, n) in enumerate(zip(batch, n_places, strict=True)):
-        tokens[row, : len(request.tokens)] = torch.tensor(request.tokens)
-        at[row, :n] = torch.arange(len(request.tokens) - n, len(request.tokens))
-    cache = prefix.branch(len(batch), T)
-    logits = model(tokens.to(device), cache=cache, n_new=lengths.to(device), at=at.to(device))  # (B, N, V)
-    logp = logits.float().log_softmax(-1).cpu()
-    scores = []
-    for row, request in enumerate(batch):
-        if len(request.answers) > 1:
-            answers, rows = torch.tensor(request.answers), logp[row, :1].expand(len(request.answers), -1)  # (n, 1), (n, V)
-            likeliest = (rows.argmax(-1) == answers[:, 0]).double()
-            scores.append(torch.stack([rows.gather(1, answers)[:, 0].double(), likeliest]))
-        else:
-            answer = torch.tensor(request.answers[0])
-            rows = logp[row, : len(answer)]  # (m, V)
-            likeliest = (rows.argmax(-1) == answer).all().double()
-            scores.append(torch.stack([rows.gather(1, answer[:, None]).double().sum(), likeliest])[:, None])
-    return scores
+def score_batch(model: nn.Module, prefix: Cache, batch: list[Request], go_on: bool) -> list[Tensor]:
+    """Of each row (2, answers): their log-probability, its softmax computed in fp32, and whether they are the likeliest.
+
+    Args:
+        go_on: make a second pass for the answers' further tokens; where none has any, in vain, as other ranks do.
+    """
+    device = prefix.lengths.device
+    tokens, lengths = padded([request.tokens for request in batch], device)  # (B, T), (B,)
+    rows = torch.tensor([row for row, request in enumerate(batch) for _ in request.answers], device=device)  # (A,)
+    every_answer = [answer for request in batch for answer in request.answers]
+    answers, sizes = padded(every_answer, device, at_least=2 if go_on else 1)  # (A, M), (A,)
+    cache = prefix.branch(len(batch), tokens.shape[1])
+    logits = model(tokens, cache=cache, n_new=lengths, at=(lengths - 1)[:, None])[:, 0]  # (B, V)
+    scores = logits.float().log_softmax(-1)[rows, answers[:, 0]].double()  # (A,)
+    likeliest = logits.argmax(-1)[rows] == answers[:, 0]
+    if go_on:
+        longer = torch.arange(len(sizes), device=device)[sizes > 1] if (sizes > 1).any() else rows[:1]
+        given, wanted, n_new = answers[longer, :-1], answers[longer, 1:], sizes[longer] - 1  # (A', M - 1) twice, (A',)
+        is_wanted = torch.arange(given.shape[1], device=device) < n_new[:, None]
+        branches = cache.select(rows[longer], given.shape[1])
+        logits = model(given, cache=branches, n_new=n_new.clamp(min=1))  # (A', M - 1, V)
+        further = logits.float().log_softmax(-1).gather(2, wanted[..., None])[..., 0].double()
+        scores[longer] += (further * is_wanted).sum(-1)
+        likeliest[longer] &= ((logits.argmax(-1) == wanted) | ~is_wanted).all(-1)
+    found = torch.stack([scores, likeliest.double()]).cpu()
+    return list(found.split([len(request.answers) for request in batch], dim=1))
+
+
+def padded(rows: list[list[int]], device: torch.device, at_least: int = 1) -> tuple[Tensor, Tensor]:
+    """The rows, filled up on the right, (n, longest), and their lengths, (n,)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    filled = torch.zeros(len(rows), max(at_least, int(lengths.max())), dtype=torch.long)
+    for place, row in enumerate(rows):
+        filled[place, : len(row)] = torch.tensor(row)
+    return filled.to(device), lengths.to(device)
 
 
 def score_queries(model: nn.Module, prefix: list[int], asked: Asked, tokens_per_forward: int) -> list[np.ndarray]:
@@ -296,7 +307,9 @@ def verify(model: nn.Module, prefix: list[int], asked: Asked, scores: list[np.nd
     for prompt, answers, its in list(zip(asked.prompts, asked.candidates, scores, strict=True))[:n]:
         for answer, score in zip(answers, its, strict=True):
             tokens = torch.tensor([[*prefix, *prompt, *answer]], device=device)
-            logp = model(tokens[:, :-1]).float().log_softmax(-1)[0, -len(answer) :]
+            logp = (
+                model(tokens[:, :-1], document_ids=torch.zeros_like(tokens[:, :-1])).float().log_softmax(-1)[0, -len(answer) :]
+            )
             plain = logp[torch.arange(len(answer)), tokens[0, -len(answer) :]].double().sum().item()
             worst = max(worst, abs(plain - score))
     return worst

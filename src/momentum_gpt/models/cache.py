@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from momentum_gpt.errors import UserError
 
@@ -63,6 +64,23 @@ class Cache:
             if "k" in mine.tensors:
                 its.shared = mine.tensors["k"][:, :, : self.longest], mine.tensors["v"][:, :, : self.longest]
         return rows
+
+    def select(self, rows: Tensor, capacity: int) -> Cache:
+        """A cache whose row j goes on from the row rows[j] of this one. What all rows share stays shared.
+
+        Args:
+            rows: (n,), each as often as one likes.
+            capacity: tokens that each row may add.
+        """
+        chosen = Cache(len(self.layers), len(rows), self.longest + capacity, self.lengths.device)
+        chosen.lengths, chosen.longest, chosen.base = self.lengths[rows], self.longest, self.base
+        for mine, its in zip(self.layers, chosen.layers, strict=True):
+            its.shared = mine.shared
+            its.tensors = {name: tensor[rows] for name, tensor in mine.tensors.items()}
+            for name in APPENDED & its.tensors.keys():
+                own = its.tensors[name][:, :, : self.longest - self.base]
+                its.tensors[name] = F.pad(own, (0, 0, 0, capacity))
+        return chosen
 
 
 class LayerCache:
