@@ -154,9 +154,11 @@ class GPT(nn.Module):
 
 
 def document_ids_of(tokens: Tensor, document_end: int) -> Tensor:
-    """(B, T): number each row's documents from 0; the token that ends a document belongs to it."""
-    ends = (tokens == document_end).long()
-    return ends.cumsum(1) - ends
+    """(B, T): number each row's documents from 0. The token that ends one is the first that the next one sees.
+
+    So what stands behind it is predicted from it alone, as where a text is written or scored: they begin with it, too.
+    """
+    return (tokens == document_end).long().cumsum(1)
 
 
 def positions_in_documents(document_ids: Tensor) -> Tensor:
