@@ -28,7 +28,8 @@ HOMES = {
     "wandb": {"src/momentum_gpt/tracking.py"},
     "hydra": {"src/momentum_gpt/entry.py"},
     "plotly": {"src/momentum_gpt/comparison/report.py", "src/momentum_gpt/comparison/recall.py"},
-    "datasets": {"data_prep/corpora.py", "data_prep/bench_tokenize.py", "src/momentum_gpt/evaluation/tasks.py"},
+    "datasets": {"data_prep/corpora.py", "data_prep/bench_tokenize.py"}
+    | {f"src/momentum_gpt/{name}.py" for name in ("data/texts", "evaluation/tasks")},
     "datatrove": {f"data_prep/{name}.py" for name in ("executors", "steps", "prepare", "decontaminate", "bench_tokenize")},
     "transformers": {f"src/momentum_gpt/models/hf/{name}.py" for name in ("modeling_momentum_gpt", "answers")},
 }

@@ -23,6 +23,7 @@ WANDB_MODES = ("auto", "online", "offline", "disabled")
 PACKINGS = ("concatenate", "best_fit")
 TASKS = ("recall", "induction")
 RESUME_MODES = ("auto", "never")
+DOCUMENTS = ("stream", "apart")
 
 
 def require(holds: bool, option: str, value: Any, rule: str) -> None:
@@ -80,7 +81,7 @@ class DataConfig:
     path: str | None
     """Folder of token shards, made by `python -m data_prep.prepare`. `data=DIR` is short for `data.path=DIR`. null: a task."""
     document_mask: bool = False
-    """Each document by itself: attention, momentum and positions begin anew behind an end-of-sequence token."""
+    """Each document by itself: attention, momentum and positions begin anew at the token that ends the one before."""
     packing: str = "concatenate"
     """concatenate (the paper's: one stream, cut every seq_len tokens) | best_fit (documents kept whole where they fit)."""
 
@@ -188,8 +189,8 @@ class IclConfig:
     """Demonstrations; as many of them as fit the context."""
     seeds: int = 5
     """Draws of the demonstrations."""
-    queries: int = 2000
-    """Of each task, at most, drawn from queries_seed: the same for every model."""
+    queries: int | None = None
+    """Of each task, at most, drawn from queries_seed, the same for every model. null: 2,000; in training as `share` says."""
     queries_seed: int = 1
     separator: str = "\n"
     """Between demonstrations; eos: the end of a document, as in Dai et al.'s code."""
@@ -199,28 +200,35 @@ class IclConfig:
     """Queries of each (task, k, seed) that are held against a plain pass."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "queries"):
-            require(getattr(self, name) >= 1, f"evaluation.icl.{name}", getattr(self, name), "at least 1")
+        require(self.seeds >= 1, "evaluation.icl.seeds", self.seeds, "at least 1")
+        require(self.queries is None or self.queries >= 1, "evaluation.icl.queries", self.queries, "at least 1")
         require(bool(self.k) and min(self.k) >= 0, "evaluation.icl.k", self.k, "numbers of at least 0, one or more")
         require(self.verify >= 0, "evaluation.icl.verify", self.verify, "at least 0")
 
 
 @dataclass
 class EvaluationConfig:
-    tokens: int = 65536
-    """Validation targets at each context length; the same ones at each."""
+    tokens: int | None = None
+    """Validation targets at each context length; the same ones at each. null: 65,536; in training as `share` says."""
     context_lengths: list[int] | None = None
     """Tokens of context. null: a quarter, a half and the whole of model.seq_len."""
     stride: int | None = None
     """Also measure with windows that overlap, each scoring so many of its last targets. null: disjoint windows alone."""
-    induction_sequences: int = 64
-    """Random sequences, shown twice, in the induction probe."""
+    documents: str | None = None
+    """stream (they run on, as in training) | apart (each by itself, as lm-eval does). null: stream; apart for text=."""
+    induction_sequences: int | None = None
+    """Random sequences, shown twice, in the induction probe. null: 64; in training as `share` says."""
+    share: float = 0.02
+    """Of a training's computation that evaluating may take: what is null above and in `icl` is chosen so, at its start."""
     icl: IclConfig = field(default_factory=IclConfig)
 
     def __post_init__(self) -> None:
-        require(self.tokens >= 1, "evaluation.tokens", self.tokens, "at least 1")
+        require(self.tokens is None or self.tokens >= 1, "evaluation.tokens", self.tokens, "at least 1")
         require(self.stride is None or self.stride >= 1, "evaluation.stride", self.stride, "at least 1")
-        require(self.induction_sequences >= 1, "evaluation.induction_sequences", self.induction_sequences, "at least 1")
+        require(self.documents in (None, *DOCUMENTS), "evaluation.documents", self.documents, f"one of {', '.join(DOCUMENTS)}")
+        sequences = self.induction_sequences
+        require(sequences is None or sequences >= 1, "evaluation.induction_sequences", sequences, "at least 1")
+        require(self.share > 0, "evaluation.share", self.share, "above 0")
         for length in self.context_lengths or []:
             require(length >= 1, "evaluation.context_lengths", length, "at least 1, each")
 
@@ -229,7 +237,8 @@ class EvaluationConfig:
         rule = f"a divisor of model.seq_len={seq_len}, so that each length scores the same targets"
         for length in self.context_lengths or []:
             require(seq_len % length == 0, "evaluation.context_lengths", length, rule)
-        require(self.tokens >= seq_len, "evaluation.tokens", self.tokens, f"at least model.seq_len={seq_len}")
+        if self.tokens is not None and self.documents != "apart":
+            require(self.tokens >= seq_len, "evaluation.tokens", self.tokens, f"at least model.seq_len={seq_len}")
 
 
 @dataclass
@@ -286,6 +295,8 @@ class TrainConfig:
             raise UserError(f"set data=DIR or task.kind, one of both, got {self.data.path!r} and {self.task.kind!r}")
         if self.data.document_mask and self.task.kind:
             raise UserError("data.document_mask=true needs documents, and a task has none: leave it out")
+        if self.evaluation.icl.tasks and self.task.kind:
+            raise UserError("evaluation.icl.tasks are read by a model of text, and a task has none: leave them out")
         require(self.resume in RESUME_MODES, "resume", self.resume, f"one of {', '.join(RESUME_MODES)}")
         self.evaluation.check(self.model.seq_len)
         plan_batch(self.training, self.model.seq_len, self.launch.nproc_per_node)

@@ -48,7 +48,7 @@ Options (option=value) and their values now:
 $CONFIG
 """
 
-SHORT = {"data": "data.path"}
+SHORT = {"data": "data.path", "text": "text.source"}
 """What may be written for what, where a command has it."""
 
 

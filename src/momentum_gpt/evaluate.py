@@ -2,11 +2,13 @@
 
     python -m momentum_gpt.evaluate run=runs/vanilla
     python -m momentum_gpt.evaluate run=runs/vanilla evaluation.tokens=1000000 evaluation.context_lengths=[64,256]
-    python -m momentum_gpt.evaluate run=/models/gpt2 data=data/mine
-
     python -m momentum_gpt.evaluate run=runs/vanilla evaluation.icl.tasks=[sst2,agnews] evaluation.icl.data=DIR checkpoints=all
+    python -m momentum_gpt.evaluate run=/models/gpt2 data=data/mine
+    python -m momentum_gpt.evaluate run=/models/gpt2 text=novel.txt
+    python -m momentum_gpt.evaluate run=/models/gpt2 text=Salesforce/wikitext text.config=wikitext-103-raw-v1 text.split=test
 
-Of a run, lines are added to `evaluations/validation.jsonl` and, for each (task, k, seed), to `evaluations/icl.jsonl`.
+Of a run, lines are added to `evaluations/`: `validation.jsonl` the metrics, `perplexity.jsonl` one for each context length with
+the nats of each document, `icl.jsonl` one for each few-shot (task, k, seed).
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from momentum_gpt import distributed, entry
 from momentum_gpt.config import EvaluationConfig, plan_batch, read_config, require
-from momentum_gpt.data import TokenShards
+from momentum_gpt.data import Texts, TokenShards, load_tokenizer, read_texts
 from momentum_gpt.errors import UserError
-from momentum_gpt.evaluation import evaluate
+from momentum_gpt.evaluation import Measured, evaluate, keep_records
+from momentum_gpt.evaluation.perplexity import TOKENS, Stream
+from momentum_gpt.evaluation.tables import few_shot_table
 from momentum_gpt.models import GPT, load_model
 from momentum_gpt.models.weights import model_folder
 from momentum_gpt.source import open_source
@@ -30,37 +33,58 @@ TOKENS_PER_FORWARD = 16384
 
 
 @dataclass
+class TextConfig:
+    source: str | None = None
+    """Files, a folder or a glob (.txt a document each, .jsonl, .json, .parquet, plain or .gz), or a set's name on the hub;
+    `text=` is short for it."""
+    config: str | None = None
+    """Of the hub's set."""
+    split: str = "test"
+    field: str = "text"
+    """The text's, where a document has fields."""
+
+
+@dataclass
 class EvaluateConfig:
     run: str
-    """A run, whose checkpoints are measured; or the folder of a model, ours or a GPT-2 or XGLM of `transformers`."""
+    """A run, whose checkpoints are measured; or the folder of a model: ours, an export, a GPT-2 or XGLM of `transformers`."""
     checkpoints: str = "latest"
     """latest | all: those of the run that are still on disk."""
     data: str | None = None
     """Token shards, whose validation split is measured. null: the run's own."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Text instead, encoded by the model's tokenizer."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         require(self.checkpoints in ("latest", "all"), "checkpoints", self.checkpoints, "one of latest, all")
+        if self.data and self.text.source:
+            raise UserError(f"set data or text, one of both, got {self.data!r} and {self.text.source!r}")
+        if self.text.source and self.evaluation.documents is None:
+            self.evaluation.documents = "apart"
 
 
 def evaluate_run(config: EvaluateConfig) -> None:
-    """Print the metrics; of a run on its own data, add them to `evaluations/` in its folder."""
+    """Print what was measured; of a run, add it to `evaluations/` in its folder."""
     run_dir = Path(config.run)
     is_run = (run_dir / "config.yaml").is_file()
-    if not is_run and config.data is None:
+    other = config.data or config.text.source
+    if not is_run and other is None:
         raise UserError(
-            f"run={config.run!r} is not a run folder (it has no config.yaml): give one like runs/NAME, or a model with data=DIR"
+            f"run={config.run!r} is not a run folder (it has no config.yaml): give one like runs/NAME, or a model with "
+            "data=DIR or text=FILE"
         )
     for folder in folders(run_dir, config.checkpoints):
         model = load_model(folder, distributed.local_device())
         config.evaluation.check(model.config.seq_len)
-        measure = evaluate_on if config.data else evaluate_as_trained
-        metrics, records = measure(model, config)
-        print(f"{config.run}, {folder.parent.name if is_run else folder.name}{f', on {config.data}' if config.data else ''}")
-        for key, value in metrics.items():
+        measured = evaluate_on(open_stream(folder, config), model, config) if other else evaluate_as_trained(model, config)
+        print(f"{config.run}, {folder.parent.name if is_run else folder.name}{f', on {other}' if other else ''}")
+        for key, value in measured.metrics.items():
             print(f"  {key:<24} {value:.4f}")
-        if is_run and not config.data:
-            record(run_dir, folder.parent, metrics, records)
+        if few_shot := measured.records.get("icl"):
+            print(few_shot_table(few_shot))
+        if is_run:
+            record(run_dir, folder.parent, other, measured)
 
 
 def folders(run_dir: Path, checkpoints: str) -> list[Path]:
@@ -73,39 +97,40 @@ def folders(run_dir: Path, checkpoints: str) -> list[Path]:
     return found
 
 
-Measured = tuple[dict[str, float], list[dict[str, Any]]]
+def open_stream(folder: Path, config: EvaluateConfig) -> Stream:
+    """The token shards or the text that the user named."""
+    if config.data:
+        return TokenShards(config.data, "validation")
+    assert config.text.source is not None
+    text = config.text
+    texts = read_texts(config.text.source, text.config, text.split, text.field)
+    return Texts(texts, load_tokenizer(folder), config.evaluation.tokens or TOKENS, f"text={text.source!r}")
 
 
-def evaluate_on(model: GPT, config: EvaluateConfig) -> Measured:
-    """The metrics of any model on the validation split of token shards."""
-    assert config.data is not None
-    shards, known = TokenShards(config.data, "validation"), model.config.vocab_size
-    if known is not None and known < shards.tokenizer.vocab_size:
+def evaluate_on(stream: Stream, model: GPT, config: EvaluateConfig) -> Measured:
+    known = model.config.vocab_size
+    if known is not None and known < stream.tokenizer.vocab_size:
         raise UserError(
-            f"data={config.data!r} has {shards.tokenizer.vocab_size} tokens, but the model knows {known}: prepare the data "
+            f"{stream.name} has {stream.tokenizer.vocab_size} tokens, but the model knows {known}: prepare the data "
             "with the model's tokenizer"
         )
     tokens_per_forward = max(TOKENS_PER_FORWARD, model.config.seq_len)
-    return evaluate(model, shards, config.evaluation, model.config.seq_len, tokens_per_forward)
+    return evaluate(model, stream, config.evaluation, model.config.seq_len, tokens_per_forward)
 
 
 def evaluate_as_trained(model: GPT, config: EvaluateConfig) -> Measured:
-    """The metrics of a run's model on what the run was measured on."""
+    """A run's model on what the run was measured on."""
     trained = read_config(Path(config.run) / "config.yaml")
     plan = plan_batch(trained.training, trained.model.seq_len, world_size=1)
     return open_source(trained, plan).evaluate(model, config.evaluation)
 
 
-def record(run_dir: Path, checkpoint: Path, metrics: dict[str, float], records: list[dict[str, Any]]) -> None:
-    """A line of `validation.jsonl`, and one of `icl.jsonl` for each (task, k, seed)."""
-    folder = run_dir / "evaluations"
-    folder.mkdir(exist_ok=True)
+def record(run_dir: Path, checkpoint: Path, other: str | None, measured: Measured) -> None:
+    """Keep what was measured; the metrics only where they are those of the run's own data."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
-    where = {"checkpoint": checkpoint.name, "step": manifest["step"], "tokens": manifest["tokens"]}
-    for name, lines in (("validation", [metrics]), ("icl", records)):
-        if lines:
-            with (folder / f"{name}.jsonl").open("a") as file:
-                file.writelines(json.dumps({**where, **line}) + "\n" for line in lines)
+    where = {key: manifest[key] for key in ("step", "tokens")}
+    own = {} if other else {"validation": [measured.metrics]}
+    keep_records(run_dir, {"checkpoint": checkpoint.name, "data": other} | where, own | measured.records)
 
 
 def main() -> None:

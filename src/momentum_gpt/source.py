@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from momentum_gpt.config import BatchPlan, EvaluationConfig, TrainConfig
-from momentum_gpt.data import Batches, PackedBatches, SyntheticBatches, SyntheticTask, TokenShards
-from momentum_gpt.evaluation import answers, evaluate
+from momentum_gpt.data import Batches, PackedBatches, SyntheticBatches, SyntheticTask, Tokenizer, TokenShards
+from momentum_gpt.evaluation import Measured, answers, evaluate
+from momentum_gpt.evaluation.perplexity import TOKENS
 
 
 class Corpus:
@@ -28,7 +28,8 @@ class Corpus:
         self.batches = kind(self.shards, config.model.seq_len, config.training.seed, plan)
         self.vocab_size = self.shards.tokenizer.vocab_size
         self.document_end = self.shards.tokenizer.eos_id if config.data.document_mask else None
-        self.tokenizer: Path | None = self.shards.tokenizer_file
+        self.tokenizer: Tokenizer | None = self.shards.tokenizer
+        self.tokenizer_file: Path | None = self.shards.tokenizer_file
         self.hashes = {"data_sha256": self.shards.fingerprint(), "tokenizer_sha256": self.shards.tokenizer.sha256}
 
     def canary(self) -> tuple[Tensor, Tensor]:
@@ -36,8 +37,7 @@ class Corpus:
         block = torch.from_numpy(self.validation.read(0, self.config.model.seq_len + 1))[None]
         return block[:, :-1], block[:, 1:]
 
-    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Metrics, and a record for each few-shot (task, k, seed)."""
+    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> Measured:
         tokens_per_forward = self.config.training.max_tokens_per_forward
         return evaluate(model, self.validation, evaluation, self.config.model.seq_len, tokens_per_forward)
 
@@ -60,16 +60,17 @@ class Task:
         self.batches = SyntheticBatches(self.task, config.training.seed, plan)
         self.vocab_size = self.task.vocab_size
         self.document_end: int | None = None
-        self.tokenizer: Path | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.tokenizer_file: Path | None = None
         self.hashes = {"data_sha256": self.task.fingerprint(), "tokenizer_sha256": self.task.fingerprint()}
 
     def canary(self) -> tuple[Tensor, Tensor]:
         tokens, targets = self.task.held_out(0)
         return torch.from_numpy(tokens), torch.from_numpy(targets)
 
-    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        n_sequences = max(1, evaluation.tokens // self.config.model.seq_len)
-        return answers(model, self.task, n_sequences, self.config.training.max_tokens_per_forward), []
+    def evaluate(self, model: nn.Module, evaluation: EvaluationConfig) -> Measured:
+        n_sequences = max(1, (evaluation.tokens or TOKENS) // self.config.model.seq_len)
+        return Measured(answers(model, self.task, n_sequences, self.config.training.max_tokens_per_forward), {})
 
     def describe(self) -> str:
         options = ", ".join(f"{key} {value}" for key, value in vars(self.task.config).items() if key != "kind")

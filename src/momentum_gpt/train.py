@@ -15,6 +15,7 @@ from pathlib import Path
 from momentum_gpt import entry
 from momentum_gpt.config import TrainConfig, flat, plan_batch, read_config, write_config
 from momentum_gpt.errors import UserError
+from momentum_gpt.evaluation.budget import settle_evaluation
 from momentum_gpt.launcher import run_ranks
 from momentum_gpt.models import build_attention
 from momentum_gpt.models.weights import check_start, load_model_config
@@ -47,7 +48,9 @@ def settle(config: TrainConfig) -> None:
     if said := check_deepspeed_options(config.deepspeed, config.training.precision):
         print(said)
     plan = plan_batch(config.training, config.model.seq_len, config.launch.nproc_per_node)
-    needed = open_source(config, plan).vocab_size
+    source = open_source(config, plan)
+    settle_evaluation(config.evaluation, config.training, config.model.seq_len, source.tokenizer)
+    needed = source.vocab_size
     if config.init and latest_step(config.run_dir / "checkpoints"):  # what it began with is in its checkpoint
         config.model.vocab_size = config.model.vocab_size or read_config(config.run_dir / "config.yaml").model.vocab_size
     elif config.init:

@@ -14,6 +14,7 @@ import torch
 from momentum_gpt import distributed
 from momentum_gpt.config import BatchPlan, TrainConfig, plan_batch, read_config
 from momentum_gpt.errors import UserError
+from momentum_gpt.evaluation import keep_records
 from momentum_gpt.models import GPT, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
@@ -50,7 +51,11 @@ def pretrain(config: TrainConfig) -> int:
     tracker = Tracker(config, position.step) if distributed.is_main() else None
 
     def evaluate_now() -> dict[str, float]:
-        return source.evaluate(engine.module, config.evaluation)[0]
+        measured = source.evaluate(engine.module, config.evaluation)
+        if distributed.is_main():
+            where = {"step": position.step, "tokens": position.step * training.tokens_per_step}
+            keep_records(config.run_dir, where, measured.records)
+        return measured.metrics
 
     def save(position: Position) -> None:
         facts = {
@@ -62,7 +67,7 @@ def pretrain(config: TrainConfig) -> int:
             **origin,
             "versions": {"torch": torch.__version__},
         }
-        checkpoint.save(engine, config.run_dir / "checkpoints", facts, source.tokenizer, training.keep_checkpoints)
+        checkpoint.save(engine, config.run_dir / "checkpoints", facts, source.tokenizer_file, training.keep_checkpoints)
 
     throughput = Throughput(training.tokens_per_step, flops_per_token(config.model, n_parameters))
     try:

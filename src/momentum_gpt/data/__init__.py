@@ -5,6 +5,7 @@ from momentum_gpt.data.batches import Batches
 from momentum_gpt.data.packing import PackedBatches
 from momentum_gpt.data.shards import TokenShards, write_shard
 from momentum_gpt.data.synthetic import SyntheticBatches, SyntheticTask
+from momentum_gpt.data.texts import Texts, read_texts
 from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "PackedBatches",
     "SyntheticBatches",
     "SyntheticTask",
+    "Texts",
     "TokenShards",
     "Tokenizer",
     "ahead",
     "load_tokenizer",
+    "read_texts",
     "write_shard",
 ]

@@ -91,6 +91,7 @@ class TokenShards:
 
     def __init__(self, path: str | Path, split: str = "train") -> None:
         self.folder, self.split = Path(path), split
+        self.name = f"the {split} split of {str(path)!r}"
         self.manifest = read_manifest(self.folder)
         if split not in SPLITS:
             raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")

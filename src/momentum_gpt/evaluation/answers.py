@@ -21,5 +21,5 @@ def answers(model: nn.Module, task: SyntheticTask, n_sequences: int, tokens_per_
         right = (logits.argmax(-1) == targets).float()
         return torch.stack([(targets != NO_TARGET).float(), right, token_losses(logits, targets)])
 
-    asked, right, nats = score(model, held_out, n_sequences, tokens_per_forward, statistics).sum(dim=1).tolist()
+    asked, right, nats = score(model, held_out, n_sequences, tokens_per_forward, statistics).double().sum(dim=(1, 2)).tolist()
     return {"val/loss": nats / asked, "val/acc": right / asked}

@@ -29,6 +29,9 @@ from momentum_gpt.models import Cache
 BESIDE_SCORES = 8
 """Of a forward's tokens an eighth are scored at once: their scores against the whole prefix lie in memory."""
 
+QUERIES = 2000
+"""Of a task, where nothing says how many; as in Dai et al.'s code."""
+
 HEADLINE = "per_token"
 """As in Dai et al.'s code; the same as sum where every answer is one token."""
 
@@ -63,6 +66,10 @@ class Asked:
         """Tokens of the longest query with its longest answer."""
         pairs = zip(self.prompts, self.candidates, strict=True)
         return max(len(prompt) + max(map(len, answers)) for prompt, answers in pairs)
+
+    @property
+    def requests(self) -> list[Request]:
+        return requests_of(self.prompts, self.candidates)
 
     @property
     def gold(self) -> np.ndarray:
@@ -103,7 +110,7 @@ def prepare_task(name: str, tokenizer: Tokenizer, config: IclConfig, seq_len: in
     """The task, the examples to demonstrate with, the queries that fit the context, and how many did not."""
     task = load_task(name)
     train, test = load_examples(task, config.data)
-    order = np.random.default_rng(config.queries_seed).permutation(len(test))[: config.queries]
+    order = np.random.default_rng(config.queries_seed).permutation(len(test))[: config.queries or QUERIES]
     chosen = [test[i] for i in sorted(order)]
     encoded = [
         (example, tokenizer.encode(example.prompt), [tokenizer.encode(c) for c in example.candidates]) for example in chosen
@@ -128,23 +135,29 @@ class Fitting:
 
     def numbers(self) -> list[tuple[int, int]]:
         """(k that fits for every seed, the k that was asked for), each k once."""
-        room = self.seq_len - self.asked.longest
+        room = self.seq_len - self.asked.longest - 1
+        fits = min(int(np.searchsorted(np.cumsum(sizes), room, side="right")) for sizes in self._sizes())
         found: dict[int, int] = {}
         for k_asked in sorted(self.config.k):
-            k = min(k_asked, len(self.train))
-            while k and any(len(self.prefix(k, seed)) > room for seed in range(self.config.seeds)):
-                k -= 1
-            found.setdefault(k, k_asked)
+            found.setdefault(min(k_asked, fits), k_asked)
         return list(found.items())
+
+    def _sizes(self) -> Iterator[list[int]]:
+        """Tokens of each demonstration, seed by seed."""
+        for seed in range(self.config.seeds):
+            shown = demonstrations(self.train, max(self.config.k), self.task.name, seed)
+            yield [len(self.shown(example)) for example in shown]
 
     def prefix(self, k: int, seed: int, flip: bool = False) -> list[int]:
         """The tokens before the query: the end of a document, and k demonstrations."""
         tokens = [self.tokenizer.eos_id]
         for example in demonstrations(self.train, k, self.task.name, seed):
-            shown = flipped(example) if flip else example
-            tokens += self.tokenizer.encode(shown.prompt) + self.tokenizer.encode(shown.candidates[shown.gold])
-            tokens += self.separator
+            tokens += self.shown(flipped(example) if flip else example)
         return tokens
+
+    def shown(self, example: Example) -> list[int]:
+        answer = example.candidates[example.gold]
+        return self.tokenizer.encode(example.prompt) + self.tokenizer.encode(answer) + self.separator
 
     @property
     def separator(self) -> list[int]:
@@ -242,7 +255,7 @@ def padded(rows: list[list[int]], device: torch.device, at_least: int = 1) -> tu
 
 def score_queries(model: nn.Module, prefix: list[int], asked: Asked, tokens_per_forward: int) -> list[np.ndarray]:
     """The log-probability of each candidate of each query, nats."""
-    scores = score_requests(model, prefix, requests_of(asked.prompts, asked.candidates), tokens_per_forward)
+    scores = score_requests(model, prefix, asked.requests, tokens_per_forward)
     return np.split(scores, np.cumsum([len(answers) for answers in asked.candidates])[:-1])
 
 

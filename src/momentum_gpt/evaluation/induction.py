@@ -31,6 +31,6 @@ def induction(
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
         return torch.stack([(logits.argmax(-1) == targets).float(), token_losses(logits, targets)])
 
-    sums = score(model, showings, n_sequences, tokens_per_forward, statistics)[:, half:]  # (2, h - 1)
-    accuracy, loss = (sums.sum(dim=1) / (n_sequences * (half - 1))).tolist()
+    values = score(model, showings, n_sequences, tokens_per_forward, statistics)[:, :, half:]  # (2, n_sequences, h - 1)
+    accuracy, loss = values.double().mean(dim=(1, 2)).tolist()
     return {"icl/induction/acc": accuracy, "icl/induction/loss": loss}

@@ -1,111 +1,254 @@
 """Validation loss and perplexity at several context lengths, and loss by position in the context.
 
-One stream of tokens, cut into disjoint windows of L tokens; the same targets are scored at every L, each exactly once.
-The document policy is that of training: documents run on, separated by the end-of-sequence token. Sums of nats are
-divided once. Perplexity is per token: comparable only between models with the same tokenizer.
+The same targets are scored at every context length, each exactly once, by windows that are disjoint or overlap:
+
+    stream      documents run on, separated by the end-of-document token, as in training; that token is a target, too
+    apart       each document by itself, behind an end-of-document token, as lm-eval does; its text alone is scored
+
+Sums of nats are divided once. Perplexity is per token: comparable only between models with the same tokenizer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from momentum_gpt.data import TokenShards
+from momentum_gpt.config import EvaluationConfig
+from momentum_gpt.data import Tokenizer
+from momentum_gpt.data.packing import best_fit
 from momentum_gpt.data.synthetic import NO_TARGET
 from momentum_gpt.errors import UserError
 from momentum_gpt.evaluation.scoring import score, token_losses
 
+TOKENS = 65_536
+"""Scored at each context length, where nothing says how many."""
 
-def perplexity(
-    model: nn.Module,
-    shards: TokenShards,
-    context_lengths: list[int],
-    seq_len: int,
-    max_tokens: int,
-    tokens_per_forward: int,
-    stride: int | None = None,
-) -> dict[str, float]:
-    """Keys `val/loss` (nats per token at seq_len), `val/ppl@L` for each L, `val/loss@posP`, `icl/score` and those of `by_text`.
+BLOCK = 1 << 16
+"""Tokens that are read at once to find where documents end."""
 
-    `val/loss@posP`, P a power of two, is the loss of the targets that see P/2 + 1 ... P tokens of the seq_len window: what
-    context buys, which is not the perplexity at a context length. With a stride, `val/ppl@L/stride` too: windows that overlap,
-    each scoring its last `stride` targets, which see at least L - stride + 1 tokens.
+
+class Stream(Protocol):
+    """Documents one after another, each ended by the end-of-document token: `TokenShards`, or `Texts`."""
+
+    name: str
+    tokenizer: Tokenizer
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, length: int) -> np.ndarray: ...
+
+
+class Windows(NamedTuple):
+    """(n,) each: a window reads `lengths` tokens from `starts` on, and the last `scored` of the targets behind them are its."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    scored: np.ndarray
+
+
+@dataclass
+class Targets:
+    """What is scored, in the order of the stream."""
+
+    stream: Stream
+    starts: np.ndarray
+    """(n,): the first target of each stretch that is read by itself: the stream from its second token on, or each document."""
+    sizes: np.ndarray
+    """(n,): its targets."""
+    apart: bool
+
+    def __len__(self) -> int:
+        return int(self.sizes.sum())
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """(targets,)"""
+        return np.concatenate([read(self.stream, int(a), int(n)) for a, n in zip(self.starts, self.sizes, strict=True)])
+
+    @cached_property
+    def documents(self) -> np.ndarray:
+        """The document of each, (targets,), counted from 0."""
+        if self.apart:
+            return np.repeat(np.arange(len(self.sizes)), self.sizes)
+        ends = (self.tokens == self.stream.tokenizer.eos_id).astype(np.int64)
+        return ends.cumsum() - ends
+
+    @cached_property
+    def is_text(self) -> np.ndarray:
+        """(targets,): not the end of a document."""
+        return self.tokens != self.stream.tokenizer.eos_id
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Of each document."""
+        cuts = np.searchsorted(self.documents, np.arange(1, int(self.documents[-1]) + 1))
+        parts = zip(np.split(self.tokens, cuts), np.split(self.is_text, cuts), strict=True)
+        return [self.stream.tokenizer.decode(tokens[is_text]) for tokens, is_text in parts]
+
+    def windows(self, length: int, stride: int | None = None) -> Windows:
+        """Of `length` tokens, or as many as the stretch has; the last of a stretch reaches back over tokens scored before."""
+        starts, lengths, scored = [], [], []
+        for first, n in zip(self.starts, self.sizes, strict=True):
+            size = min(length, n)
+            ends = np.minimum(size + np.arange(1 + -(-(n - size) // (stride or length))) * (stride or length), n)
+            starts.append(first - 1 + ends - size)
+            lengths.append(np.full(len(ends), size))
+            scored.append(np.diff(ends, prepend=0))
+        return Windows(*map(np.concatenate, (starts, lengths, scored)))
+
+
+def read(stream: Stream, start: int, length: int) -> np.ndarray:
+    """Of the stream, before which there is the end of a document."""
+    if start < 0:
+        return np.concatenate([[stream.tokenizer.eos_id], stream.read(0, length - 1)])
+    return stream.read(start, length)
+
+
+def choose_targets(stream: Stream, config: EvaluationConfig, seq_len: int) -> Targets:
+    """Whole windows of seq_len targets from the stream's second token on; or its first documents, whole.
 
     Raises:
-        UserError: the split is shorter than one window.
+        UserError: there is nothing to score.
     """
-    n_targets = min(max_tokens, len(shards) - 1) // seq_len * seq_len
-    if n_targets < seq_len:
+    wanted = TOKENS if config.tokens is None else config.tokens
+    if config.documents == "apart":
+        starts, sizes = first_documents(stream, wanted)
+        if not len(starts):
+            raise UserError(f"{stream.name} has no text to score: give more of it")
+        return Targets(stream, starts, sizes, apart=True)
+    n = min(wanted, len(stream) - 1) // seq_len * seq_len
+    if n < seq_len:
         raise UserError(
-            f"the validation split of {str(shards.folder)!r} has {len(shards)} tokens, fewer than one window of "
-            f"model.seq_len + 1 = {seq_len + 1}: prepare more validation text or take a smaller model.seq_len"
+            f"{stream.name} has {len(stream)} tokens, fewer than one window of model.seq_len + 1 = {seq_len + 1}: "
+            "prepare more text for validation, take a smaller model.seq_len, or evaluation.documents=apart"
         )
-    metrics = {}
-    for length in sorted({*context_lengths, seq_len}):
-        nats, of_text = nats_by_position(model, shards, length, n_targets, tokens_per_forward)
-        if length in context_lengths:
-            metrics[f"val/ppl@{length}"] = math.exp(nats.sum().item() / n_targets)
-            if stride is not None and stride < length:
-                nats_there = nats_by_position(model, shards, length, n_targets, tokens_per_forward, stride)[0]
-                metrics[f"val/ppl@{length}/stride"] = math.exp(nats_there.sum().item() / n_targets)
-    metrics["val/loss"] = nats.sum().item() / n_targets  # the last length is seq_len
-    metrics |= by_text(of_text.sum().item(), shards, n_targets)
-    by_position = (nats / (n_targets // seq_len)).numpy()
-    for end in (2**i for i in range(seq_len.bit_length())):
-        metrics[f"val/loss@pos{end}"] = float(by_position[end // 2 : end].mean())
-    metrics["icl/score"] = icl_score(by_position)
-    return metrics
+    return Targets(stream, np.array([1]), np.array([n]), apart=False)
 
 
-def nats_by_position(
-    model: nn.Module,
-    shards: TokenShards,
-    length: int,
-    n_targets: int,
-    tokens_per_forward: int,
-    stride: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Nats summed over the windows, (length,): entry p is for the targets that see p + 1 tokens; and those of text alone.
+def first_documents(stream: Stream, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """First token and number of tokens of the documents that begin among the first n_tokens, their ends left out."""
+    ends: list[int] = []
+    done = 0
+    while done < len(stream) and not (ends and ends[-1] >= n_tokens):
+        block = stream.read(done, min(BLOCK, len(stream) - done))
+        ends += (done + np.flatnonzero(block == stream.tokenizer.eos_id)).tolist()
+        done += len(block)
+    starts, stops = np.array([0, *(end + 1 for end in ends)])[: len(ends)], np.array(ends, dtype=np.int64)
+    kept = (starts < n_tokens) & (stops > starts)
+    return starts[kept], (stops - starts)[kept]
 
-    With a stride the windows overlap and each target is scored once, by the window in which it is among the last.
+
+def perplexity(
+    model: nn.Module, stream: Stream, config: EvaluationConfig, seq_len: int, tokens_per_forward: int
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics, and a record for each context length (and stride) with the nats of each document.
+
+    Metrics: `val/loss` (nats per token at seq_len), `val/ppl@L` for each L, `val/ppl@L/stride` with windows that overlap, each
+    scoring its last `stride` targets, which see at least L - stride + 1 tokens; `val/loss@posP`, P a power of two, the loss
+    of the targets that see P/2 + 1 ... P tokens of the seq_len window (what context buys, which is not the perplexity at a
+    context length); `icl/score`; `val/bpb`, bits per byte of text, and `val/ppl_word`, per word between white space: the ends
+    of documents are not counted in these two, which unlike perplexity per token may be compared between tokenizers.
+
+    Records: context_length, stride, documents, loss, ppl, bpb, ppl_word, targets, bytes, words, text_sha256 (of the targets),
+    and per document nats and n_targets.
+
+    Raises:
+        UserError: there is nothing to score.
     """
-    step, eos_id = stride or length, shards.tokenizer.eos_id
+    targets = choose_targets(stream, config, seq_len)
+    lengths = config.context_lengths or default_context_lengths(seq_len)
+    metrics: dict[str, float] = {}
+    records = []
+    for length in sorted({*lengths, seq_len}):
+        windows = targets.windows(length)
+        nats = nats_of(model, targets, windows, length, tokens_per_forward)
+        if length not in lengths:
+            continue
+        records.append(record(targets, nats, length, None))
+        metrics[f"val/ppl@{length}"] = records[-1]["ppl"]
+        if config.stride is not None and config.stride < length:
+            overlapping = targets.windows(length, config.stride)
+            its = nats_of(model, targets, overlapping, length, tokens_per_forward)
+            records.append(record(targets, its, length, config.stride))
+            metrics[f"val/ppl@{length}/stride"] = records[-1]["ppl"]
+    whole = record(targets, nats, seq_len, None)  # the last length is seq_len
+    metrics["val/loss"] = whole["loss"]
+    metrics |= {f"val/{key}": whole[key] for key in ("bpb", "ppl_word", "targets", "bytes", "words")}
+    return metrics | by_position(nats, windows, seq_len), records
 
-    def windows(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ends = np.minimum(length + numbers * step, n_targets)  # targets 0 ... end - 1 are scored after this window
-        block = np.stack([shards.read(int(end) - length, length + 1) for end in ends])
-        tokens, targets = block[:, :-1], block[:, 1:].copy()
-        before = np.where(numbers > 0, length + (numbers - 1) * step, 0)  # scored by earlier windows
-        targets[np.arange(length) + (ends - length)[:, None] < before[:, None]] = NO_TARGET
-        return tokens, targets
 
-    def statistics(logits: Tensor, targets: Tensor) -> Tensor:
-        losses = token_losses(logits, targets)
-        return torch.stack([losses, losses * (targets != eos_id)])
+def nats_of(model: nn.Module, targets: Targets, windows: Windows, length: int, tokens_per_forward: int) -> np.ndarray:
+    """-log p of each target, (targets,), float64. Documents apart are packed into rows of `length`, where none sees another."""
+    stream, eos_id = targets.stream, targets.stream.tokenizer.eos_id
+    in_row = best_fit(windows.lengths, length) if targets.apart else np.arange(len(windows.starts))
+    order = np.argsort(in_row, kind="stable")
+    firsts = np.searchsorted(in_row[order], np.arange(int(in_row.max()) + 2))
+    before = np.cumsum(windows.lengths[order]) - windows.lengths[order]
+    column = np.empty_like(before)
+    column[order] = before - before[firsts[in_row[order]]]
 
-    n_windows = 1 + -(-(n_targets - length) // step)
-    sums = score(model, windows, n_windows, tokens_per_forward, statistics)
-    return sums[0], sums[1]
+    def rows(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
+        tokens, wanted = np.full((len(numbers), length), eos_id), np.full((len(numbers), length), NO_TARGET)
+        documents = np.full((len(numbers), length), length)  # what fills up is one more
+        for row, number in enumerate(numbers):
+            for window in order[firsts[number] : firsts[number + 1]]:
+                n, scored = int(windows.lengths[window]), int(windows.scored[window])
+                here = slice(column[window], column[window] + n)
+                block = read(stream, int(windows.starts[window]), n + 1)
+                tokens[row, here], documents[row, here] = block[:-1], column[window]
+                wanted[row, here.stop - scored : here.stop] = block[n + 1 - scored :]
+        return (tokens, wanted, documents) if targets.apart else (tokens, wanted)
+
+    def statistics(logits: Tensor, wanted: Tensor) -> Tensor:
+        return token_losses(logits, wanted)[None]
+
+    values = score(model, rows, len(firsts) - 1, tokens_per_forward, statistics)[0].double().numpy()  # (rows, length)
+    ends = column + windows.lengths
+    parts = zip(in_row, ends - windows.scored, ends, strict=True)
+    return np.concatenate([values[row, first:end] for row, first, end in parts])
 
 
-def by_text(nats: float, shards: TokenShards, n_targets: int) -> dict[str, float]:
-    """`val/bpb`, bits per byte of text, and `val/ppl_word`, per word between white space; and their counts.
-
-    The ends of documents are no text: they are conditions, and not counted. Unlike perplexity per token, these may be compared
-    between tokenizers.
-    """
-    targets = shards.read(1, n_targets)
-    text = shards.tokenizer.decode(targets[targets != shards.tokenizer.eos_id])
-    n_bytes, n_words = len(text.encode()), len(text.split())
+def record(targets: Targets, nats: np.ndarray, length: int, stride: int | None) -> dict[str, Any]:
+    """What is told of the nats of all targets at one context length."""
+    of_text = float(nats[targets.is_text].sum())
+    n_bytes, n_words = (
+        sum(map(count, targets.texts)) for count in (lambda text: len(text.encode()), lambda text: len(text.split()))
+    )
+    loss = float(nats.sum()) / len(nats)
     return {
-        "val/bpb": nats / math.log(2) / max(1, n_bytes),
-        "val/ppl_word": math.exp(min(700.0, nats / max(1, n_words))),
-        "val/bytes": n_bytes,
-        "val/words": n_words,
+        "context_length": length,
+        "stride": stride,
+        "documents": "apart" if targets.apart else "stream",
+        "loss": loss,
+        "ppl": math.exp(loss),
+        "bpb": of_text / math.log(2) / max(1, n_bytes),
+        "ppl_word": math.exp(min(700.0, of_text / max(1, n_words))),
+        "targets": len(nats),
+        "bytes": n_bytes,
+        "words": n_words,
+        "text_sha256": hashlib.sha256(targets.tokens.astype("<i8").tobytes()).hexdigest(),
+        "nats": np.round(np.bincount(targets.documents, nats), 4).tolist(),
+        "n_targets": np.bincount(targets.documents).tolist(),
     }
+
+
+def by_position(nats: np.ndarray, windows: Windows, seq_len: int) -> dict[str, float]:
+    """`val/loss@posP` and `icl/score`, where there are targets with as much context."""
+    seen = np.concatenate([np.arange(n - scored, n) for n, scored in zip(windows.lengths, windows.scored, strict=True)])
+    sums, counts = np.bincount(seen, nats, seq_len), np.bincount(seen, minlength=seq_len)
+    metrics = {}
+    for end in (2**i for i in range(seq_len.bit_length())):
+        if n := counts[end // 2 : end].sum():
+            metrics[f"val/loss@pos{end}"] = float(sums[end // 2 : end].sum() / n)
+    if counts.all():
+        metrics["icl/score"] = icl_score(sums / counts)
+    return metrics
 
 
 def icl_score(loss_by_position: np.ndarray | list[float]) -> float:
@@ -117,3 +260,8 @@ def icl_score(loss_by_position: np.ndarray | list[float]) -> float:
     T = len(loss_by_position)
     late, early = loss_by_position[T * 15 // 16 :], loss_by_position[T // 16 : max(T // 8, T // 16 + 1)]
     return float(np.mean(late) - np.mean(early))
+
+
+def default_context_lengths(seq_len: int) -> list[int]:
+    """A quarter, a half and the whole: 256, 512 and 1024 for the paper's model."""
+    return [seq_len // part for part in (4, 2, 1) if seq_len % part == 0]

@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from momentum_gpt.config import EvaluationConfig
-from momentum_gpt.data import TokenShards
 from momentum_gpt.evaluation.icl import evaluate_icl
 from momentum_gpt.evaluation.induction import induction
-from momentum_gpt.evaluation.perplexity import perplexity
+from momentum_gpt.evaluation.perplexity import Stream, perplexity
+
+SEQUENCES = 64
+"""Of the induction probe, where nothing says how many."""
 
 
-def evaluate(
-    model: nn.Module, shards: TokenShards, config: EvaluationConfig, seq_len: int, tokens_per_forward: int
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
+class Measured(NamedTuple):
+    metrics: dict[str, float]
+    records: dict[str, list[dict[str, Any]]]
+    """By kind: `perplexity`, one a context length; `icl`, one a (task, k, seed)."""
+
+
+def evaluate(model: nn.Module, stream: Stream, config: EvaluationConfig, seq_len: int, tokens_per_forward: int) -> Measured:
     """Perplexity by context length, loss by position, the in-context-learning score, the induction probe, few-shot tasks.
 
     Every rank must call this: the rows are shared out and summed.
 
     Args:
         model: tokens (B, T) -> logits (B, T, V).
-        shards: the validation split.
+        stream: the validation split, or other text.
         seq_len: the longest context, tokens.
-
-    Returns:
-        The metrics, and a record for each (task, k, seed), see `evaluate_icl`.
     """
     was_training, began = model.training, time.perf_counter()
     model.eval()
-    lengths = config.context_lengths or default_context_lengths(seq_len)
-    metrics = perplexity(model, shards, lengths, seq_len, config.tokens, tokens_per_forward, config.stride)
+    metrics, by_length = perplexity(model, stream, config, seq_len, tokens_per_forward)
     if seq_len >= 4:
-        ids = shards.tokenizer.ordinary_ids()
-        metrics |= induction(model, ids, seq_len, config.induction_sequences, tokens_per_forward)
-    records = list(evaluate_icl(model, shards.tokenizer, config.icl, seq_len, tokens_per_forward))
-    metrics |= icl_metrics(records)
+        sequences = config.induction_sequences or SEQUENCES
+        metrics |= induction(model, stream.tokenizer.ordinary_ids(), seq_len, sequences, tokens_per_forward)
+    few_shot = list(evaluate_icl(model, stream.tokenizer, config.icl, seq_len, tokens_per_forward))
+    metrics |= icl_metrics(few_shot)
     metrics["eval/seconds"] = time.perf_counter() - began
     model.train(was_training)
-    return metrics, records
+    return Measured(metrics, {"perplexity": by_length, "icl": few_shot})
 
 
 def icl_metrics(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -54,6 +58,15 @@ def icl_metrics(records: list[dict[str, Any]]) -> dict[str, float]:
     return {key: fmean(its) for key, its in values.items()}
 
 
-def default_context_lengths(seq_len: int) -> list[int]:
-    """A quarter, a half and the whole: 256, 512 and 1024 for the paper's model."""
-    return [seq_len // part for part in (4, 2, 1) if seq_len % part == 0]
+def keep_records(run_dir: Path, where: dict[str, Any], records: dict[str, list[dict[str, Any]]]) -> None:
+    """Add a line for each to `evaluations/KIND.jsonl`.
+
+    Args:
+        where: what every line begins with: step, tokens.
+    """
+    folder = run_dir / "evaluations"
+    folder.mkdir(exist_ok=True)
+    for kind, lines in records.items():
+        if lines:
+            with (folder / f"{kind}.jsonl").open("a") as file:
+                file.writelines(json.dumps({**where, **line}) + "\n" for line in lines)

@@ -5,6 +5,7 @@ Templates and verbalizers are those of Dai et al. (arXiv 2212.10559, table 8, an
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import string
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class Example(NamedTuple):
     gold: int
 
 
-@dataclass
+@dataclass(eq=False)
 class IclTask:
     """A few-shot task."""
 
@@ -73,6 +74,7 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in TASKS_FOLDER.glob("*.yaml"))
 
 
+@functools.cache
 def load_task(given: str) -> IclTask:
     """The task of conf/icl/GIVEN.yaml, or of a YAML file anywhere.
 
@@ -93,6 +95,7 @@ def load_task(given: str) -> IclTask:
     return task
 
 
+@functools.cache
 def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[Example]]:
     """Examples to demonstrate with, and to ask for; none of the first is among the second.
 

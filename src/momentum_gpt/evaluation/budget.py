@@ -1,0 +1,73 @@
+"""What evaluating in the training loop may cost: what the user left open is chosen so that it keeps to its share.
+
+Costs are counted in tokens that go forward through the model, so that they are the same on every machine, for every run of a
+comparison, and known before the first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import fmean
+
+from momentum_gpt.config import EvaluationConfig, IclConfig, TrainingConfig
+from momentum_gpt.data import Tokenizer
+from momentum_gpt.evaluation.icl import QUERIES, Fitting, prepare_task
+from momentum_gpt.evaluation.perplexity import TOKENS, default_context_lengths
+from momentum_gpt.evaluation.suite import SEQUENCES
+
+TRAINED = 3
+"""Training on a token costs as much as three that only go forward."""
+
+PROBED = 0.25
+"""Of what perplexity and the induction probe may cost, the part of the probe."""
+
+FEWEST = 16
+"""Queries of a task, however small the share."""
+
+
+def settle_evaluation(
+    evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer | None
+) -> None:
+    """Fill in `tokens`, `induction_sequences` and `icl.queries` where they are None.
+
+    Args:
+        tokenizer: of the corpus. None: there is none, and no few-shot task can be measured.
+
+    Raises:
+        UserError: a few-shot task that cannot be loaded, or none of whose queries fits the context.
+    """
+    allowed = evaluation.share * TRAINED * tokens_between(training)
+    if evaluation.icl.tasks and tokenizer:
+        allowed /= 2
+        queries = affordable_queries(evaluation.icl, tokenizer, seq_len, allowed)
+        evaluation.icl.queries = evaluation.icl.queries or queries
+    if evaluation.tokens is None:
+        windows = int((1 - PROBED) * allowed / passes(evaluation, seq_len) / seq_len)
+        evaluation.tokens = min(max(1, windows), max(1, TOKENS // seq_len)) * seq_len
+    if evaluation.induction_sequences is None:
+        evaluation.induction_sequences = min(max(1, int(PROBED * allowed / seq_len)), SEQUENCES)
+
+
+def tokens_between(training: TrainingConfig) -> int:
+    """Tokens trained on between two evaluations."""
+    return min(training.eval_every or training.max_steps, training.max_steps) * training.tokens_per_step
+
+
+def passes(evaluation: EvaluationConfig, seq_len: int) -> float:
+    """How often perplexity reads each token."""
+    lengths = evaluation.context_lengths or default_context_lengths(seq_len)
+    overlapping = [length / evaluation.stride for length in lengths if evaluation.stride and evaluation.stride < length]
+    return len({*lengths, seq_len}) + sum(overlapping)
+
+
+def affordable_queries(icl: IclConfig, tokenizer: Tokenizer, seq_len: int, allowed: float) -> int:
+    """Of each task, so that all tasks, numbers of demonstrations and seeds together cost no more than that."""
+    prefixes = of_query = 0.0
+    for name in icl.tasks:
+        task, train, asked, _ = prepare_task(name, tokenizer, replace(icl, queries=icl.queries or QUERIES), seq_len)
+        fitting = Fitting(task, train, asked, tokenizer, icl, seq_len)
+        settings = [(k, seed) for k, _ in fitting.numbers() for seed in range(icl.seeds if k else 1)]
+        twice = 2 if icl.flipped else 1
+        prefixes += twice * sum(len(fitting.prefix(k, seed)) for k, seed in settings)
+        of_query += twice * len(settings) * fmean(request.n_tokens for request in asked.requests)
+    return int(min(max(FEWEST, (allowed - prefixes) / of_query), QUERIES))
