@@ -51,5 +51,6 @@ def test_tasks_are_measured_while_training_and_afterwards_alike(data_folder: Pat
                 assert now[key] == pytest.approx(then[key], rel=1e-4), key
     compared = command("momentum_gpt.compare", f"runs=[{tmp_path / 'one'},{tmp_path / 'two'}]")
     assert compared.code == 0, compared.err
-    assert "Few-shot tasks, two against one:" in compared.out
+    assert "Few-shot accuracy of two against one, paired by query:" in compared.out
+    assert "Loss of two against one, nats per token, paired by document:" in compared.out
     assert "McNemar" in compared.out

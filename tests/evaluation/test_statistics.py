@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from momentum_gpt.evaluation.statistics import bootstrap, holm, mcnemar, mean_interval, smallest_detectable
+from momentum_gpt.evaluation.statistics import (
+    bootstrap,
+    bootstrap_ratio,
+    holm,
+    mcnemar,
+    mean_interval,
+    sign_flip,
+    smallest_detectable,
+    smallest_detectable_ratio,
+)
 
 
 def test_mcnemar_is_the_binomial_of_the_disagreements() -> None:
@@ -48,3 +57,29 @@ def test_the_smallest_detectable_difference_is_found_four_times_of_five() -> Non
     effect = smallest_detectable(generator.normal(0, 1, n))
     found = [abs(x.mean()) > 1.96 * x.std(ddof=1) / math.sqrt(n) for x in generator.normal(effect, 1, (2000, n))]
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
+
+
+def test_the_ratio_of_sums_has_the_interval_of_simulated_samples() -> None:
+    """Documents of unequal sizes, whose sums go with their sizes: 95% of such samples lie in an interval as wide."""
+    generator = np.random.default_rng(2)
+
+    def sample(n: int = 300) -> tuple[np.ndarray, np.ndarray]:
+        sizes = generator.geometric(0.01, n).astype(float)
+        return sizes * generator.normal(0.3, 0.5, n), sizes
+
+    sums, sizes = sample()
+    low, high = bootstrap_ratio(sums, sizes)
+    ratios = np.array([sums.sum() / sizes.sum() for sums, sizes in (sample() for _ in range(4000))])
+    true_width = np.subtract(*np.quantile(ratios, [0.975, 0.025]))
+    assert low < 0.3 < high
+    assert high - low == pytest.approx(true_width, rel=0.2)
+    assert smallest_detectable_ratio(sums, sizes) == pytest.approx(true_width / 3.92 * 2.80, rel=0.2)
+    assert all(map(math.isnan, bootstrap_ratio(sums[:1], sizes[:1])))
+
+
+def test_sign_flips_by_hand() -> None:
+    """All of n alike in sign: 2 of 2^n flips are as far from 0. Of 3, 1, -1: |sum| >= 3 in 6 of 8."""
+    assert sign_flip(np.array([0.2, 0.1, 0.3])) == 2 / 8
+    assert sign_flip(np.array([0.2] * 6)) == 2 / 64
+    assert sign_flip(np.array([3.0, 1.0, -1.0])) == 6 / 8
+    assert sign_flip(np.full(20, 0.5)) < 0.001

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from momentum_gpt.comparison.table import Grid, interval
 from momentum_gpt.evaluation.statistics import bootstrap, holm, mcnemar, smallest_detectable
 
 Key = tuple[str, int]
@@ -75,18 +76,14 @@ def differences(first: str, other: str) -> list[Difference]:
     ]
 
 
-def as_text(first: str, other: str, rows: list[Difference]) -> str:
-    """A table for the terminal; a difference is marked if its interval leaves out 0 and its adjusted p-value is below 0.05."""
-    lines = [
-        f"{'task':<14}{'k':>4}{'seeds':>7}{'queries':>9}{first[:12]:>14}{other[:12]:>14}{'difference':>12}{'95% interval':>20}"
-    ]
-    lines[0] += f"{'McNemar p':>11}{'Holm':>7}{'detectable':>12}"
+def grid(first: str, other: str, rows: list[Difference]) -> Grid:
+    """A difference is marked if its interval leaves out 0 and its adjusted p-value is below 0.05."""
+    head = ["task", "k", "seeds", "queries", first, other, "difference", "95% interval", "McNemar p", "Holm", "detectable", ""]
+    cells = []
     for row in rows:
         low, high = row.interval
-        real = " *" if (low > 0 or high < 0) and row.p_holm < 0.05 else ""
-        lines.append(
-            f"{row.task:<14}{row.k:>4}{row.seeds:>7}{row.queries:>9}{row.first:>14.3f}{row.other:>14.3f}"
-            f"{row.other - row.first:>+12.3f}{f'[{low:+.3f}, {high:+.3f}]':>20}{row.p_value:>11.3f}{row.p_holm:>7.3f}"
-            f"{row.detectable:>12.3f}{real}"
-        )
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+        real = (low > 0 or high < 0) and row.p_holm < 0.05
+        numbers = [f"{row.first:.3f}", f"{row.other:.3f}", f"{row.other - row.first:+.3f}", interval(row.interval, 3)]
+        tests = [f"{row.p_value:.3f}", f"{row.p_holm:.3f}", f"{row.detectable:.3f}"]
+        cells.append([row.task, str(row.k), str(row.seeds), str(row.queries), *numbers, *tests, "*" if real else ""])
+    return Grid(f"Few-shot accuracy of {other} against {first}, paired by query", head, cells)

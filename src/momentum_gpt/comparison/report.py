@@ -9,7 +9,7 @@ from statistics import fmean
 import plotly.graph_objects as go
 
 from momentum_gpt.comparison.runs import Run, common_ground, differences
-from momentum_gpt.comparison.table import columns
+from momentum_gpt.comparison.table import Grid, columns
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -29,8 +29,12 @@ th span, td span { display: block; font-weight: normal; font-size: .8rem; color:
 """
 
 
-def report(runs: list[Run]) -> str:
-    """The whole page."""
+def report(runs: list[Run], grids: list[Grid]) -> str:
+    """The whole page.
+
+    Args:
+        grids: further tables, of how sure the differences are.
+    """
     title = " vs ".join(run.name for run in runs)
     ground = "".join(
         f"<li{' class=against' if sentence.startswith('NOT') else ''}>{html.escape(sentence)}</li>"
@@ -47,6 +51,7 @@ def report(runs: list[Run]) -> str:
 <h1>{html.escape(title)}</h1>
 <p class="note">Validation on the same tokens for every run and context length. Small figures: difference to the first run.</p>
 <div class="scroll">{results_table(runs)}</div>
+{"".join(map(grid_table, grids))}
 <h2>Common ground</h2><ul>{ground}</ul>
 <h2>Curves</h2><div class="figures">{figures}</div>
 <h2>Differences in the configuration</h2><div class="scroll">{differences_table(runs)}</div>
@@ -63,8 +68,15 @@ def results_table(runs: list[Run]) -> str:
         cells = "".join(
             f"<td>{column.cell(row)}<span>{column.difference(row) if row else '&nbsp;'}</span></td>" for column in table
         )
-        rows.append(f"<tr><td>{swatch}{html.escape(run.name)}<span>{html.escape(variant(run))}</span></td>{cells}</tr>")
+        about = html.escape(f"{run.variant}, seed {run.config.training.seed}")
+        rows.append(f"<tr><td>{swatch}{html.escape(run.name)}<span>{about}</span></td>{cells}</tr>")
     return f"<table><tr><th>run</th>{head}</tr>{''.join(rows)}</table>"
+
+
+def grid_table(grid: Grid) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in grid.head)
+    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in grid.rows)
+    return f"<h2>{html.escape(grid.title)}</h2><div class=scroll><table><tr>{head}</tr>{rows}</table></div>"
 
 
 def differences_table(runs: list[Run]) -> str:
@@ -74,14 +86,6 @@ def differences_table(runs: list[Run]) -> str:
         cells = "".join(f"<td>{'' if value is None else html.escape(str(value))}</td>" for value in values)
         rows.append(f"<tr><td>{html.escape(key)}</td>{cells}</tr>")
     return f"<table><tr><th>option</th>{head}</tr>{''.join(rows)}</table>"
-
-
-def variant(run: Run) -> str:
-    """Its name, the options that are switched on, and the seed: what is off or null would only widen the table."""
-    off = (False, None)
-    chosen = {key: value for key, value in run.config.attention.items() if key != "name" and not any(value is it for it in off)}
-    options = ", ".join(f"{key} {value}" for key, value in chosen.items())
-    return f"{run.config.attention['name']}{f' ({options})' if options else ''}, seed {run.config.training.seed}"
 
 
 def colour(row: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -25,6 +25,8 @@ class Run:
     """The lines of metrics.jsonl."""
     manifest: dict[str, Any]
     """Of the newest checkpoint; {} without one."""
+    afterwards: dict[str, Any] = field(default_factory=dict)
+    """What `evaluate` measured of its last step; {} if nothing."""
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Tokens seen and values of a metric."""
@@ -33,8 +35,16 @@ class Run:
 
     @cached_property
     def final(self) -> dict[str, Any]:
-        """The last evaluation."""
-        return next(record for record in reversed(self.records) if "val/loss" in record)
+        """The last evaluation, which one afterwards replaces."""
+        last = next(record for record in reversed(self.records) if "val/loss" in record)
+        return last | self.afterwards
+
+    @property
+    def variant(self) -> str:
+        """The attention's name, and its options that are switched on: what is off or null would only widen a table."""
+        given = self.config.attention.items()
+        options = [f"{key} {value}" for key, value in given if key != "name" and value is not None and value is not False]
+        return self.config.attention["name"] + (f" ({', '.join(options)})" if options else "")
 
     @cached_property
     def tokens_per_s(self) -> float:
@@ -62,7 +72,9 @@ def load_run(folder: str) -> Run:
     manifest = {}
     if latest.is_file():
         manifest = json.loads((latest.parent / latest.read_text().strip() / "manifest.json").read_text())
-    return Run(path.name, read_config(path / "config.yaml"), records, manifest)
+    step = next(record["step"] for record in reversed(records) if "val/loss" in record)
+    again = [line for line in read_metrics(path / "evaluations" / "validation.jsonl") if line["step"] == step]
+    return Run(path.name, read_config(path / "config.yaml"), records, manifest, again[-1] if again else {})
 
 
 def load_runs(folders: list[str]) -> list[Run]:
@@ -73,13 +85,20 @@ def load_runs(folders: list[str]) -> list[Run]:
     """
     if len(set(folders)) < 2 or len(set(folders)) < len(folders):
         raise UserError(f"runs must name two or more different run folders, got {folders}: runs=[runs/A,runs/B]")
-    runs = [load_run(folder) for folder in folders]
+    runs = alike([load_run(folder) for folder in folders])
     tokenizers = {run.name: run.manifest["tokenizer_sha256"][:12] for run in runs if run.manifest}
     if len(set(tokenizers.values())) > 1:
         raise UserError(
             f"the runs have different tokenizers ({tokenizers}), so their nats per token are different units: compare runs "
             "on the same data folder"
         )
+    return runs
+
+
+def alike(runs: list[Run]) -> list[Run]:
+    """Take what was measured afterwards only if it was of all runs, on as many targets."""
+    if {run.afterwards.get("val/targets") for run in runs} - {runs[0].afterwards.get("val/targets")} or not runs[0].afterwards:
+        return [replace(run, afterwards={}) for run in runs]
     return runs
 
 
@@ -106,7 +125,8 @@ def common_ground(runs: list[Run]) -> list[str]:
         sentences.append("Identical order of the tokens." if same("order_sha256") else "NOT the same order of the tokens.")
     else:
         sentences.append("NOT the same number of steps.")
-    variants = [tuple(sorted((k, str(v)) for k, v in flat(run.config).items() if k.startswith("attention."))) for run in runs]
-    if len(set(variants)) == len(variants):
+    if len({run.final.get("val/targets") for run in runs}) > 1:
+        sentences.append("NOT measured on as many validation targets: evaluate each with the same evaluation.tokens.")
+    if len({run.variant for run in runs}) == len(runs):
         sentences.append("One run of each variant: whether a difference is real takes several seeds (training.seed).")
     return sentences

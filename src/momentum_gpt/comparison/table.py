@@ -8,6 +8,33 @@ from momentum_gpt.comparison.runs import Run
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A table of text, for the terminal and the report."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def __str__(self) -> str:
+        return f"{self.title}:\n{aligned([self.head, *self.rows], ruled_below=1)}"
+
+
+def aligned(lines: list[list[str]], ruled_below: int) -> str:
+    """The first column to the left, the others to the right; a rule below so many lines."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = []
+    for name, *cells in lines:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        texts.append("  ".join([name.ljust(widths[0]), *padded]))
+    return "\n".join([*texts[:ruled_below], "-" * len(texts[0]), *texts[ruled_below:]])
+
+
+def interval(bounds: tuple[float, float], digits: int) -> str:
+    """e.g. [-0.012, +0.003]; "-" where there is none."""
+    return f"[{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]" if bounds[0] == bounds[0] else "-"
+
+
+@dataclass(frozen=True)
 class Column:
     title: str
     unit: str
@@ -49,9 +76,4 @@ def as_text(runs: list[Run]) -> str:
         lines.append([run.name, *(column.cell(row) for column in table)])
         if row:
             lines.append([f"  - {runs[0].name}", *(column.difference(row) for column in table)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table) + 1)]
-    texts = []
-    for name, *cells in lines:
-        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        texts.append("  ".join([name.ljust(widths[0]), *aligned]))
-    return "\n".join([*texts[:2], "-" * len(texts[0]), *texts[2:]])
+    return aligned(lines, ruled_below=2)

@@ -111,7 +111,7 @@ def read(stream: Stream, start: int, length: int) -> np.ndarray:
 
 
 def choose_targets(stream: Stream, config: EvaluationConfig, seq_len: int) -> Targets:
-    """Whole windows of seq_len targets from the stream's second token on; or its first documents, whole.
+    """Whole windows of seq_len targets from the stream's second token on; or its first documents.
 
     Raises:
         UserError: there is nothing to score.
@@ -132,15 +132,15 @@ def choose_targets(stream: Stream, config: EvaluationConfig, seq_len: int) -> Ta
 
 
 def first_documents(stream: Stream, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """First token and number of tokens of the documents that begin among the first n_tokens, their ends left out."""
+    """First token and number of tokens of the documents in the first n_tokens, their ends left out; the last may be cut."""
     ends: list[int] = []
     done = 0
     while done < len(stream) and not (ends and ends[-1] >= n_tokens):
         block = stream.read(done, min(BLOCK, len(stream) - done))
         ends += (done + np.flatnonzero(block == stream.tokenizer.eos_id)).tolist()
         done += len(block)
-    starts, stops = np.array([0, *(end + 1 for end in ends)])[: len(ends)], np.array(ends, dtype=np.int64)
-    kept = (starts < n_tokens) & (stops > starts)
+    starts, stops = np.array([0, *(end + 1 for end in ends)])[: len(ends)], np.minimum(np.array(ends, dtype=np.int64), n_tokens)
+    kept = stops > starts
     return starts[kept], (stops - starts)[kept]
 
 

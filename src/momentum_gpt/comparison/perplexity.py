@@ -1,0 +1,83 @@
+"""The losses of two runs held against each other document by document: how sure is the difference of these two models?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from momentum_gpt.comparison.table import Grid, interval
+from momentum_gpt.evaluation.statistics import bootstrap_ratio, smallest_detectable_ratio
+from momentum_gpt.tracking import read_metrics
+
+Key = tuple[str | None, int, int | None, str]
+"""The text (None: the run's own), context length, stride, document policy."""
+
+BLOCKS = 2000
+"""More documents are joined to so many, neighbours to neighbours."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a run to the first, nats per token."""
+
+    text: str | None
+    context_length: int
+    stride: int | None
+    documents: int
+    """How many, or how many blocks of them."""
+    targets: int
+    first: float
+    other: float
+    interval: tuple[float, float]
+    """Of other - first, 95%: a bootstrap over documents."""
+    detectable: float
+    """The true difference that so many documents find four times of five."""
+
+
+def load_records(folder: str) -> dict[Key, dict[str, Any]]:
+    """The records of the newest step by what was measured; of records made twice the last. {} if there are none."""
+    lines = read_metrics(Path(folder) / "evaluations" / "perplexity.jsonl")
+    newest = max((line["step"] for line in lines), default=0)
+    keys = ("context_length", "stride", "documents")
+    return {(line.get("data"), *(line[key] for key in keys)): line for line in lines if line["step"] == newest}
+
+
+def differences(first: str, other: str) -> list[Difference]:
+    """Where both runs scored the same targets in the same way."""
+    a, b = load_records(first), load_records(other)
+    same = [key for key in a if key in b and a[key]["text_sha256"] == b[key]["text_sha256"]]
+    return [difference(key, a[key], b[key]) for key in same]
+
+
+def difference(key: Key, first: dict[str, Any], other: dict[str, Any]) -> Difference:
+    text, context_length, stride, _ = key
+    sums, sizes = np.array(other["nats"]) - np.array(first["nats"]), np.array(first["n_targets"], dtype=float)
+    block = np.arange(len(sums)) * min(len(sums), BLOCKS) // len(sums)
+    sums, sizes = np.bincount(block, sums), np.bincount(block, sizes)
+    return Difference(
+        text,
+        context_length,
+        stride,
+        len(sums),
+        first["targets"],
+        first["loss"],
+        other["loss"],
+        bootstrap_ratio(sums, sizes),
+        smallest_detectable_ratio(sums, sizes),
+    )
+
+
+def grid(first: str, other: str, rows: list[Difference]) -> Grid:
+    """A difference is marked if its interval leaves out 0."""
+    head = ["text", "context", "stride", "documents", "targets", first, other, "difference", "95% interval", "detectable", ""]
+    cells = []
+    for row in rows:
+        low, high = row.interval
+        about = [row.text or "validation", str(row.context_length), str(row.stride or "-")]
+        numbers = [f"{row.first:.4f}", f"{row.other:.4f}", f"{row.other - row.first:+.4f}", interval(row.interval, 4)]
+        counts = [f"{row.documents:,}", f"{row.targets:,}"]
+        cells.append([*about, *counts, *numbers, f"{row.detectable:.4f}", "*" if low > 0 or high < 0 else ""])
+    return Grid(f"Loss of {other} against {first}, nats per token, paired by document", head, cells)
