@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from momentum_gpt.config import IclConfig, ModelConfig
 from momentum_gpt.data import Tokenizer, load_tokenizer
 from momentum_gpt.errors import UserError
-from momentum_gpt.evaluation.icl import evaluate_icl, prepare_task, requests_of, score_requests
-from momentum_gpt.evaluation.tasks import demonstrations, load_examples, load_task, neutral_prompt, task_names
+from momentum_gpt.evaluation.icl import Asked, evaluate_icl, normalized, prepare_task, requests_of, score_requests
+from momentum_gpt.evaluation.tasks import Example, demonstrations, load_examples, load_task, neutral_prompts, task_names
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 from tests.conftest import SHARED_DATA
@@ -119,6 +119,61 @@ def test_known_probabilities_give_the_scores_worked_out_on_paper(tokenizer: Toke
     assert record["loss"][:3] == pytest.approx((-np.log(share)).tolist(), abs=1e-4)
 
 
+class Bigram(nn.Module):
+    """Gives tokens 300 and 301 the probabilities that the table has for the last token, and shares the rest out evenly."""
+
+    def __init__(self, table: dict[int, tuple[float, float]]) -> None:
+        super().__init__()
+        self.config, self.table = ModelConfig(1, 1, 4, 512, vocab_size=512), table
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, tokens: Tensor, cache: Any = None, n_new: Any = None, at: Any = None) -> Tensor:
+        cache.begin(tokens.shape[1], n_new)
+        cache.end(tokens.shape[1])
+        last = tokens.gather(1, at)  # (B, 1)
+        a, b = torch.tensor([[self.table.get(int(i), (0.1, 0.1)) for i in row] for row in last]).unbind(-1)
+        probabilities = ((1 - a - b) / 510)[..., None].repeat(1, 1, 512)
+        probabilities[..., 300], probabilities[..., 301] = a, b
+        return probabilities.log()
+
+
+def test_calibration_and_pmi_are_those_worked_out_on_paper(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Shares without content (3/4, 1/4), (1/2, 1/2), (3/4, 1/4): on average (2/3, 1/3).
+
+    | query, its right candidate   | raw | calibrated: share / (2/3, 1/3) | pmi: p / (0.6, 0.2) |
+    | p = (0.8, 0.1), the first    | 1st | (1.33, 0.33): 1st              | (1.33, 0.50): 1st   |
+    | p = (0.5, 0.4), the second   | 1st | (0.83, 1.33): 2nd              | (0.83, 2.00): 2nd   |
+    | p = (0.6, 0.25), the second  | 1st | (1.06, 0.88): 1st              | (1.00, 1.25): 2nd   |
+    """
+    queries = {"def f": (0.8, 0.1), "for x": (0.5, 0.4), "is it": (0.6, 0.25)}
+    neutral = {"N/A": (0.6, 0.2), "": (0.4, 0.4), "[MASK]": (0.3, 0.1)}
+    last = {text: tokenizer.encode(f"A {text}")[-1] for text in (*queries, *neutral)}
+    assert len(set(last.values())) == 6
+    rows = [{"text": text, "label": label} for text, label in zip(queries, (0, 1, 1), strict=True)]
+    for split in ("train", "test"):
+        shown = rows if split == "test" else [{"text": "other", "label": 0}]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+    verbalizers = json.dumps([tokenizer.decode([i]) for i in (300, 301)])
+    (tmp_path / "t.yaml").write_text(
+        f"dataset: {tmp_path}\ntest_split: test\ntemplate: 'A {{text}}'\nverbalizers: {verbalizers}\n"
+    )
+    model = Bigram({last[text]: p for text, p in (queries | neutral).items()})
+    config = IclConfig(tasks=[str(tmp_path / "t.yaml")], k=[1], seeds=1)
+    (record,) = evaluate_icl(model, tokenizer, config, 512, 4096)
+    assert record["acc"] == pytest.approx(1 / 3)
+    assert record["acc/calibrated"] == pytest.approx(2 / 3)
+    assert record["acc/pmi"] == 1.0
+    assert record["soft"] == pytest.approx((8 / 9 + 4 / 9 + 0.25 / 0.85) / 3, rel=1e-5)
+
+
+def test_scores_are_divided_by_what_their_names_say() -> None:
+    """ " a" is 1 character and 2 bytes, " naïve" 5 and 7: characters without the space before, bytes with it."""
+    asked = Asked(load_task("sst2"), [Example("x", (" a", " naïve"), 0)], [[5]], [[[1], [2, 3, 4]]])
+    kinds = {kind: its[0].tolist() for kind, its in normalized([np.array([-2.0, -4.2])], asked).items()}
+    expected = {"sum": [-2.0, -4.2], "per_token": [-2.0, -1.4], "per_char": [-2.0, -0.84], "per_byte": [-1.0, -0.6]}
+    assert kinds == {kind: pytest.approx(values) for kind, values in expected.items()}
+
+
 def test_as_many_demonstrations_are_shown_as_fit(tokenizer: Tokenizer, colours: Callable[..., str]) -> None:
     task = colours([" a", " b"])
     config = IclConfig(tasks=[task], k=[0, 2, 16, 32], seeds=2)
@@ -140,8 +195,8 @@ def test_demonstrations_are_a_function_of_the_seed_and_never_the_queries(colours
 
 
 def test_tasks_are_what_the_paper_and_its_code_say() -> None:
-    assert neutral_prompt(load_task("cb")) == "N/A Question: N/A. True, False, or Neither? Answer:"
-    assert neutral_prompt(load_task("cb_paper")) == "N/A Question: N/A True, False, or Neither? Answer:"
+    assert neutral_prompts(load_task("cb"))[0] == "N/A Question: N/A. True, False, or Neither? Answer:"
+    assert neutral_prompts(load_task("cb_paper"))[0] == "N/A Question: N/A True, False, or Neither? Answer:"
     wanted = {"sst2", "sst5", "mr", "subj", "agnews", "cb", "imdb", "arc_easy", "piqa"}
     assert wanted <= set(task_names())
     with pytest.raises(UserError, match="'sst3' is none of agnews"):

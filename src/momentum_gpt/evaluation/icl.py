@@ -23,7 +23,7 @@ from momentum_gpt import distributed
 from momentum_gpt.config import IclConfig
 from momentum_gpt.data import Tokenizer
 from momentum_gpt.errors import UserError
-from momentum_gpt.evaluation.tasks import Example, IclTask, demonstrations, flipped, load_examples, load_task, neutral_prompt
+from momentum_gpt.evaluation.tasks import Example, IclTask, demonstrations, flipped, load_examples, load_task, neutral_prompts
 from momentum_gpt.models import Cache
 
 BESIDE_SCORES = 8
@@ -291,10 +291,8 @@ def summarize(
     record["majority"] = float(np.bincount(gold).max() / len(gold))
     record["soft"] = float(right_share.mean())
     if asked.task.verbalizers:
-        neutral = tokenizer.encode(neutral_prompt(asked.task))
-        own = score_requests(model, prefix, requests_of([neutral], asked.candidates[:1]), tokens_per_forward)
-        per_token = own / np.array(list(map(len, asked.candidates[0])))
-        record["acc/calibrated"] = accuracy([it - per_token for it in kinds[HEADLINE]], gold)
+        bias = np.log(shares_without_content(model, prefix, asked, tokenizer, tokens_per_forward))
+        record["acc/calibrated"] = accuracy([it - bias for it in kinds[HEADLINE]], gold)
     chosen = np.array([it.argmax() for it in kinds[HEADLINE]])
     record["chosen"] = np.bincount(chosen, minlength=max(map(len, scores))).tolist()
     record["right"] = (chosen == gold).astype(int).tolist()
@@ -303,13 +301,24 @@ def summarize(
 
 
 def without_prompt(model: nn.Module, asked: Asked, tokenizer: Tokenizer, tokens_per_forward: int) -> list[np.ndarray]:
-    """The log-probability of each candidate after a neutral prompt alone; where all queries have the same, computed once."""
-    neutral = tokenizer.encode(neutral_prompt(asked.task))
+    """The log-probability of each candidate after a prompt without content; where all queries have the same, computed once."""
+    neutral = tokenizer.encode(neutral_prompts(asked.task)[0])
     same = bool(asked.task.verbalizers)
     candidates = asked.candidates[:1] if same else asked.candidates
     scores = score_requests(model, [tokenizer.eos_id], requests_of([neutral] * len(candidates), candidates), tokens_per_forward)
     split = np.split(scores, np.cumsum([len(answers) for answers in candidates])[:-1])
     return split * len(asked.candidates) if same else split
+
+
+def shares_without_content(
+    model: nn.Module, prefix: list[int], asked: Asked, tokenizer: Tokenizer, tokens_per_forward: int
+) -> np.ndarray:
+    """Each candidate's share behind the demonstrations and a prompt without content, the mean of three such prompts."""
+    prompts = [ids for text in neutral_prompts(asked.task) if (ids := tokenizer.encode(text))]
+    candidates = asked.candidates[0]
+    scores = score_requests(model, prefix, requests_of(prompts, [candidates] * len(prompts)), tokens_per_forward)
+    per_token = scores.reshape(len(prompts), -1) / np.array(list(map(len, candidates)))
+    return np.mean([_softmax(it) for it in per_token], axis=0)
 
 
 @torch.no_grad()

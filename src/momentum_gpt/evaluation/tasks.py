@@ -21,8 +21,8 @@ from momentum_gpt.errors import UserError
 
 TASKS_FOLDER = Path(__file__).resolve().parents[3] / "conf" / "icl"
 
-NEUTRAL = "N/A"
-"""Stands in every field of a prompt without content."""
+NEUTRALS = ("N/A", "", "[MASK]")
+"""Stand in every field of a prompt without content (Zhao et al., "Calibrate Before Use", 2021)."""
 
 
 class Example(NamedTuple):
@@ -135,10 +135,10 @@ def _labelled(row: dict[str, Any], task: IclTask) -> Example | None:
     return Example(task.template.format(**row), tuple(task.verbalizers), row[task.label])
 
 
-def neutral_prompt(task: IclTask) -> str:
-    """The template without content."""
+def neutral_prompts(task: IclTask) -> list[str]:
+    """The template without content, in three ways."""
     fields = {name for _, name, _, _ in string.Formatter().parse(task.template) if name}
-    return task.template.format(**dict.fromkeys(fields, NEUTRAL))
+    return [task.template.format(**dict.fromkeys(fields, text)) for text in NEUTRALS]
 
 
 def demonstrations(train: list[Example], n: int, task: str, seed: int) -> list[Example]:
