@@ -49,7 +49,8 @@ def settle(config: TrainConfig) -> None:
         print(said)
     plan = plan_batch(config.training, config.model.seq_len, config.launch.nproc_per_node)
     source = open_source(config, plan)
-    settle_evaluation(config.evaluation, config.training, config.model.seq_len, source.tokenizer)
+    if source.tokenizer:
+        print(f"measuring {settle_evaluation(config.evaluation, config.training, config.model.seq_len, source.tokenizer)}")
     needed = source.vocab_size
     if config.init and latest_step(config.run_dir / "checkpoints"):  # what it began with is in its checkpoint
         config.model.vocab_size = config.model.vocab_size or read_config(config.run_dir / "config.yaml").model.vocab_size

@@ -6,7 +6,6 @@ comparison, and known before the first step.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from statistics import fmean
 
 from momentum_gpt.config import EvaluationConfig, IclConfig, TrainingConfig
@@ -25,27 +24,31 @@ FEWEST = 16
 """Queries of a task, however small the share."""
 
 
-def settle_evaluation(
-    evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer | None
-) -> None:
-    """Fill in `tokens`, `induction_sequences` and `icl.queries` where they are None.
-
-    Args:
-        tokenizer: of the corpus. None: there is none, and no few-shot task can be measured.
+def settle_evaluation(evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer) -> str:
+    """Fill in `tokens`, `induction_sequences` and `icl.queries` where they are None; returns what comes of it, a line.
 
     Raises:
         UserError: a few-shot task that cannot be loaded, or none of whose queries fits the context.
     """
-    allowed = evaluation.share * TRAINED * tokens_between(training)
-    if evaluation.icl.tasks and tokenizer:
+    icl, trained = evaluation.icl, TRAINED * tokens_between(training)
+    allowed, cost, few_shot = evaluation.share * trained, 0.0, ""
+    if icl.tasks:
         allowed /= 2
-        queries = affordable_queries(evaluation.icl, tokenizer, seq_len, allowed)
-        evaluation.icl.queries = evaluation.icl.queries or queries
+        prefixes, of_query = few_shot_cost(icl, tokenizer, seq_len)
+        if icl.queries is None:
+            icl.queries = int(min(max(FEWEST, (allowed - prefixes) / of_query), QUERIES))
+        cost, few_shot = prefixes + icl.queries * of_query, f", {icl.queries:,} queries of each of {len(icl.tasks)} tasks"
+    of_window = passes(evaluation, seq_len) * seq_len
     if evaluation.tokens is None:
-        windows = int((1 - PROBED) * allowed / passes(evaluation, seq_len) / seq_len)
+        windows = int((1 - PROBED) * allowed / of_window)
         evaluation.tokens = min(max(1, windows), max(1, TOKENS // seq_len)) * seq_len
     if evaluation.induction_sequences is None:
         evaluation.induction_sequences = min(max(1, int(PROBED * allowed / seq_len)), SEQUENCES)
+    cost += evaluation.tokens / seq_len * of_window + evaluation.induction_sequences * seq_len
+    return (
+        f"{evaluation.tokens:,} targets{few_shot}: {cost / trained:.2%} of the computation"
+        f"{', more than evaluation.share' if cost > 1.1 * evaluation.share * trained else ''}"
+    )
 
 
 def tokens_between(training: TrainingConfig) -> int:
@@ -60,14 +63,14 @@ def passes(evaluation: EvaluationConfig, seq_len: int) -> float:
     return len({*lengths, seq_len}) + sum(overlapping)
 
 
-def affordable_queries(icl: IclConfig, tokenizer: Tokenizer, seq_len: int, allowed: float) -> int:
-    """Of each task, so that all tasks, numbers of demonstrations and seeds together cost no more than that."""
+def few_shot_cost(icl: IclConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[float, float]:
+    """Tokens of all prefixes, of every task, number of demonstrations and seed; and what one query more of each task costs."""
     prefixes = of_query = 0.0
     for name in icl.tasks:
-        task, train, asked, _ = prepare_task(name, tokenizer, replace(icl, queries=icl.queries or QUERIES), seq_len)
+        task, train, asked, _ = prepare_task(name, tokenizer, icl, seq_len)
         fitting = Fitting(task, train, asked, tokenizer, icl, seq_len)
         settings = [(k, seed) for k, _ in fitting.numbers() for seed in range(icl.seeds if k else 1)]
         twice = 2 if icl.flipped else 1
         prefixes += twice * sum(len(fitting.prefix(k, seed)) for k, seed in settings)
         of_query += twice * len(settings) * fmean(request.n_tokens for request in asked.requests)
-    return int(min(max(FEWEST, (allowed - prefixes) / of_query), QUERIES))
+    return prefixes, of_query

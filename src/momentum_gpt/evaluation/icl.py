@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from momentum_gpt import distributed
-from momentum_gpt.config import IclConfig
+from momentum_gpt.config import IclConfig, ModelConfig
 from momentum_gpt.data import Tokenizer
 from momentum_gpt.errors import UserError
 from momentum_gpt.evaluation.tasks import Example, IclTask, demonstrations, flipped, load_examples, load_task, neutral_prompts
 from momentum_gpt.models import Cache
 
-BESIDE_SCORES = 8
-"""Of a forward's tokens an eighth are scored at once: their scores against the whole prefix lie in memory."""
+COPIES = 3
+"""Of a row's scores against the whole prefix lie in memory at once, fp32."""
 
 QUERIES = 2000
 """Of a task, where nothing says how many; as in Dai et al.'s code."""
@@ -91,15 +91,18 @@ def evaluate_icl(
     for name in config.tasks:
         task, train, asked, left_out = prepare_task(name, tokenizer, config, seq_len)
         fitting = Fitting(task, train, asked, tokenizer, config, seq_len)
+        neutral = [ids for text in neutral_prompts(task) if (ids := tokenizer.encode(text))]
+        alone = without_prompt(model, [tokenizer.eos_id], asked, neutral[0], tokens_per_forward)
+        neutral = neutral if task.verbalizers else []  # candidates of a query's own have no bias in common
         for k, k_asked in fitting.numbers():
             for seed in range(config.seeds if k else 1):
                 began = time.perf_counter()
                 prefix = fitting.prefix(k, seed)
-                scores = score_queries(model, prefix, asked, tokens_per_forward)
+                scores, without_content = score_queries(model, prefix, asked, neutral, tokens_per_forward)
                 record = {"task": task.name, "k": k, "k_asked": k_asked, "seed": seed, "left_out": left_out}
-                record |= summarize(scores, asked, tokenizer, model, prefix, tokens_per_forward)
+                record |= summarize(scores, without_content, alone, asked)
                 if config.flipped and k:
-                    wrong = score_queries(model, fitting.prefix(k, seed, flip=True), asked, tokens_per_forward)
+                    wrong, _ = score_queries(model, fitting.prefix(k, seed, flip=True), asked, [], tokens_per_forward)
                     record["acc/flipped"] = accuracy(normalized(wrong, asked)[HEADLINE], asked.gold)
                 if config.verify:
                     record["verified"] = verify(model, prefix, asked, scores, config.verify)
@@ -189,7 +192,7 @@ def score_and_choose(
     cache = Cache(n_layers=model.config.n_layers, n_rows=1, capacity=len(prefix), device=device)  # type: ignore[union-attr, arg-type]
     if prefix:
         model(torch.tensor([prefix], device=device), cache=cache, at=torch.zeros(1, 1, dtype=torch.long, device=device))
-    batches = list(batched(requests, tokens_per_forward))
+    batches = list(batched(requests, beside_scores(model, len(prefix), tokens_per_forward)))
     longest = max(len(answer) for request in requests for answer in request.answers)
     world, rank = distributed.world_size(), distributed.rank()
     results = torch.zeros(2, sum(len(request.places) for request in requests), dtype=torch.float64)
@@ -204,11 +207,18 @@ def score_and_choose(
     return scores, chosen > 0
 
 
-def batched(requests: list[Request], tokens_per_forward: int) -> Iterator[list[Request]]:
-    """The longest first, alike in length."""
+def beside_scores(model: nn.Module, n_prefix: int, tokens_per_forward: int) -> int:
+    """So many tokens that their scores against the prefix take no more room than the logits of a training forward."""
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    assert config.vocab_size is not None
+    return min(tokens_per_forward, tokens_per_forward * config.vocab_size // (COPIES * config.n_heads * max(1, n_prefix)))
+
+
+def batched(requests: list[Request], n_tokens: int) -> Iterator[list[Request]]:
+    """The longest first, alike in length; of n_tokens at most, if a request has no more by itself."""
     batch: list[Request] = []
     for request in sorted(requests, key=lambda it: -it.n_tokens):
-        if batch and (len(batch) + 1) * batch[0].n_tokens > tokens_per_forward // BESIDE_SCORES:
+        if batch and (len(batch) + 1) * batch[0].n_tokens > n_tokens:
             yield batch
             batch = []
         batch.append(request)
@@ -253,10 +263,14 @@ def padded(rows: list[list[int]], device: torch.device, at_least: int = 1) -> tu
     return filled.to(device), lengths.to(device)
 
 
-def score_queries(model: nn.Module, prefix: list[int], asked: Asked, tokens_per_forward: int) -> list[np.ndarray]:
-    """The log-probability of each candidate of each query, nats."""
-    scores = score_requests(model, prefix, asked.requests, tokens_per_forward)
-    return np.split(scores, np.cumsum([len(answers) for answers in asked.candidates])[:-1])
+def score_queries(
+    model: nn.Module, prefix: list[int], asked: Asked, neutral: list[list[int]], tokens_per_forward: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The log-probability of each candidate, nats, query by query; and of the first query's behind each neutral prompt."""
+    prompts, candidates = [*asked.prompts, *neutral], [*asked.candidates, *asked.candidates[:1] * len(neutral)]
+    scores = score_requests(model, prefix, requests_of(prompts, candidates), tokens_per_forward)
+    split = np.split(scores, np.cumsum([len(answers) for answers in candidates])[:-1])
+    return split[: len(asked.prompts)], split[len(asked.prompts) :]
 
 
 def normalized(scores: list[np.ndarray], asked: Asked) -> dict[str, list[np.ndarray]]:
@@ -276,11 +290,16 @@ def accuracy(scores: list[np.ndarray], gold: np.ndarray) -> float:
 
 
 def summarize(
-    scores: list[np.ndarray], asked: Asked, tokenizer: Tokenizer, model: nn.Module, prefix: list[int], tokens_per_forward: int
+    scores: list[np.ndarray], without_content: list[np.ndarray], alone: list[np.ndarray], asked: Asked
 ) -> dict[str, Any]:
-    """What is told of the scores of one (task, k, seed)."""
+    """What is told of one (task, k, seed).
+
+    Args:
+        scores: of each query's candidates, nats.
+        without_content: of the candidates behind the demonstrations and a prompt without content, for several of these.
+        alone: of each query's candidates behind such a prompt without demonstrations.
+    """
     kinds = normalized(scores, asked)
-    alone = without_prompt(model, asked, tokenizer, tokens_per_forward)
     kinds["pmi"] = [it - own for it, own in zip(scores, alone, strict=True)]
     gold = asked.gold
     shares = [_softmax(it) for it in kinds[HEADLINE]]
@@ -290,8 +309,9 @@ def summarize(
     record["acc"] = record[f"acc/{HEADLINE}"]
     record["majority"] = float(np.bincount(gold).max() / len(gold))
     record["soft"] = float(right_share.mean())
-    if asked.task.verbalizers:
-        bias = np.log(shares_without_content(model, prefix, asked, tokenizer, tokens_per_forward))
+    if without_content:
+        lengths = np.array(list(map(len, asked.candidates[0])))
+        bias = np.log(np.mean([_softmax(it / lengths) for it in without_content], axis=0))
         record["acc/calibrated"] = accuracy([it - bias for it in kinds[HEADLINE]], gold)
     chosen = np.array([it.argmax() for it in kinds[HEADLINE]])
     record["chosen"] = np.bincount(chosen, minlength=max(map(len, scores))).tolist()
@@ -300,25 +320,15 @@ def summarize(
     return record
 
 
-def without_prompt(model: nn.Module, asked: Asked, tokenizer: Tokenizer, tokens_per_forward: int) -> list[np.ndarray]:
-    """The log-probability of each candidate after a prompt without content; where all queries have the same, computed once."""
-    neutral = tokenizer.encode(neutral_prompts(asked.task)[0])
+def without_prompt(
+    model: nn.Module, prefix: list[int], asked: Asked, neutral: list[int], tokens_per_forward: int
+) -> list[np.ndarray]:
+    """The log-probability of each candidate behind a prompt without content; where all queries have the same, computed once."""
     same = bool(asked.task.verbalizers)
     candidates = asked.candidates[:1] if same else asked.candidates
-    scores = score_requests(model, [tokenizer.eos_id], requests_of([neutral] * len(candidates), candidates), tokens_per_forward)
+    scores = score_requests(model, prefix, requests_of([neutral] * len(candidates), candidates), tokens_per_forward)
     split = np.split(scores, np.cumsum([len(answers) for answers in candidates])[:-1])
     return split * len(asked.candidates) if same else split
-
-
-def shares_without_content(
-    model: nn.Module, prefix: list[int], asked: Asked, tokenizer: Tokenizer, tokens_per_forward: int
-) -> np.ndarray:
-    """Each candidate's share behind the demonstrations and a prompt without content, the mean of three such prompts."""
-    prompts = [ids for text in neutral_prompts(asked.task) if (ids := tokenizer.encode(text))]
-    candidates = asked.candidates[0]
-    scores = score_requests(model, prefix, requests_of(prompts, [candidates] * len(prompts)), tokens_per_forward)
-    per_token = scores.reshape(len(prompts), -1) / np.array(list(map(len, candidates)))
-    return np.mean([_softmax(it) for it in per_token], axis=0)
 
 
 @torch.no_grad()

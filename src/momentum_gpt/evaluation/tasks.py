@@ -110,6 +110,7 @@ def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[
 def _examples(task: IclTask, split: str, data: str | None) -> list[Example]:
     import datasets
 
+    datasets.disable_progress_bars()
     place = str(Path(data) / (task.folder or task.name)) if data else task.dataset
     try:
         if place.endswith(".jsonl"):
