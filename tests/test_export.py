@@ -20,8 +20,8 @@ from data_prep.tokenizer import TokenizerConfig, train
 from momentum_gpt import export
 from momentum_gpt.config import ModelConfig
 from momentum_gpt.data import load_tokenizer
-from momentum_gpt.models import ATTENTIONS, GPT, save_model
-from momentum_gpt.models.export import VARIANTS
+from momentum_gpt.models import ATTENTIONS, GPT, load_model, save_model
+from momentum_gpt.models.export import VARIANTS, write_model
 from momentum_gpt.models.gpt import is_of_variant
 from tests.conftest import Result
 
@@ -127,6 +127,21 @@ def test_the_export_is_the_same_model(exported: dict[str, tuple[GPT, dict[str, A
     assert name == "gpt2" or answer["buffers"] == 0
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> None:
+    """Without the code in it: what stands in config.json and the weights is enough. And it can be exported again."""
+    model = made(tmp_path / "model", name, None)
+    (tmp_path / "out").mkdir()
+    write_model(tmp_path / "out", model, 3, 3)
+    (tmp_path / "out" / "modeling_momentum_gpt.py").unlink(missing_ok=True)
+    again = load_model(tmp_path / "out")
+    torch.testing.assert_close(again(TOKENS), model(TOKENS), rtol=1e-6, atol=1e-6)
+    write_model(tmp_path / "model", again, 3, 3)
+    first, second = (load_file(tmp_path / place / "model.safetensors") for place in ("out", "model"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_every_variant_can_be_exported() -> None:
     assert set(VARIANTS) == set(ATTENTIONS) == {attention["name"] for _, attention in MODELS.values()}
 
@@ -136,6 +151,7 @@ def test_ten_thousand_texts_have_the_same_tokens(door: Door, model_folder: Path,
     about = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert about["split_special_tokens"] is True
     assert about["model_input_names"] == ["input_ids", "attention_mask"]  # transformers 4.57 would give token_type_ids
+    assert load_tokenizer(tmp_path / "out").sha256 == load_tokenizer(model_folder).sha256
     ours, theirs = load_tokenizer(model_folder), tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     theirs.encode_special_tokens = True  # what split_special_tokens does
     text, rng = "".join(path.read_text() for path in sorted(text_folder.iterdir())), random.Random(1)

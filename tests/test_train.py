@@ -79,7 +79,7 @@ def straight(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) -> None:
-    assert {path.name for path in straight.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in straight.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints", "evaluations"}
     assert (straight / "checkpoints" / "latest").read_text() == "step_00000040\n"
     last = straight / "checkpoints" / "step_00000040"
     assert {path.name for path in last.iterdir()} == {"model", "engine", "manifest.json"}
@@ -104,6 +104,11 @@ def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) ->
     assert wanted | {"icl/score", "icl/induction/acc", "icl/induction/loss", "step", "tokens"} <= keys
     assert records[0]["train/loss"] == pytest.approx(6.24, abs=0.1)  # ln 512
     assert records[-1]["val/loss"] < 6.0
+    lines = read_metrics(straight / "evaluations" / "perplexity.jsonl")
+    assert [(line["step"], line["context_length"]) for line in lines] == [
+        (step, length) for step in (10, 20, 30, 40) for length in (16, 32, 64)
+    ]
+    assert lines[-1]["loss"] == records[-1]["val/loss"]
 
 
 def test_the_model_folder_is_all_that_an_evaluator_needs(straight: Path, data_folder: Path) -> None:
@@ -118,7 +123,6 @@ def test_the_model_folder_is_all_that_an_evaluator_needs(straight: Path, data_fo
     for key in ("val/loss", "val/ppl@16", "icl/score", "icl/induction/loss"):
         assert again[key] == pytest.approx(in_training[key], rel=1e-5), key
     (straight / "evaluations" / "validation.jsonl").unlink()
-    (straight / "evaluations").rmdir()
 
 
 def test_killed_twice_and_resumed_it_is_the_straight_run_to_the_bit(straight: Path, data_folder: Path, tmp_path: Path) -> None:
@@ -276,8 +280,8 @@ def test_document_masks_and_the_choice_of_the_kernel_are_said_and_kept(data_fold
     assert done.out.count("summed by matrix products") == 1
     model, end = load_model(tmp_path / "masked"), TokenShards(data_folder).tokenizer.eos_id
     assert model.document_end == end
-    first, second = [7, 8, 9, end], [10, 11, 12]
-    torch.testing.assert_close(model(torch.tensor([first + second]))[:, 4:], model(torch.tensor([second])))
+    first, second = [7, 8, 9], [end, 10, 11, 12]
+    torch.testing.assert_close(model(torch.tensor([first + second]))[:, 3:], model(torch.tensor([second])))
 
 
 def test_training_goes_on_from_other_weights_with_another_attention(straight: Path, data_folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.ops import has_kernel
 from momentum_gpt.source import Corpus, Task, open_source
-from momentum_gpt.tracking import Tracker
+from momentum_gpt.tracking import Tracker, keep_until
 from momentum_gpt.training import checkpoint
 from momentum_gpt.training.engine import build_engine, zero_stage
 from momentum_gpt.training.loop import Position, train
@@ -49,6 +49,9 @@ def pretrain(config: TrainConfig) -> int:
     engine = build_engine(model, config, plan)
     position = resume(engine, found, origin, source) if found else Position()
     tracker = Tracker(config, position.step) if distributed.is_main() else None
+    if distributed.is_main():
+        for path in (config.run_dir / "evaluations").glob("*.jsonl"):
+            keep_until(path, position.step)
 
     def evaluate_now() -> dict[str, float]:
         measured = source.evaluate(engine.module, config.evaluation)

@@ -127,7 +127,7 @@ def test_a_model_of_another_shape_is_refused_with_the_options_that_fit(folder: P
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "llama"}, "a model of type 'llama': only gpt2 and xglm can be loaded"),
+        ({"model_type": "llama"}, "a model of type 'llama': only gpt2, xglm, momentum_gpt can be loaded"),
         ({"activation_function": "relu"}, "activation_function='relu', which our GPT cannot be: it must be 'gelu"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings=False"),
     ],

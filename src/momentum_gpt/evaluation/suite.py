@@ -46,7 +46,7 @@ def evaluate(model: nn.Module, stream: Stream, config: EvaluationConfig, seq_len
     metrics |= icl_metrics(few_shot)
     metrics["eval/seconds"] = time.perf_counter() - began
     model.train(was_training)
-    return Measured(metrics, {"perplexity": by_length, "icl": few_shot})
+    return Measured(metrics, {"perplexity": by_length} | ({"icl": few_shot} if few_shot else {}))
 
 
 def icl_metrics(records: list[dict[str, Any]]) -> dict[str, float]:
@@ -59,7 +59,7 @@ def icl_metrics(records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def keep_records(run_dir: Path, where: dict[str, Any], records: dict[str, list[dict[str, Any]]]) -> None:
-    """Add a line for each to `evaluations/KIND.jsonl`.
+    """Add a line for each to `evaluations/KIND.jsonl`, from which a line that a kill cut short is dropped.
 
     Args:
         where: what every line begins with: step, tokens.
@@ -67,6 +67,9 @@ def keep_records(run_dir: Path, where: dict[str, Any], records: dict[str, list[d
     folder = run_dir / "evaluations"
     folder.mkdir(exist_ok=True)
     for kind, lines in records.items():
-        if lines:
-            with (folder / f"{kind}.jsonl").open("a") as file:
-                file.writelines(json.dumps({**where, **line}) + "\n" for line in lines)
+        path = folder / f"{kind}.jsonl"
+        before = path.read_text() if path.is_file() else ""
+        if not before.endswith("\n"):
+            path.write_text(before[: before.rfind("\n") + 1])
+        with path.open("a") as file:
+            file.writelines(json.dumps({**where, **line}) + "\n" for line in lines)

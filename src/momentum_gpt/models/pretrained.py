@@ -1,4 +1,4 @@
-"""Weights from elsewhere: GPT-2 and fairseq's dense GPT, from a local folder of `transformers`, as our GPT.
+"""Weights from elsewhere: GPT-2, fairseq's dense GPT, and our own exports, from a local folder of `transformers`, as our GPT.
 
 Read as plain files: neither `transformers` nor any code of the folder is needed or run. Fairseq's dense models (125M, 355M,
 1.3B, 2.7B, ...) are `transformers`' XGLM class: sinusoidal positions, an embedding scaled by sqrt(d_model), the exact GELU.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,21 @@ def read_pretrained_config(folder: Path) -> ModelConfig:
     config = json.loads((folder / "config.json").read_text())
     kind = config["model_type"]
     if kind not in READERS:
-        raise UserError(f"{folder} holds a model of type {kind!r}: only {' and '.join(READERS)} can be loaded")
+        raise UserError(f"{folder} holds a model of type {kind!r}: only {', '.join(READERS)} can be loaded")
     return READERS[kind][0](config, folder)
 
 
-def read_pretrained(folder: Path) -> tuple[ModelConfig, Weights]:
-    """Shape and weights of the folder's model, under our names.
+def read_pretrained(folder: Path) -> tuple[ModelConfig, dict[str, Any], Weights]:
+    """Shape, attention (the variant's name and options) and weights of the folder's model, under our names.
 
     Raises:
         UserError: see `read_pretrained_config`; or the weights are missing, or not those of that shape.
     """
-    config = read_pretrained_config(folder)
-    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    config, about = read_pretrained_config(folder), json.loads((folder / "config.json").read_text())
+    kind, attention = about["model_type"], about.get("attention", {"name": "vanilla"})
     theirs = {name.removeprefix("transformer.").removeprefix("model."): tensor for name, tensor in _tensors(folder)}
     try:
-        return config, READERS[kind][1](theirs, config)
+        return config, attention, READERS[kind][1](theirs, config)
     except KeyError as missing:
         raise UserError(f"{folder} has no tensor {missing}: its weights are not those of a {kind} model") from None
 
@@ -150,6 +151,16 @@ def _xglm_weights(theirs: Weights, config: ModelConfig) -> Weights:
     return ours | {f"norm.{kind}": theirs[f"layer_norm.{kind}"] for kind in ("weight", "bias")}
 
 
+def _own_config(config: dict[str, Any], folder: Path) -> ModelConfig:
+    """Of what export.py writes."""
+    names = [it.name for it in fields(ModelConfig) if it.name != "init_std"]
+    return ModelConfig(**{name: config[name] for name in names}, init_std=config["initializer_range"])
+
+
+def _own_weights(theirs: Weights, config: ModelConfig) -> Weights:
+    return theirs
+
+
 def _refuse_unlike(folder: Path, config: dict[str, Any], allowed: dict[str, tuple[Any, ...]]) -> None:
     """An option that is not in the file has `transformers`' default, which is among the allowed ones."""
     for option, values in allowed.items():
@@ -160,5 +171,9 @@ def _refuse_unlike(folder: Path, config: dict[str, Any], allowed: dict[str, tupl
             )
 
 
-READERS = {"gpt2": (_gpt2_config, _gpt2_weights), "xglm": (_xglm_config, _xglm_weights)}
+READERS = {
+    "gpt2": (_gpt2_config, _gpt2_weights),
+    "xglm": (_xglm_config, _xglm_weights),
+    "momentum_gpt": (_own_config, _own_weights),
+}
 """model_type -> what reads its config, and what reads its weights."""

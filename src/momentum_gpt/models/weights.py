@@ -36,7 +36,7 @@ def save_model(folder: Path, model: GPT, weights: dict[str, torch.Tensor], token
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
     """The trained model of a run folder (its newest checkpoint), of a checkpoint folder, of a model folder, or of a folder
-    of `transformers` with a GPT-2 or an XGLM.
+    of `transformers` with a GPT-2, an XGLM, or what `export` made of a model.
 
     Raises:
         UserError: nothing there is a model, or its files do not fit together.
@@ -44,8 +44,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
     folder = model_folder(Path(path))
     with _told(folder):
         if is_pretrained(folder):
-            config, weights = read_pretrained(folder)
-            model = GPT(config, {"name": "vanilla"})
+            config, attention, weights = read_pretrained(folder)
+            model = GPT(config, attention)
         else:
             about, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
             model = GPT(ModelConfig(**about["model"]), about["attention"], about.get("document_end"))
