@@ -163,12 +163,14 @@ def test_calibration_and_pmi_are_those_worked_out_on_paper(tokenizer: Tokenizer,
     assert record["acc"] == pytest.approx(1 / 3)
     assert record["acc/calibrated"] == pytest.approx(2 / 3)
     assert record["acc/pmi"] == 1.0
+    assert record["queries"] == [0, 1, 2]
+    assert record["scores"]["sum"] == [pytest.approx(np.log(p).tolist(), abs=1e-5) for p in queries.values()]
     assert record["soft"] == pytest.approx((8 / 9 + 4 / 9 + 0.25 / 0.85) / 3, rel=1e-5)
 
 
 def test_scores_are_divided_by_what_their_names_say() -> None:
     """ " a" is 1 character and 2 bytes, " naïve" 5 and 7: characters without the space before, bytes with it."""
-    asked = Asked(load_task("sst2"), [Example("x", (" a", " naïve"), 0)], [[5]], [[[1], [2, 3, 4]]])
+    asked = Asked(load_task("sst2"), [0], [Example("x", (" a", " naïve"), 0)], [[5]], [[[1], [2, 3, 4]]])
     kinds = {kind: its[0].tolist() for kind, its in normalized([np.array([-2.0, -4.2])], asked).items()}
     expected = {"sum": [-2.0, -4.2], "per_token": [-2.0, -1.4], "per_char": [-2.0, -0.84], "per_byte": [-1.0, -0.6]}
     assert kinds == {kind: pytest.approx(values) for kind, values in expected.items()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from momentum_gpt import distributed
-from momentum_gpt.data import load_tokenizer
+from momentum_gpt.data import Texts, load_tokenizer
 from momentum_gpt.evaluation.icl import Request, score_and_choose
+from momentum_gpt.evaluation.perplexity import Targets, first_documents, nats_of
 from momentum_gpt.models import load_model
 from momentum_gpt.models.generate import Sampling, generate
 from momentum_gpt.models.weights import model_folder
@@ -30,21 +32,23 @@ class NativeLM(TemplateLM):
     Args:
         run: the folder.
         tokens_per_forward: bounds the memory.
+        add_bos_token: contexts begin with the end of a document, as in training and in our own few-shot tasks.
     """
 
-    def __init__(self, run: str, tokens_per_forward: int = 16384, **_: Any) -> None:
+    def __init__(self, run: str, tokens_per_forward: int = 16384, add_bos_token: bool = False, **_: Any) -> None:
         super().__init__()
         self.model = load_model(run, distributed.local_device())
         self.tokenizer = load_tokenizer(model_folder(Path(run)))
         self.tokens_per_forward = int(tokens_per_forward)
         self.seq_len = self.model.config.seq_len
+        self.beginning = [self.tokenizer.eos_id] if add_bos_token else []
 
     @property
     def eot_token_id(self) -> int:
         return self.tokenizer.eos_id
 
-    def tok_encode(self, string: str, **_: Any) -> list[int]:
-        return self.tokenizer.encode(string)
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        return ([] if add_special_tokens is False else self.beginning) + self.tokenizer.encode(string)
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         """Of each continuation; of a request longer than the context its end is taken, as lm-eval's own models do."""
@@ -63,19 +67,14 @@ class NativeLM(TemplateLM):
                 results[place] = float(score), bool(likeliest)
         return results
 
-    @torch.no_grad()
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Of whole texts: the end of a document, then disjoint windows, each token scored once and the end never."""
-        totals = []
-        for request in requests:
-            tokens = [self.eot_token_id, *self.tokenizer.encode(request.args[0])]
-            total = 0.0
-            for start in range(0, len(tokens) - 1, self.seq_len):
-                window = torch.tensor([tokens[start : start + self.seq_len + 1]], device=distributed.local_device())
-                n = window.shape[1] - 1
-                total -= n * self.model(window[:, :-1], window[:, 1:]).item()
-            totals.append(total)
-        return totals
+        """Of whole texts, each behind the end of a document: windows of the context, the last reaching back to be full."""
+        texts = [request.args[0] for request in requests]
+        stream = Texts(texts, self.tokenizer, sys.maxsize, "the requests")
+        targets = Targets(stream, *first_documents(stream, len(stream)), apart=True)
+        nats = nats_of(self.model, targets, targets.windows(self.seq_len), self.seq_len, self.tokens_per_forward)
+        of_document = iter(np.bincount(targets.documents, nats).tolist())
+        return [-next(of_document) if text else 0.0 for text in texts]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy, to the first of the texts in `until`."""

@@ -57,6 +57,8 @@ class Asked:
     """The queries of a task, encoded; the same for every number of demonstrations and seed."""
 
     task: IclTask
+    numbers: list[int]
+    """Of the queries, among the examples of the test split."""
     examples: list[Example]
     prompts: list[list[int]]
     candidates: list[list[list[int]]]
@@ -83,7 +85,8 @@ def evaluate_icl(
 
     Keys: task, k, k_asked, seed, n, left_out, acc and acc/SCORE, acc/calibrated, acc/flipped, soft (mean share of the right
     candidate), majority, chosen (how often each candidate), seconds, right (1 or 0 a query), loss (-log of the right
-    candidate's share, nats, a query), verified (see `verify`).
+    candidate's share, nats, a query), queries (their numbers among the test split's examples), scores (of each query's
+    candidates, nats: sum, of which the others are parts, and pmi), verified (see `verify`).
 
     Raises:
         UserError: a task that cannot be loaded, or no query of which fits the context.
@@ -113,16 +116,15 @@ def prepare_task(name: str, tokenizer: Tokenizer, config: IclConfig, seq_len: in
     """The task, the examples to demonstrate with, the queries that fit the context, and how many did not."""
     task = load_task(name)
     train, test = load_examples(task, config.data)
-    order = np.random.default_rng(config.queries_seed).permutation(len(test))[: config.queries or QUERIES]
-    chosen = [test[i] for i in sorted(order)]
+    numbers = np.random.default_rng(config.queries_seed).permutation(len(test))[: config.queries or QUERIES]
     encoded = [
-        (example, tokenizer.encode(example.prompt), [tokenizer.encode(c) for c in example.candidates]) for example in chosen
+        (i, test[i], tokenizer.encode(test[i].prompt), [tokenizer.encode(text) for text in test[i].candidates])
+        for i in sorted(numbers.tolist())
     ]
-    fitting = [it for it in encoded if 1 + len(it[1]) + max(map(len, it[2])) <= seq_len]
+    fitting = [it for it in encoded if 1 + len(it[2]) + max(map(len, it[3])) <= seq_len]
     if not fitting:
-        raise UserError(f"task {task.name}: none of {len(chosen)} queries fits the model's context of {seq_len} tokens")
-    examples, prompts, candidates = (list(column) for column in zip(*fitting, strict=True))
-    return task, train, Asked(task, examples, prompts, candidates), len(chosen) - len(fitting)
+        raise UserError(f"task {task.name}: none of {len(encoded)} queries fits the model's context of {seq_len} tokens")
+    return task, train, Asked(task, *(list(column) for column in zip(*fitting, strict=True))), len(encoded) - len(fitting)
 
 
 @dataclass
@@ -315,6 +317,8 @@ def summarize(
         record["acc/calibrated"] = accuracy([it - bias for it in kinds[HEADLINE]], gold)
     chosen = np.array([it.argmax() for it in kinds[HEADLINE]])
     record["chosen"] = np.bincount(chosen, minlength=max(map(len, scores))).tolist()
+    record["queries"] = asked.numbers
+    record["scores"] = {kind: [np.round(it, 5).tolist() for it in kinds[kind]] for kind in ("sum", "pmi")}
     record["right"] = (chosen == gold).astype(int).tolist()
     record["loss"] = np.round(-np.log(np.maximum(right_share, 1e-30)), 5).tolist()
     return record
