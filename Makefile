@@ -1,6 +1,6 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup train recall test test-slow test-cluster test-harness checks format check-attention bench-attention clean
+.PHONY: help setup train recall test test-slow test-cluster test-harness test-transformers4 checks format check-attention bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -11,7 +11,7 @@ DATA := data/stdlib
 NAME ?= momentum
 
 help:  ## Say what make can do
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: .venv/.ready  ## Make the environment in .venv (train and test do it by themselves)
 
@@ -43,7 +43,12 @@ test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray, 
 
 test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which they install
 	$(RUN) pip install --quiet -c constraints.txt -e '.[harness]'
-	$(RUN) pytest tests/evaluation/test_harness.py
+	$(RUN) pytest tests/evaluation/test_harness.py --timeout 600
+
+test-transformers4: .venv/.ready-for-tests  ## Run the tests of the export in transformers 4.57, which they install beside 5
+	test -f .venv/transformers4/.ready || $(RUN) pip install --quiet --upgrade --target .venv/transformers4 transformers==4.57.6
+	touch .venv/transformers4/.ready
+	$(RUN) pytest -m transformers4
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types
 	$(BIN)/ruff check

@@ -13,6 +13,7 @@ from data_prep.corpora import build_sources
 from data_prep.prepare import PrepareConfig
 from data_prep.verify import VerifyConfig
 from momentum_gpt.bench_attention import BenchAttentionConfig
+from momentum_gpt.bench_icl import BenchIclConfig
 from momentum_gpt.check_attention import CheckAttentionConfig
 from momentum_gpt.compare import CompareConfig
 from momentum_gpt.config import TrainConfig, read_config, write_config
@@ -34,6 +35,7 @@ REQUIRED = {
     "export": (ExportConfig, ["run=a", "output=b"]),
     "check_attention": (CheckAttentionConfig, []),
     "bench_attention": (BenchAttentionConfig, []),
+    "bench_icl": (BenchIclConfig, ["run=a"]),
     "recall": (RecallConfig, []),
 }
 GROUPS = {

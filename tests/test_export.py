@@ -142,6 +142,23 @@ def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> 
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.transformers4
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, name: str) -> None:
+    """The export's own check of logits, greedy decoding and the tokenizer, in a process that sees version 4.57."""
+    older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
+    made(tmp_path / "model", name, data_folder / "tokenizer.model")
+    done = subprocess.run(
+        [sys.executable, "-m", "momentum_gpt.export", f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(older), *filter(None, [os.environ.get("PYTHONPATH")])])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "checked in transformers 4.57." in done.stdout
+
+
 def test_every_variant_can_be_exported() -> None:
     assert set(VARIANTS) == set(ATTENTIONS) == {attention["name"] for _, attention in MODELS.values()}
 

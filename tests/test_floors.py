@@ -13,7 +13,7 @@ FLOORS = [
     {"models", "data"},
     {"tracking", "training", "evaluation", "comparison"},
     {"entry", "launcher", "source", "worker", "train", "evaluate", "generate", "compare", "recall", "__main__"}
-    | {"check_attention", "bench_attention", "harness", "export"},
+    | {"check_attention", "bench_attention", "bench_icl", "harness", "export"},
 ]
 WITHIN_A_FLOOR = {
     ("config", "errors"),
