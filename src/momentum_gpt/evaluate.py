@@ -23,7 +23,7 @@ from momentum_gpt.data import Texts, TokenShards, load_tokenizer, read_texts
 from momentum_gpt.errors import UserError
 from momentum_gpt.evaluation import Measured, evaluate, keep_records
 from momentum_gpt.evaluation.perplexity import TOKENS, Stream
-from momentum_gpt.evaluation.tables import few_shot_table
+from momentum_gpt.evaluation.tables import few_shot_table, perplexity_table
 from momentum_gpt.models import GPT, load_model
 from momentum_gpt.models.weights import model_folder
 from momentum_gpt.source import open_source
@@ -81,8 +81,9 @@ def evaluate_run(config: EvaluateConfig) -> None:
         print(f"{config.run}, {folder.parent.name if is_run else folder.name}{f', on {other}' if other else ''}")
         for key, value in measured.metrics.items():
             print(f"  {key:<24} {value:.4f}")
-        if few_shot := measured.records.get("icl"):
-            print(few_shot_table(few_shot))
+        for kind, table in (("perplexity", perplexity_table), ("icl", few_shot_table)):
+            if records := measured.records.get(kind):
+                print(f"\n{table(records)}")
         if is_run:
             record(run_dir, folder.parent, other, measured)
 

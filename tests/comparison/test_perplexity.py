@@ -30,7 +30,7 @@ def test_a_difference_that_is_the_same_per_token_in_every_document_is_certain(tm
     assert (row.first, row.other) == pytest.approx((3.0, 2.9))
     assert row.interval == pytest.approx((-0.1, -0.1))
     assert row.detectable == pytest.approx(0, abs=1e-9)
-    assert (row.documents, row.targets) == (4, 100)
+    assert (row.pieces, row.targets) == (4, 100)
     assert grid("a", "b", [row]).rows[0][-1] == "*"
 
 
@@ -58,5 +58,5 @@ def test_very_many_documents_are_joined(tmp_path: Path) -> None:
     sizes = [1, 3] * 4000
     a, b = (write(tmp_path / name, [loss * n for n in sizes], sizes) for name, loss in (("a", 2.0), ("b", 2.5)))
     (row,) = differences(a, b)
-    assert (row.documents, row.targets) == (2000, 16000)
+    assert (row.pieces, row.targets) == (2000, 16000)
     assert row.interval == pytest.approx((0.5, 0.5))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from momentum_gpt.data import Texts, load_tokenizer, read_texts
+from momentum_gpt.data.texts import _rows
 from momentum_gpt.errors import UserError
 
 DOCUMENTS = ["one\r\n\ttwo  three\n", "", "häßlich ☃ " * 300, " last"]
@@ -42,6 +43,12 @@ def test_of_a_folder_with_splits_one_is_read_and_the_field_that_is_named(folder:
         (folder / name).rename(folder / f"{split}.{name.partition('.')[2]}")
     assert list(read_texts(str(folder), None, "test", "body")) == [text.upper() for text in DOCUMENTS]
     assert list(read_texts(str(folder), None, "train", "text")) == DOCUMENTS
+
+
+def test_a_set_in_the_hubs_layout_is_read_as_the_hub_is(folder: Path) -> None:
+    (folder / "set").mkdir()
+    (folder / "a.jsonl").rename(folder / "set" / "validation.jsonl")
+    assert [row["text"] for row in _rows(str(folder / "set"), None, "validation")] == DOCUMENTS
 
 
 def test_a_stream_is_the_documents_and_their_ends(data_folder: Path) -> None:

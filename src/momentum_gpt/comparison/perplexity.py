@@ -1,4 +1,7 @@
-"""The losses of two runs held against each other document by document: how sure is the difference of these two models?"""
+"""The losses of two runs held against each other document by document: how sure is the difference of these two models?
+
+The units are pieces: documents, or as many tokens of a longer one as the model's context has.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,11 @@ from typing import Any
 import numpy as np
 
 from momentum_gpt.comparison.table import Grid, interval
-from momentum_gpt.evaluation.statistics import bootstrap_ratio, smallest_detectable_ratio
+from momentum_gpt.evaluation.statistics import bootstrap_ratio, in_blocks, smallest_detectable_ratio
 from momentum_gpt.tracking import read_metrics
 
 Key = tuple[str | None, int, int | None, str]
 """The text (None: the run's own), context length, stride, document policy."""
-
-BLOCKS = 2000
-"""More documents are joined to so many, neighbours to neighbours."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Difference:
     text: str | None
     context_length: int
     stride: int | None
-    documents: int
-    """How many, or how many blocks of them."""
+    pieces: int
+    """Of documents; or blocks of them, where they are very many."""
     targets: int
     first: float
     other: float
     interval: tuple[float, float]
-    """Of other - first, 95%: a bootstrap over documents."""
+    """Of other - first, 95%: a bootstrap over pieces."""
     detectable: float
-    """The true difference that so many documents find four times of five."""
+    """The true difference that so many pieces find four times of five."""
 
 
 def load_records(folder: str) -> dict[Key, dict[str, Any]]:
@@ -54,9 +54,7 @@ def differences(first: str, other: str) -> list[Difference]:
 
 def difference(key: Key, first: dict[str, Any], other: dict[str, Any]) -> Difference:
     text, context_length, stride, _ = key
-    sums, sizes = np.array(other["nats"]) - np.array(first["nats"]), np.array(first["n_targets"], dtype=float)
-    block = np.arange(len(sums)) * min(len(sums), BLOCKS) // len(sums)
-    sums, sizes = np.bincount(block, sums), np.bincount(block, sizes)
+    sums, sizes = in_blocks(np.array(other["nats"]) - np.array(first["nats"]), np.array(first["n_targets"]))
     return Difference(
         text,
         context_length,
@@ -72,12 +70,12 @@ def difference(key: Key, first: dict[str, Any], other: dict[str, Any]) -> Differ
 
 def grid(first: str, other: str, rows: list[Difference]) -> Grid:
     """A difference is marked if its interval leaves out 0."""
-    head = ["text", "context", "stride", "documents", "targets", first, other, "difference", "95% interval", "detectable", ""]
+    head = ["text", "context", "stride", "pieces", "targets", first, other, "difference", "95% interval", "detectable", ""]
     cells = []
     for row in rows:
         low, high = row.interval
         about = [row.text or "validation", str(row.context_length), str(row.stride or "-")]
         numbers = [f"{row.first:.4f}", f"{row.other:.4f}", f"{row.other - row.first:+.4f}", interval(row.interval, 4)]
-        counts = [f"{row.documents:,}", f"{row.targets:,}"]
+        counts = [f"{row.pieces:,}", f"{row.targets:,}"]
         cells.append([*about, *counts, *numbers, f"{row.detectable:.4f}", "*" if low > 0 or high < 0 else ""])
     return Grid(f"Loss of {other} against {first}, nats per token, paired by document", head, cells)

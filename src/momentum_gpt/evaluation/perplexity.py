@@ -91,6 +91,13 @@ class Targets:
         parts = zip(np.split(self.tokens, cuts), np.split(self.is_text, cuts), strict=True)
         return [self.stream.tokenizer.decode(tokens[is_text]) for tokens, is_text in parts]
 
+    def pieces(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """The piece of each target, (targets,), and the document of each piece: one of more than `most` targets is cut."""
+        begins = np.searchsorted(self.documents, np.arange(self.documents[-1] + 1))
+        offsets = np.arange(len(self)) - begins[self.documents]
+        piece = np.cumsum(offsets % most == 0) - 1
+        return piece, self.documents[offsets % most == 0]
+
     def windows(self, length: int, stride: int | None = None) -> Windows:
         """Of `length` tokens, or as many as the stretch has; the last of a stretch reaches back over tokens scored before."""
         starts, lengths, scored = [], [], []
@@ -155,8 +162,8 @@ def perplexity(
     context length); `icl/score`; `val/bpb`, bits per byte of text, and `val/ppl_word`, per word between white space: the ends
     of documents are not counted in these two, which unlike perplexity per token may be compared between tokenizers.
 
-    Records: context_length, stride, documents, loss, ppl, bpb, ppl_word, targets, bytes, words, text_sha256 (of the targets),
-    and per document nats and n_targets.
+    Records: context_length, stride, documents (how they are read), loss, ppl, bpb, ppl_word, targets, bytes, words, text_sha256
+    (of the targets); and nats, n_targets and document (its number) of each piece: of a document, or of seq_len of its targets.
 
     Raises:
         UserError: there is nothing to score.
@@ -170,14 +177,14 @@ def perplexity(
         nats = nats_of(model, targets, windows, length, tokens_per_forward)
         if length not in lengths:
             continue
-        records.append(record(targets, nats, length, None))
+        records.append(record(targets, nats, seq_len, length, None))
         metrics[f"val/ppl@{length}"] = records[-1]["ppl"]
         if config.stride is not None and config.stride < length:
             overlapping = targets.windows(length, config.stride)
             its = nats_of(model, targets, overlapping, length, tokens_per_forward)
-            records.append(record(targets, its, length, config.stride))
+            records.append(record(targets, its, seq_len, length, config.stride))
             metrics[f"val/ppl@{length}/stride"] = records[-1]["ppl"]
-    whole = record(targets, nats, seq_len, None)  # the last length is seq_len
+    whole = record(targets, nats, seq_len, seq_len, None)  # the last length is seq_len
     metrics["val/loss"] = whole["loss"]
     metrics |= {f"val/{key}": whole[key] for key in ("bpb", "ppl_word", "targets", "bytes", "words")}
     return metrics | by_position(nats, windows, seq_len), records
@@ -214,13 +221,14 @@ def nats_of(model: nn.Module, targets: Targets, windows: Windows, length: int, t
     return np.concatenate([values[row, first:end] for row, first, end in parts])
 
 
-def record(targets: Targets, nats: np.ndarray, length: int, stride: int | None) -> dict[str, Any]:
+def record(targets: Targets, nats: np.ndarray, seq_len: int, length: int, stride: int | None) -> dict[str, Any]:
     """What is told of the nats of all targets at one context length."""
     of_text = float(nats[targets.is_text].sum())
     n_bytes, n_words = (
         sum(map(count, targets.texts)) for count in (lambda text: len(text.encode()), lambda text: len(text.split()))
     )
     loss = float(nats.sum()) / len(nats)
+    piece, document = targets.pieces(seq_len)
     return {
         "context_length": length,
         "stride": stride,
@@ -233,8 +241,9 @@ def record(targets: Targets, nats: np.ndarray, length: int, stride: int | None) 
         "bytes": n_bytes,
         "words": n_words,
         "text_sha256": hashlib.sha256(targets.tokens.astype("<i8").tobytes()).hexdigest(),
-        "nats": np.round(np.bincount(targets.documents, nats), 4).tolist(),
-        "n_targets": np.bincount(targets.documents).tolist(),
+        "nats": np.round(np.bincount(piece, nats), 4).tolist(),
+        "n_targets": np.bincount(piece).tolist(),
+        "document": document.tolist(),
     }
 
 

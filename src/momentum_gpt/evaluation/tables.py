@@ -8,7 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from momentum_gpt.evaluation.statistics import bootstrap
+from momentum_gpt.evaluation.statistics import bootstrap, bootstrap_ratio, in_blocks
+
+
+def perplexity_table(records: list[dict[str, Any]]) -> str:
+    """A row for each context length: the loss, its interval over pieces of documents, and what it is per token, byte, word."""
+    head = f"  {'context':>9}{'stride':>8}{'pieces':>9}{'loss':>9}{'95% interval':>20}{'perplexity':>12}"
+    lines = [head + f"{'bits/byte':>11}{'per word':>12}"]
+    for it in records:
+        low, high = bootstrap_ratio(*in_blocks(np.array(it["nats"]), np.array(it["n_targets"])))
+        lines.append(
+            f"  {it['context_length']:>9}{it['stride'] or '-':>8}{len(it['nats']):>9,}{it['loss']:>9.4f}"
+            f"{f'[{low:.4f}, {high:.4f}]':>20}{it['ppl']:>12.3f}{it['bpb']:>11.4f}{it['ppl_word']:>12.1f}"
+        )
+    return "\n".join(lines)
 
 
 def few_shot_table(records: list[dict[str, Any]]) -> str:
