@@ -45,9 +45,7 @@ test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which th
 	$(RUN) pip install --quiet -c constraints.txt -e '.[harness]'
 	$(RUN) pytest tests/evaluation/test_harness.py --timeout 600
 
-test-transformers4: .venv/.ready-for-tests  ## Run the tests of the export in transformers 4.57, which they install beside 5
-	test -f .venv/transformers4/.ready || $(RUN) pip install --quiet --upgrade --target .venv/transformers4 transformers==4.57.6
-	touch .venv/transformers4/.ready
+test-transformers4: .venv/.ready-for-tests .venv/transformers4/.ready  ## Run the tests of the export in transformers 4.57, which they install beside 5
 	$(RUN) pytest -m transformers4
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types
@@ -74,4 +72,10 @@ $(DATA)/manifest.json: | .venv/.ready
 
 .venv/.ready-for-tests: .venv/.ready
 	$(RUN) pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+# What differs between it and the environment's own; torch and the rest are the environment's.
+.venv/transformers4/.ready: Makefile | .venv/.ready
+	rm -rf $(@D)
+	$(RUN) pip install --quiet --no-deps --target $(@D) transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 	touch $@

@@ -131,10 +131,12 @@ def test_the_export_is_the_same_model(exported: dict[str, tuple[GPT, dict[str, A
 def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> None:
     """Without the code in it: what stands in config.json and the weights is enough. And it can be exported again."""
     model = made(tmp_path / "model", name, None)
+    model.document_end = 3
     (tmp_path / "out").mkdir()
     write_model(tmp_path / "out", model, 3, 3)
     (tmp_path / "out" / "modeling_momentum_gpt.py").unlink(missing_ok=True)
     again = load_model(tmp_path / "out")
+    assert (again.config, again.document_end) == (model.config, 3)
     torch.testing.assert_close(again(TOKENS), model(TOKENS), rtol=1e-6, atol=1e-6)
     write_model(tmp_path / "model", again, 3, 3)
     first, second = (load_file(tmp_path / place / "model.safetensors") for place in ("out", "model"))

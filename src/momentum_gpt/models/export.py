@@ -25,6 +25,7 @@ from torch import Tensor
 from momentum_gpt.errors import UserError
 from momentum_gpt.models.attention import MomentumAttention
 from momentum_gpt.models.gpt import GPT
+from momentum_gpt.models.pretrained import OWN
 
 HF = Path(__file__).parent / "hf"
 CODE = "modeling_momentum_gpt"
@@ -67,6 +68,8 @@ def write_model(folder: Path, model: GPT, eos_id: int | None, pad_id: int | None
     if not is_gpt2(model):
         shutil.copyfile(HF / f"{CODE}.py", folder / f"{CODE}.py")
     ends = {"bos_token_id": eos_id, "eos_token_id": eos_id}  # a document begins behind the end of another
+    if model.document_end is not None:
+        about["document_end"] = model.document_end  # for load_model alone: in `transformers` each row is one document
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     write_json(folder / "config.json", about | ends | {"dtype": dtype, "tie_word_embeddings": True})
     write_json(folder / "generation_config.json", ends | {"pad_token_id": pad_id})
@@ -113,7 +116,7 @@ def own_config(model: GPT) -> dict[str, Any]:
     shape = asdict(model.config)
     init_std = shape.pop("init_std")
     return {
-        "model_type": "momentum_gpt",
+        "model_type": OWN,
         "architectures": ["MomentumGPTForCausalLM"],
         "auto_map": {
             "AutoConfig": f"{CODE}.MomentumGPTConfig",

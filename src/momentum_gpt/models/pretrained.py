@@ -1,4 +1,4 @@
-"""Weights from elsewhere: GPT-2, fairseq's dense GPT, and our own exports, from a local folder of `transformers`, as our GPT.
+"""Weights from a local folder of `transformers`, as our GPT: GPT-2, fairseq's dense GPT, and what export.py wrote.
 
 Read as plain files: neither `transformers` nor any code of the folder is needed or run. Fairseq's dense models (125M, 355M,
 1.3B, 2.7B, ...) are `transformers`' XGLM class: sinusoidal positions, an embedding scaled by sqrt(d_model), the exact GELU.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -26,6 +26,16 @@ FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin
 """Where the weights may be, the safe format first."""
 
 Weights = dict[str, Tensor]
+
+
+class Pretrained(NamedTuple):
+    """What our GPT is made of."""
+
+    config: ModelConfig
+    attention: dict[str, Any]
+    document_end: int | None
+    weights: Weights
+    """Under our names."""
 
 
 def is_pretrained(folder: Path) -> bool:
@@ -49,19 +59,22 @@ def read_pretrained_config(folder: Path) -> ModelConfig:
     return READERS[kind][0](config, folder)
 
 
-def read_pretrained(folder: Path) -> tuple[ModelConfig, dict[str, Any], Weights]:
-    """Shape, attention (the variant's name and options) and weights of the folder's model, under our names.
+def read_pretrained(folder: Path) -> Pretrained:
+    """The folder's model.
 
     Raises:
         UserError: see `read_pretrained_config`; or the weights are missing, or not those of that shape.
     """
-    config, about = read_pretrained_config(folder), json.loads((folder / "config.json").read_text())
-    kind, attention = about["model_type"], about.get("attention", {"name": "vanilla"})
+    config = read_pretrained_config(folder)
+    about = json.loads((folder / "config.json").read_text())
+    kind = about["model_type"]
+    attention = about["attention"] if kind == OWN else {"name": "vanilla"}
     theirs = {name.removeprefix("transformer.").removeprefix("model."): tensor for name, tensor in _tensors(folder)}
     try:
-        return config, attention, READERS[kind][1](theirs, config)
+        weights = READERS[kind][1](theirs, config)
     except KeyError as missing:
         raise UserError(f"{folder} has no tensor {missing}: its weights are not those of a {kind} model") from None
+    return Pretrained(config, attention, about.get("document_end"), weights)
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -98,6 +111,7 @@ def _gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
         seq_len=config["n_positions"],
         vocab_size=config["vocab_size"],
         positions="learned",
+        init_std=config.get("initializer_range", 0.02),
         activation=ACTIVATIONS[config.get("activation_function", "gelu_new")],
     )
 
@@ -152,9 +166,8 @@ def _xglm_weights(theirs: Weights, config: ModelConfig) -> Weights:
 
 
 def _own_config(config: dict[str, Any], folder: Path) -> ModelConfig:
-    """Of what export.py writes."""
-    names = [it.name for it in fields(ModelConfig) if it.name != "init_std"]
-    return ModelConfig(**{name: config[name] for name in names}, init_std=config["initializer_range"])
+    shape = {field.name: config[field.name] for field in fields(ModelConfig) if field.name != "init_std"}
+    return ModelConfig(**shape, init_std=config["initializer_range"])
 
 
 def _own_weights(theirs: Weights, config: ModelConfig) -> Weights:
@@ -171,9 +184,8 @@ def _refuse_unlike(folder: Path, config: dict[str, Any], allowed: dict[str, tupl
             )
 
 
-READERS = {
-    "gpt2": (_gpt2_config, _gpt2_weights),
-    "xglm": (_xglm_config, _xglm_weights),
-    "momentum_gpt": (_own_config, _own_weights),
-}
+OWN = "momentum_gpt"
+"""model_type of an export that is no GPT-2."""
+
+READERS = {"gpt2": (_gpt2_config, _gpt2_weights), "xglm": (_xglm_config, _xglm_weights), OWN: (_own_config, _own_weights)}
 """model_type -> what reads its config, and what reads its weights."""

@@ -44,8 +44,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
     folder = model_folder(Path(path))
     with _told(folder):
         if is_pretrained(folder):
-            config, attention, weights = read_pretrained(folder)
-            model = GPT(config, attention)
+            found = read_pretrained(folder)
+            model, weights = GPT(found.config, found.attention, found.document_end), found.weights
         else:
             about, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
             model = GPT(ModelConfig(**about["model"]), about["attention"], about.get("document_end"))
