@@ -22,8 +22,8 @@ from momentum_gpt.config import EvaluationConfig, plan_batch, read_config, requi
 from momentum_gpt.data import Texts, TokenShards, load_tokenizer, read_texts
 from momentum_gpt.errors import UserError
 from momentum_gpt.evaluation import Measured, evaluate, keep_records
-from momentum_gpt.evaluation.perplexity import TOKENS, Stream
 from momentum_gpt.evaluation.tables import few_shot_table, perplexity_table
+from momentum_gpt.evaluation.targets import TOKENS, Stream
 from momentum_gpt.models import GPT, load_model
 from momentum_gpt.models.weights import model_folder
 from momentum_gpt.source import open_source

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from momentum_gpt.config import BatchPlan, EvaluationConfig, TrainConfig
 from momentum_gpt.data import Batches, PackedBatches, SyntheticBatches, SyntheticTask, Tokenizer, TokenShards
 from momentum_gpt.evaluation import Measured, answers, evaluate
-from momentum_gpt.evaluation.perplexity import TOKENS
+from momentum_gpt.evaluation.targets import TOKENS
 
 
 class Corpus:

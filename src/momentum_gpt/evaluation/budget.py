@@ -11,8 +11,9 @@ from statistics import fmean
 from momentum_gpt.config import EvaluationConfig, IclConfig, TrainingConfig
 from momentum_gpt.data import Tokenizer
 from momentum_gpt.evaluation.icl import QUERIES, Fitting, prepare_task
-from momentum_gpt.evaluation.perplexity import TOKENS, default_context_lengths
+from momentum_gpt.evaluation.perplexity import default_context_lengths
 from momentum_gpt.evaluation.suite import SEQUENCES
+from momentum_gpt.evaluation.targets import TOKENS
 
 TRAINED = 3
 """Training on a token costs as much as three that only go forward."""

@@ -14,7 +14,8 @@ from torch import nn
 from momentum_gpt.config import EvaluationConfig
 from momentum_gpt.evaluation.icl import evaluate_icl
 from momentum_gpt.evaluation.induction import induction
-from momentum_gpt.evaluation.perplexity import Stream, perplexity
+from momentum_gpt.evaluation.perplexity import perplexity
+from momentum_gpt.evaluation.targets import Stream
 
 SEQUENCES = 64
 """Of the induction probe, where nothing says how many."""
