@@ -170,7 +170,7 @@ def test_calibration_and_pmi_are_those_worked_out_on_paper(tokenizer: Tokenizer,
 
 def test_scores_are_divided_by_what_their_names_say() -> None:
     """ " a" is 1 character and 2 bytes, " naïve" 5 and 7: characters without the space before, bytes with it."""
-    asked = Asked(load_task("sst2"), [0], [Example("x", (" a", " naïve"), 0)], [[5]], [[[1], [2, 3, 4]]])
+    asked = Asked(load_task("sst2"), [], [0], [Example("x", (" a", " naïve"), 0)], [[5]], [[[1], [2, 3, 4]]])
     kinds = {kind: its[0].tolist() for kind, its in normalized([np.array([-2.0, -4.2])], asked).items()}
     expected = {"sum": [-2.0, -4.2], "per_token": [-2.0, -1.4], "per_char": [-2.0, -0.84], "per_byte": [-1.0, -0.6]}
     assert kinds == {kind: pytest.approx(values) for kind, values in expected.items()}
@@ -187,6 +187,20 @@ def test_as_many_demonstrations_are_shown_as_fit(tokenizer: Tokenizer, colours: 
     assert 2 < shown[2][0] < 16
     with pytest.raises(UserError, match="none of 12 queries fits the model's context of 8 tokens"):
         prepare_task(task, tokenizer, config, 8)
+
+
+def test_wrong_answers_and_prompts_without_content_fit_too(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The right answers are short and the wrong ones long, the queries shorter than "[MASK]": whatever the context's length."""
+    for split, n in (("train", 20), ("test", 4)):
+        rows = [{"text": f"{'x' if split == 'test' else i}", "label": 0} for i in range(n)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "t.yaml").write_text(
+        f"dataset: {tmp_path}\ntest_split: test\ntemplate: '{{text}}'\nverbalizers: [' a', ' a longer answer']\n"
+    )
+    config = IclConfig(tasks=[str(tmp_path / "t.yaml")], k=[16], seeds=2, flipped=True)
+    for seq_len in range(60, 75, 3):
+        records = list(evaluate_icl(model_of({"name": "vanilla"}, seq_len), tokenizer, config, seq_len, 4096))
+        assert 1 <= records[0]["k"] < 16
 
 
 def test_demonstrations_are_a_function_of_the_seed_and_never_the_queries(colours: Callable[..., str]) -> None:

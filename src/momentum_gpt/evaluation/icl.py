@@ -57,6 +57,8 @@ class Asked:
     """The queries of a task, encoded; the same for every number of demonstrations and seed."""
 
     task: IclTask
+    neutral: list[list[int]]
+    """Prompts without content."""
     numbers: list[int]
     """Of the queries, among the examples of the test split."""
     examples: list[Example]
@@ -65,8 +67,8 @@ class Asked:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest query with its longest answer."""
-        pairs = zip(self.prompts, self.candidates, strict=True)
+        """Tokens of the longest prompt with its longest answer."""
+        pairs = zip([*self.prompts, *self.neutral], [*self.candidates, *self.candidates[:1] * len(self.neutral)], strict=True)
         return max(len(prompt) + max(map(len, answers)) for prompt, answers in pairs)
 
     @property
@@ -94,9 +96,8 @@ def evaluate_icl(
     for name in config.tasks:
         task, train, asked, left_out = prepare_task(name, tokenizer, config, seq_len)
         fitting = Fitting(task, train, asked, tokenizer, config, seq_len)
-        neutral = [ids for text in neutral_prompts(task) if (ids := tokenizer.encode(text))]
-        alone = without_prompt(model, [tokenizer.eos_id], asked, neutral[0], tokens_per_forward)
-        neutral = neutral if task.verbalizers else []  # candidates of a query's own have no bias in common
+        alone = without_prompt(model, [tokenizer.eos_id], asked, tokens_per_forward)
+        neutral = asked.neutral if task.verbalizers else []  # candidates of a query's own have no bias in common
         for k, k_asked in fitting.numbers():
             for seed in range(config.seeds if k else 1):
                 began = time.perf_counter()
@@ -124,7 +125,9 @@ def prepare_task(name: str, tokenizer: Tokenizer, config: IclConfig, seq_len: in
     fitting = [it for it in encoded if 1 + len(it[2]) + max(map(len, it[3])) <= seq_len]
     if not fitting:
         raise UserError(f"task {task.name}: none of {len(encoded)} queries fits the model's context of {seq_len} tokens")
-    return task, train, Asked(task, *(list(column) for column in zip(*fitting, strict=True))), len(encoded) - len(fitting)
+    neutral = [ids for text in neutral_prompts(task) if (ids := tokenizer.encode(text))]
+    asked = Asked(task, neutral, *(list(column) for column in zip(*fitting, strict=True)))
+    return task, train, asked, len(encoded) - len(fitting)
 
 
 @dataclass
@@ -151,7 +154,8 @@ class Fitting:
         """Tokens of each demonstration, seed by seed."""
         for seed in range(self.config.seeds):
             shown = demonstrations(self.train, max(self.config.k), self.task.name, seed)
-            yield [len(self.shown(example)) for example in shown]
+            wrong = map(flipped, shown) if self.config.flipped else shown
+            yield [max(len(self.shown(a)), len(self.shown(b))) for a, b in zip(shown, wrong, strict=True)]
 
     def prefix(self, k: int, seed: int, flip: bool = False) -> list[int]:
         """The tokens before the query: the end of a document, and k demonstrations."""
@@ -324,13 +328,11 @@ def summarize(
     return record
 
 
-def without_prompt(
-    model: nn.Module, prefix: list[int], asked: Asked, neutral: list[int], tokens_per_forward: int
-) -> list[np.ndarray]:
+def without_prompt(model: nn.Module, prefix: list[int], asked: Asked, tokens_per_forward: int) -> list[np.ndarray]:
     """The log-probability of each candidate behind a prompt without content; where all queries have the same, computed once."""
     same = bool(asked.task.verbalizers)
     candidates = asked.candidates[:1] if same else asked.candidates
-    scores = score_requests(model, prefix, requests_of([neutral] * len(candidates), candidates), tokens_per_forward)
+    scores = score_requests(model, prefix, requests_of(asked.neutral[:1] * len(candidates), candidates), tokens_per_forward)
     split = np.split(scores, np.cumsum([len(answers) for answers in candidates])[:-1])
     return split * len(asked.candidates) if same else split
 
