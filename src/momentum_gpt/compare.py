@@ -16,7 +16,7 @@ from momentum_gpt import entry
 from momentum_gpt.comparison import icl, perplexity, seeds
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import Run, common_ground, differences, load_runs
-from momentum_gpt.comparison.table import Grid, as_text
+from momentum_gpt.comparison.table import NOTE, Grid, as_text
 
 
 @dataclass
@@ -33,7 +33,7 @@ def compare(config: CompareConfig) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     grids = list(paired(config.runs, runs))
     path.write_text(report(runs, grids))
-    print(as_text(runs), *grids, sep="\n\n")
+    print(as_text(runs), *grids, *([NOTE] if grids else []), sep="\n\n")
     print("\nCommon ground:", *(f"\n  {sentence}" for sentence in common_ground(runs)), sep="")
     print("\nDifferences in the configuration:")
     for key, values in differences(runs).items():

@@ -34,6 +34,7 @@ def test_runs_are_compared_query_by_query(tmp_path: Path) -> None:
     assert x.detectable == pytest.approx((1.98422 + 0.84523) * np.std([-1] * 9 + [1] + [0] * 90, ddof=1) / 10, rel=1e-4)
     assert (y.p_value, y.interval) == (1.0, (0.0, 0.0))
     assert [row[-1] for row in grid("a", "b", [x, y]).rows] == ["*", ""]
+    assert grid("a", "b", [x, y]).rows[1][-2] == "-"  # no query differs: nothing is known of what would be found
 
 
 def test_only_what_both_were_asked_at_their_newest_checkpoint_counts(tmp_path: Path) -> None:

@@ -84,6 +84,6 @@ def grid(first: str, other: str, rows: list[Difference]) -> Grid:
         low, high = row.interval
         real = (low > 0 or high < 0) and row.p_holm < 0.05
         numbers = [f"{row.first:.3f}", f"{row.other:.3f}", f"{row.other - row.first:+.3f}", interval(row.interval, 3)]
-        tests = [f"{row.p_value:.3f}", f"{row.p_holm:.3f}", f"{row.detectable:.3f}"]
+        tests = [f"{row.p_value:.3f}", f"{row.p_holm:.3f}", f"{row.detectable:.3f}" if row.detectable else "-"]
         cells.append([row.task, str(row.k), str(row.seeds), str(row.queries), *numbers, *tests, "*" if real else ""])
     return Grid(f"Few-shot accuracy of {other} against {first}, paired by query", head, cells)

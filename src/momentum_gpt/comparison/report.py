@@ -9,7 +9,7 @@ from statistics import fmean
 import plotly.graph_objects as go
 
 from momentum_gpt.comparison.runs import Run, common_ground, differences
-from momentum_gpt.comparison.table import Grid, columns
+from momentum_gpt.comparison.table import NOTE, Grid, columns
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -51,7 +51,7 @@ def report(runs: list[Run], grids: list[Grid]) -> str:
 <h1>{html.escape(title)}</h1>
 <p class="note">Validation on the same tokens for every run and context length. Small figures: difference to the first run.</p>
 <div class="scroll">{results_table(runs)}</div>
-{"".join(map(grid_table, grids))}
+{"".join(map(grid_table, grids))}{f"<p class=note>{html.escape(NOTE)}</p>" if grids else ""}
 <h2>Common ground</h2><ul>{ground}</ul>
 <h2>Curves</h2><div class="figures">{figures}</div>
 <h2>Differences in the configuration</h2><div class="scroll">{differences_table(runs)}</div>
