@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from momentum_gpt.comparison.runs import Run
 
-
 NOTE = (
     "detectable: the true difference that as many pairs find four times of five. *: the interval leaves out 0, and of few-shot "
     "tasks Holm's p is below 0.05, too."
