@@ -22,7 +22,7 @@ from momentum_gpt.config import (
     TrainConfig,
     TrainingConfig,
 )
-from momentum_gpt.tracking import Tracker, read_metrics, run_id
+from momentum_gpt.tracking import Tracker, read_metrics, run_id, show_afterwards
 
 
 def config(folder: Path, wandb: str) -> TrainConfig:
@@ -42,9 +42,9 @@ def config(folder: Path, wandb: str) -> TrainConfig:
     return made
 
 
-def inspect(folder: Path) -> list[dict[str, Any]]:
+def inspect(folder: Path, run: Path | None = None) -> list[dict[str, Any]]:
     """What an offline run recorded, read by the W&B client itself."""
-    run = next((folder / "run" / "wandb").glob("offline-run-*"))
+    run = run or next((folder / "run" / "wandb").glob("offline-run-*"))
     done = subprocess.run(
         [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)],
         capture_output=True,
@@ -65,6 +65,21 @@ def test_an_offline_run_holds_config_tags_group_token_axis_and_every_record(tmp_
     for part in ("train/loss", "0.3333333333333333", '"g"', '"t"', "momentum", "ema_decay", "tokens", "step_metric"):
         assert part in text, part
     assert [r["tokens"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [8, 16, 24]
+
+
+def test_what_is_measured_afterwards_is_a_run_of_its_own_on_the_token_axis(tmp_path: Path) -> None:
+    c = config(tmp_path, "offline")
+    Tracker(c, 0).close()
+    trained = set((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    message = show_afterwards(c, [{"step": step, "tokens": step * 8, "val/loss": 1.0 / step} for step in (3, 6)])
+    (evaluated,) = set((tmp_path / "run" / "wandb").glob("offline-run-*")) - trained
+    assert message is not None
+    assert str(evaluated) in message
+    assert not evaluated.name.endswith(run_id(tmp_path / "run"))
+    text = json.dumps(inspect(tmp_path, evaluated))
+    for part in ("val/loss", "0.3333333333333333", '"evaluate"', "run, evaluated", "step_metric"):
+        assert part in text, part
+    assert show_afterwards(config(tmp_path, "disabled"), []) is None
 
 
 def test_a_resumed_run_drops_what_comes_again_and_keeps_its_id(tmp_path: Path) -> None:

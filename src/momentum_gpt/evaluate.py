@@ -8,17 +8,18 @@
     python -m momentum_gpt.evaluate run=/models/gpt2 text=Salesforce/wikitext text.config=wikitext-103-raw-v1 text.split=test
 
 Of a run, lines are added to `evaluations/`: `validation.jsonl` the metrics, `perplexity.jsonl` one for each context length with
-the nats of each document, `icl.jsonl` one for each few-shot (task, k, seed).
+the nats of each document, `icl.jsonl` one for each few-shot (task, k, seed). W&B gets the metrics as a run of its own, on the same
+axis.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from momentum_gpt import distributed, entry
-from momentum_gpt.config import EvaluationConfig, plan_batch, read_config, require
+from momentum_gpt.config import EvaluationConfig, TrainConfig, plan_batch, read_config, require
 from momentum_gpt.data import Texts, TokenShards, load_tokenizer, read_texts
 from momentum_gpt.errors import UserError
 from momentum_gpt.evaluation import Measured, evaluate, keep_records
@@ -27,6 +28,7 @@ from momentum_gpt.evaluation.targets import TOKENS, Stream
 from momentum_gpt.models import GPT, load_model
 from momentum_gpt.models.weights import model_folder
 from momentum_gpt.source import open_source
+from momentum_gpt.tracking import show_afterwards
 
 TOKENS_PER_FORWARD = 16384
 """Where no run says how many fit."""
@@ -74,6 +76,7 @@ def evaluate_run(config: EvaluateConfig) -> None:
             f"run={config.run!r} is not a run folder (it has no config.yaml): give one like runs/NAME, or a model with "
             "data=DIR or text=FILE"
         )
+    shown = []
     for folder in folders(run_dir, config.checkpoints):
         model = load_model(folder, distributed.local_device())
         config.evaluation.check(model.config.seq_len)
@@ -85,7 +88,10 @@ def evaluate_run(config: EvaluateConfig) -> None:
             if records := measured.records.get(kind):
                 print(f"\n{table(records)}")
         if is_run:
-            record(run_dir, folder.parent, other, measured)
+            where = record(run_dir, folder.parent, other, measured)
+            shown += [] if other else [where | measured.metrics]
+    if shown and (message := show_afterwards(config_of(run_dir), shown)):
+        print(message)
 
 
 def folders(run_dir: Path, checkpoints: str) -> list[Path]:
@@ -121,17 +127,23 @@ def evaluate_on(stream: Stream, model: GPT, config: EvaluateConfig) -> Measured:
 
 def evaluate_as_trained(model: GPT, config: EvaluateConfig) -> Measured:
     """A run's model on what the run was measured on."""
-    trained = read_config(Path(config.run) / "config.yaml")
+    trained = config_of(Path(config.run))
     plan = plan_batch(trained.training, trained.model.seq_len, world_size=1)
     return open_source(trained, plan).evaluate(model, config.evaluation)
 
 
-def record(run_dir: Path, checkpoint: Path, other: str | None, measured: Measured) -> None:
-    """Keep what was measured; the metrics only where they are those of the run's own data."""
+def config_of(run_dir: Path) -> TrainConfig:
+    """The run's config, wherever its folder is now."""
+    return replace(read_config(run_dir / "config.yaml"), name=run_dir.resolve().name, runs=str(run_dir.resolve().parent))
+
+
+def record(run_dir: Path, checkpoint: Path, other: str | None, measured: Measured) -> dict[str, int]:
+    """Keep what was measured, the metrics only where they are those of the run's own data; returns its step and tokens."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     where = {key: manifest[key] for key in ("step", "tokens")}
     own = {} if other else {"validation": [measured.metrics]}
     keep_records(run_dir, {"checkpoint": checkpoint.name, "data": other} | where, own | measured.records)
+    return where
 
 
 def main() -> None:

@@ -50,6 +50,16 @@ class Tracker:
         return self.dashboard.close() if self.dashboard else None
 
 
+def show_afterwards(config: TrainConfig, records: list[dict[str, Any]]) -> str | None:
+    """Hand W&B what was measured after training, on the same axis; returns what there is to say of it."""
+    if config.tracking.wandb == "disabled":
+        return None
+    dashboard = Dashboard(config, afterwards=True)
+    for record in records:
+        dashboard.records.put(record)
+    return dashboard.close()
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
     records = []
@@ -73,10 +83,13 @@ class Dashboard:
     """A W&B run in a thread of its own: the training loop only puts records into a queue, so it never waits.
 
     Without a login, without an answer or with any error of the client, the run goes on offline in `runs/NAME/wandb/`.
+
+    Args:
+        afterwards: a W&B run of its own, beside that of the training: what was measured of its checkpoints later.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, afterwards: bool = False) -> None:
+        self.config, self.afterwards = config, afterwards
         self.records: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.message: str | None = None
         self.thread = threading.Thread(target=self._work, daemon=True, name="wandb")
@@ -119,12 +132,15 @@ class Dashboard:
             "group": tracking.group,
             "tags": [self.config.attention["name"], *tracking.tags],
             "name": self.config.name,
+            "job_type": "train",
             "id": run_id(run_dir),
             "resume": "allow",
             "config": asdict(self.config),
             "dir": str(run_dir),
             "settings": settings,
         }
+        if self.afterwards:
+            arguments |= {"name": f"{self.config.name}, evaluated", "job_type": "evaluate", "id": None, "resume": None}
         if tracking.wandb == "online" or (tracking.wandb == "auto" and _logged_in(wandb)):
             try:
                 urllib.request.urlopen(wandb.setup().settings.base_url, timeout=SERVER_ANSWERS_WITHIN).close()
