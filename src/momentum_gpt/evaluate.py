@@ -8,8 +8,7 @@
     python -m momentum_gpt.evaluate run=/models/gpt2 text=Salesforce/wikitext text.config=wikitext-103-raw-v1 text.split=test
 
 Of a run, lines are added to `evaluations/`: `validation.jsonl` the metrics, `perplexity.jsonl` one for each context length with
-the nats of each document, `icl.jsonl` one for each few-shot (task, k, seed). W&B gets the metrics as a run of its own, on the same
-axis.
+the nats of each document, `icl.jsonl` one for each few-shot (task, k, seed). W&B gets the metrics on the same token axis.
 """
 
 from __future__ import annotations
