@@ -171,6 +171,9 @@ def test_ten_thousand_texts_have_the_same_tokens(door: Door, model_folder: Path,
     assert about["split_special_tokens"] is True
     assert about["model_input_names"] == ["input_ids", "attention_mask"]  # transformers 4.57 would give token_type_ids
     assert load_tokenizer(tmp_path / "out").sha256 == load_tokenizer(model_folder).sha256
+    converted = load_tokenizer(tmp_path / "out" / "tokenizer.json")
+    assert converted.eos_id == load_tokenizer(model_folder).eos_id
+    assert converted.ordinary_ids().tolist() == load_tokenizer(model_folder).ordinary_ids().tolist()
     ours, theirs = load_tokenizer(model_folder), tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     theirs.encode_special_tokens = True  # what split_special_tokens does
     text, rng = "".join(path.read_text() for path in sorted(text_folder.iterdir())), random.Random(1)

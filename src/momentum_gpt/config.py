@@ -278,8 +278,8 @@ class TrainConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     """A synthetic task instead of data.path."""
     init: str | None = None
-    """Folder of a model whose weights to start from: a run, a checkpoint, or a GPT-2 or XGLM of `transformers`. Its shape must
-    be `model`'s; the attention may be another. null: weights drawn from the seed."""
+    """Folder of a model whose weights to start from: a run, a checkpoint, an export, or a GPT-2 or XGLM of `transformers`. Its
+    shape must be `model`'s; the attention may be another. null: weights drawn from the seed."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +77,7 @@ class ByteLevelTokenizer(Tokenizer):
     is_plain_bpe = False
     ENDS = ("<|endoftext|>", "</s>")
     """What may end a document, the first that there is."""
+    BYTE = re.compile("<0x[0-9A-F]{2}>")
 
     def __init__(self, model: bytes) -> None:
         import tokenizers
@@ -103,11 +105,12 @@ class ByteLevelTokenizer(Tokenizer):
         return [self._tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
 
     def ordinary_ids(self) -> np.ndarray:
-        special = set(self._tokenizer.get_added_tokens_decoder())
+        special = {*self._tokenizer.get_added_tokens_decoder(), *self.byte_ids()}
         return np.array([i for i in range(self.vocab_size) if i not in special])
 
     def byte_ids(self) -> np.ndarray:
-        return np.array([], dtype=np.int64)  # it has all bytes, and needs no fallback
+        """None, unless it was a sentencepiece model: it has all bytes, and needs no fallback."""
+        return np.array([i for i, piece in enumerate(self.pieces) if self.BYTE.fullmatch(piece)], dtype=np.int64)
 
 
 def tokenizer_file(path: str | Path) -> Path:
