@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from momentum_gpt.comparison.runs import Run
+from momentum_gpt.comparison.runs import Run, common_ground
 from momentum_gpt.comparison.seeds import differences, grid, variants
 from momentum_gpt.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
 
@@ -32,8 +33,37 @@ def test_runs_are_paired_by_seed() -> None:
     (row,) = differences(its, more)
     assert (row.metric, row.seeds, row.first, row.other) == ("val/loss", 3, 5.5, 3.5)
     assert row.interval == pytest.approx((-2 - 4.30265 / math.sqrt(3), -2 + 4.30265 / math.sqrt(3)), abs=1e-4)
-    assert row.p_value == 2 / 8
+    assert row.p_value == row.p_holm == pytest.approx(0.0742, abs=1e-4)  # t = -2 sqrt(3) at 2 degrees of freedom
+    assert row.p_flips == 2 / 8
     assert grid(first, other, [row]).rows[0][-1] == ""
+
+
+def test_few_shot_metrics_are_adjusted_for_their_number() -> None:
+    """Three tasks that differ alike: each p-value three times."""
+    values = {f"icl/{task}/acc@4": 0.5 for task in "abc"}
+    runs = [run(f"a{seed}", seed, 5.0, **values) for seed in range(3)]
+    better = [{key: value + 0.1 + 0.001 * seed for key, value in values.items()} for seed in range(3)]
+    others = [run(f"b{seed}", seed, 5.0 - seed, attention="momentum", **better[seed]) for seed in range(3)]
+    rows = differences(*variants([*runs, *others]).values())
+    assert [row.metric for row in rows] == ["val/loss", *values]
+    for row in rows[1:]:
+        assert row.p_holm == pytest.approx(3 * row.p_value)
+        assert row.p_holm < 0.001
+    assert rows[0].p_holm == rows[0].p_value
+    assert [cells[-1] for cells in grid("a", "b", rows).rows] == ["", "*", "*", "*"]
+
+
+def test_what_is_shared_is_shared_seed_by_seed() -> None:
+    facts = [{"initial_weights_sha256": str(seed), "data_sha256": "d", "step": 9, "order_sha256": str(seed)} for seed in (0, 1)]
+    runs = [replace(run(f"{name}{seed}", seed, 5.0), manifest=facts[seed]) for name in "ab" for seed in (0, 1)]
+    assert common_ground(runs)[:3] == [
+        "Identical initial weights, for each seed.",
+        "Identical training tokens, for each seed.",
+        "Identical order of the tokens, for each seed.",
+    ]
+    assert common_ground(runs[:2])[0] == "NOT identical initial weights."
+    runs[3] = replace(runs[3], manifest=facts[0])
+    assert common_ground(runs)[0] == "NOT identical initial weights, for each seed."
 
 
 def test_another_learning_rate_is_another_variant_and_one_seed_is_no_pair() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,18 +112,27 @@ def differences(runs: list[Run]) -> dict[str, list[Any]]:
 
 
 def common_ground(runs: list[Run]) -> list[str]:
-    """What the runs share and what they do not, one sentence each; what speaks against comparing them begins with "NOT"."""
+    """What the runs share and what they do not, one sentence each; what speaks against comparing them begins with "NOT".
+
+    Where there are two runs and more of each training seed, they are compared seed by seed.
+    """
+    of_seed: dict[int, list[Run]] = defaultdict(list)
+    for run in runs:
+        of_seed[run.config.training.seed].append(run)
+    seed_by_seed = len(of_seed) > 1 and min(map(len, of_seed.values())) > 1
+    groups, each = (list(of_seed.values()), ", for each seed") if seed_by_seed else ([runs], "")
 
     def same(key: str) -> bool | None:
-        found = [run.manifest.get(key) for run in runs]
-        return None if None in found else len(set(found)) == 1
+        found = [{run.manifest.get(key) for run in group} for group in groups]
+        return None if any(None in values for values in found) else max(map(len, found)) == 1
 
     sentences = []
     for key, what in (("initial_weights_sha256", "identical initial weights"), ("data_sha256", "identical training tokens")):
-        unknown, yes, no = f"Not known (no checkpoint): {what}.", f"{what.capitalize()}.", f"NOT {what}."
+        unknown, yes, no = f"Not known (no checkpoint): {what}.", f"{what.capitalize()}{each}.", f"NOT {what}{each}."
         sentences.append({None: unknown, True: yes, False: no}[same(key)])
     if same("step"):
-        sentences.append("Identical order of the tokens." if same("order_sha256") else "NOT the same order of the tokens.")
+        order = "Identical order of the tokens" if same("order_sha256") else "NOT the same order of the tokens"
+        sentences.append(f"{order}{each}.")
     else:
         sentences.append("NOT the same number of steps.")
     if len({run.final.get("val/targets") for run in runs}) > 1:

@@ -15,7 +15,7 @@ import numpy as np
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.runs import differences as unlike
 from momentum_gpt.comparison.table import Grid, interval
-from momentum_gpt.evaluation.statistics import mean_interval, sign_flip, smallest_detectable
+from momentum_gpt.evaluation.statistics import holm, mean_interval, paired_t, sign_flip, smallest_detectable
 
 COMPARED = re.compile(r"val/(loss|bpb|acc|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/(acc|soft)@\d+)")
 """The metrics that are compared."""
@@ -32,7 +32,11 @@ class Difference:
     interval: tuple[float, float]
     """Of the mean of other - first, 95%: Student's t over seeds."""
     p_value: float
-    """Exact, by flipping signs."""
+    """Student's, as the interval."""
+    p_holm: float
+    """The same, of few-shot metrics adjusted for their number."""
+    p_flips: float
+    """Exact, by flipping signs: 2 / 2^seeds at the least."""
     detectable: float
     """The true difference that as many seeds find four times of five."""
 
@@ -54,23 +58,35 @@ def differences(first: dict[int, Run], other: dict[int, Run]) -> list[Difference
         return []
     pairs = [(first[seed].final, other[seed].final) for seed in seeds]
     metrics = [key for key in pairs[0][0] if COMPARED.fullmatch(key) and all(key in a and key in b for a, b in pairs)]
-    return [difference(key, [a[key] for a, _ in pairs], [b[key] for _, b in pairs]) for key in metrics]
-
-
-def difference(metric: str, first: list[float], other: list[float]) -> Difference:
-    gaps = np.array(other) - np.array(first)
-    return Difference(
-        metric, len(gaps), fmean(first), fmean(other), mean_interval(gaps), sign_flip(gaps), smallest_detectable(gaps)
-    )
+    gaps = {key: np.array([b[key] - a[key] for a, b in pairs]) for key in metrics}
+    adjusted = {key: paired_t(gaps[key]) for key in metrics}
+    few_shot = [key for key in metrics if "@" in key and key.startswith("icl/")]
+    adjusted |= zip(few_shot, holm([adjusted[key] for key in few_shot]), strict=True)
+    return [
+        Difference(
+            key,
+            len(seeds),
+            fmean(a[key] for a, _ in pairs),
+            fmean(b[key] for _, b in pairs),
+            mean_interval(gaps[key]),
+            paired_t(gaps[key]),
+            adjusted[key],
+            sign_flip(gaps[key]),
+            smallest_detectable(gaps[key]),
+        )
+        for key in metrics
+    ]
 
 
 def grid(first: str, other: str, rows: list[Difference]) -> Grid:
-    """A difference is marked if its interval leaves out 0."""
-    head = ["metric", "seeds", first, other, "difference", "95% interval", "sign-flip p", "detectable", ""]
+    """A difference is marked if its interval leaves out 0 and its adjusted p-value is below 0.05."""
+    head = ["metric", "seeds", first, other, "difference", "95% interval", "t-test p", "Holm", "flips p", "detectable", ""]
     cells = []
     for row in rows:
         low, high = row.interval
+        real = (low > 0 or high < 0) and row.p_holm < 0.05
         numbers = [f"{row.first:.4f}", f"{row.other:.4f}", f"{row.other - row.first:+.4f}", interval(row.interval, 4)]
-        marked = "*" if low > 0 or high < 0 else ""
-        cells.append([row.metric, str(row.seeds), *numbers, f"{row.p_value:.3f}", f"{row.detectable:.4f}", marked])
+        tests = [f"{row.p_value:.3f}", f"{row.p_holm:.3f}", f"{row.p_flips:.3f}"]
+        detectable = f"{row.detectable:.4f}" if row.detectable else "-"
+        cells.append([row.metric, str(row.seeds), *numbers, *tests, detectable, "*" if real else ""])
     return Grid(f"{other} against {first}, paired by training seed", head, cells)

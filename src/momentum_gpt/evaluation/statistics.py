@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 from scipy.stats import t as student
 
 RESAMPLES = 10_000
@@ -22,6 +22,13 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
         return math.nan, math.nan
     half = float(student.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
     return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def paired_t(differences: np.ndarray) -> float:
+    """Student's two-sided p-value that the mean difference is 0; 1 if none differs, nan for a single one."""
+    if len(differences) < 2:
+        return math.nan
+    return float(ttest_1samp(differences, 0.0).pvalue) if np.any(differences) else 1.0
 
 
 def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
