@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from momentum_gpt.evaluation.statistics import (
     bootstrap,
@@ -13,6 +14,7 @@ from momentum_gpt.evaluation.statistics import (
     holm,
     mcnemar,
     mean_interval,
+    paired_t,
     sign_flip,
     smallest_detectable,
     smallest_detectable_ratio,
@@ -75,6 +77,12 @@ def test_the_ratio_of_sums_has_the_interval_of_simulated_samples() -> None:
     assert high - low == pytest.approx(true_width, rel=0.2)
     assert smallest_detectable_ratio(sums, sizes) == pytest.approx(true_width / 3.92 * 2.80, rel=0.2)
     assert all(map(math.isnan, bootstrap_ratio(sums[:1], sizes[:1])))
+
+
+def test_the_paired_t_test_is_scipys_and_differences_that_are_all_alike_say_nothing() -> None:
+    values = np.array([0.3, -0.1, 0.4, 0.2, 0.25])
+    assert paired_t(values) == pytest.approx(ttest_1samp(values, 0).pvalue)
+    assert paired_t(np.array([0.1, 0.1 + 1e-17])) == paired_t(np.zeros(4)) == 1.0
 
 
 def test_sign_flips_by_hand() -> None:
