@@ -16,7 +16,7 @@ from momentum_gpt.evaluation.suite import SEQUENCES
 from momentum_gpt.evaluation.targets import TOKENS
 
 TRAINED = 2
-"""Training on a token costs as much as two tokens of an evaluation: three that go forward, less what small batches cost more."""
+"""Training on a token costs as much as two tokens of an evaluation: three passes, less what small batches cost more."""
 
 PROBED = 0.25
 """Of what perplexity and the induction probe may cost, the part of the probe."""
