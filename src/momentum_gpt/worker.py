@@ -57,7 +57,7 @@ def pretrain(config: TrainConfig) -> int:
         measured = source.evaluate(engine.module, config.evaluation)
         if distributed.is_main():
             where = {"step": position.step, "tokens": position.step * training.tokens_per_step}
-            keep_records(config.run_dir, where, measured.records)
+            keep_records(config.run_dir, where, measured.records, leave_out=frozenset({"scores"}))
         return measured.metrics
 
     def save(position: Position) -> None:

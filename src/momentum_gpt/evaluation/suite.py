@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -59,18 +60,29 @@ def icl_metrics(records: list[dict[str, Any]]) -> dict[str, float]:
     return {key: fmean(its) for key, its in values.items()}
 
 
-def keep_records(run_dir: Path, where: dict[str, Any], records: dict[str, list[dict[str, Any]]]) -> None:
+def keep_records(
+    run_dir: Path, where: dict[str, Any], records: dict[str, list[dict[str, Any]]], leave_out: frozenset[str] = frozenset()
+) -> None:
     """Add a line for each to `evaluations/KIND.jsonl`, from which a line that a kill cut short is dropped.
 
     Args:
         where: what every line begins with: step, tokens.
+        leave_out: keys that are too long to keep.
     """
     folder = run_dir / "evaluations"
     folder.mkdir(exist_ok=True)
     for kind, lines in records.items():
         path = folder / f"{kind}.jsonl"
-        before = path.read_text() if path.is_file() else ""
-        if not before.endswith("\n"):
-            path.write_text(before[: before.rfind("\n") + 1])
+        if path.is_file() and not ends_a_line(path):
+            path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")))
         with path.open("a") as file:
-            file.writelines(json.dumps({**where, **line}) + "\n" for line in lines)
+            for line in lines:
+                kept = {key: value for key, value in (where | line).items() if key not in leave_out}
+                file.write(json.dumps(kept) + "\n")
+
+
+def ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")
