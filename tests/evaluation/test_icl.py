@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from momentum_gpt.config import IclConfig, ModelConfig
 from momentum_gpt.data import Tokenizer, load_tokenizer
 from momentum_gpt.errors import UserError
-from momentum_gpt.evaluation.icl import Asked, evaluate_icl, normalized, prepare_task, requests_of, score_requests
+from momentum_gpt.evaluation.icl import Asked, evaluate_icl, normalized, prepare_task
+from momentum_gpt.evaluation.shared_prefix import requests_of, score_requests
 from momentum_gpt.evaluation.tasks import Example, demonstrations, load_examples, load_task, neutral_prompts, task_names
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights

@@ -12,8 +12,8 @@ from lm_eval.api.registry import register_model
 
 from momentum_gpt import distributed
 from momentum_gpt.data import Texts, load_tokenizer
-from momentum_gpt.evaluation.icl import Request, score_and_choose
 from momentum_gpt.evaluation.perplexity import nats_of
+from momentum_gpt.evaluation.shared_prefix import Request, score_and_choose
 from momentum_gpt.evaluation.targets import Targets, first_documents
 from momentum_gpt.models import load_model
 from momentum_gpt.models.generate import Sampling, generate
