@@ -209,7 +209,10 @@ class IclConfig:
 @dataclass
 class EvaluationConfig:
     tokens: int | None = None
-    """Validation targets at each context length; the same ones at each. null: 65,536; in training as `share` says."""
+    """Validation targets at each context length; the same ones at each. null: 65,536; in training as many of them as `share`
+    allows, see `windows`."""
+    windows: int | None = None
+    """Of these, measure so many windows of model.seq_len targets, spread evenly. null: all."""
     context_lengths: list[int] | None = None
     """Tokens of context. null: a quarter, a half and the whole of model.seq_len."""
     stride: int | None = None
@@ -224,6 +227,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require(self.tokens is None or self.tokens >= 1, "evaluation.tokens", self.tokens, "at least 1")
+        require(self.windows is None or self.windows >= 1, "evaluation.windows", self.windows, "at least 1")
         require(self.stride is None or self.stride >= 1, "evaluation.stride", self.stride, "at least 1")
         require(self.documents in (None, *DOCUMENTS), "evaluation.documents", self.documents, f"one of {', '.join(DOCUMENTS)}")
         sequences = self.induction_sequences

@@ -21,23 +21,22 @@ def test_two_percent_of_the_computation_by_hand(data_folder: Path) -> None:
     lengths, 3,276 each, 12 windows of 256; one quarter, 3,276, for 12 sequences of the probe."""
     evaluation = EvaluationConfig()
     said = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
-    assert (evaluation.tokens, evaluation.induction_sequences) == (12 * 256, 12)
+    assert (evaluation.tokens, evaluation.windows, evaluation.induction_sequences) == (65536, 12, 12)
     assert said == "3,072 targets: 1.88% of the computation"
 
 
-@pytest.mark.parametrize(("max_steps", "eval_every", "tokens"), [(320, 0, 51 * 256), (320, 1000, 51 * 256), (10**6, 0, 65536)])
+@pytest.mark.parametrize(("max_steps", "eval_every", "targets"), [(320, 0, 51 * 256), (320, 1000, 51 * 256), (10**6, 0, 65536)])
 def test_the_last_evaluation_counts_and_enough_is_enough(
-    data_folder: Path, max_steps: int, eval_every: int, tokens: int
+    data_folder: Path, max_steps: int, eval_every: int, targets: int
 ) -> None:
-    evaluation = EvaluationConfig()
-    settle_evaluation(evaluation, training(max_steps, eval_every), 256, load_tokenizer(data_folder))
-    assert evaluation.tokens == tokens
+    said = settle_evaluation(EvaluationConfig(), training(max_steps, eval_every), 256, load_tokenizer(data_folder))
+    assert said.startswith(f"{targets:,} targets")
 
 
 def test_what_the_user_chose_stays_and_its_cost_is_said(data_folder: Path) -> None:
     evaluation = EvaluationConfig(tokens=65536, induction_sequences=64, context_lengths=[256], stride=64)
     said = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
-    assert (evaluation.tokens, evaluation.induction_sequences) == (65536, 64)
+    assert (evaluation.tokens, evaluation.windows, evaluation.induction_sequences) == (65536, None, 64)
     cost = 65536 * (1 + 256 / 64) + 64 * 256
     assert said == f"65,536 targets: {cost / 655360:.2%} of the computation, more than evaluation.share"
 
@@ -59,5 +58,4 @@ def test_few_shot_queries_take_half_the_share(data_folder: Path, tmp_path: Path,
     expected = (allowed - times * (6 + 5 * 4 * of_demonstration)) / (times * 6 * of_query)
     assert evaluation.icl.queries == pytest.approx(expected, rel=0.02)
     assert evaluation.icl.queries < 2000
-    assert evaluation.tokens is not None
-    assert evaluation.tokens == int(0.75 * allowed / 3 / 256) * 256
+    assert evaluation.windows == int(0.75 * allowed / 3 / 256)

@@ -55,6 +55,21 @@ def test_a_model_of_known_probabilities_gets_the_perplexity_worked_out_on_paper(
     assert metrics["val/ppl@16"] == metrics["val/ppl@64"] == pytest.approx(math.exp(nats / 640), rel=1e-5)
 
 
+def test_some_windows_are_spread_evenly_over_all(validation: TokenShards) -> None:
+    """3 of 10 windows of 64: numbers 0, 3 and 6. Each has the nats that it has by itself, and is read by itself."""
+    model = GPT(ModelConfig(1, 2, 16, 64, vocab_size=512, init_std=0.3), {"name": "momentum", "ema_decay": 0.7}).eval()
+    init_weights(model, 0)
+    config = EvaluationConfig(tokens=640, context_lengths=[16, 64], windows=3)
+    metrics, (_, record) = perplexity(model, validation, config, 64, 1000)
+    blocks = torch.from_numpy(np.stack([validation.read(64 * number, 65) for number in (0, 3, 6)]))
+    with torch.no_grad():
+        assert metrics["val/loss"] == pytest.approx(model(blocks[:, :-1], blocks[:, 1:]).item(), rel=1e-5)
+    assert metrics["val/targets"] == 192
+    assert len(set(record["document"])) >= 3
+    everything = perplexity(model, validation, EvaluationConfig(tokens=640, windows=10), 64, 1000)[0]
+    assert everything == perplexity(model, validation, EvaluationConfig(tokens=640), 64, 1000)[0]
+
+
 def test_bits_per_byte_and_per_word_perplexity_count_the_text_alone(validation: TokenShards) -> None:
     """The end of a document is read, but it is no text: its nats, its token and no byte of it are counted."""
     n = (len(validation) - 1) // 64 * 64

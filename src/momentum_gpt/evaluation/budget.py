@@ -26,7 +26,7 @@ FEWEST = 16
 
 
 def settle_evaluation(evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer) -> str:
-    """Fill in `tokens`, `induction_sequences` and `icl.queries` where they are None; returns what comes of it, a line.
+    """Fill in `tokens`, `windows`, `induction_sequences`, `icl.queries` where they are open; returns what comes of it, a line.
 
     Raises:
         UserError: a few-shot task that cannot be loaded, or none of whose queries fits the context.
@@ -41,13 +41,14 @@ def settle_evaluation(evaluation: EvaluationConfig, training: TrainingConfig, se
         cost, few_shot = prefixes + icl.queries * of_query, f", {icl.queries:,} queries of each of {len(icl.tasks)} tasks"
     of_window = passes(evaluation, seq_len) * seq_len
     if evaluation.tokens is None:
-        windows = int((1 - PROBED) * allowed / of_window)
-        evaluation.tokens = min(max(1, windows), max(1, TOKENS // seq_len)) * seq_len
+        evaluation.windows = evaluation.windows or max(1, int((1 - PROBED) * allowed / of_window))
+        evaluation.tokens = max(TOKENS, seq_len) if evaluation.documents != "apart" else evaluation.windows * seq_len
     if evaluation.induction_sequences is None:
         evaluation.induction_sequences = min(max(1, int(PROBED * allowed / seq_len)), SEQUENCES)
-    cost += evaluation.tokens / seq_len * of_window + evaluation.induction_sequences * seq_len
+    n_windows = min(evaluation.windows or evaluation.tokens, evaluation.tokens // seq_len)
+    cost += n_windows * of_window + evaluation.induction_sequences * seq_len
     return (
-        f"{evaluation.tokens:,} targets{few_shot}: {cost / trained:.2%} of the computation"
+        f"{n_windows * seq_len:,} targets{few_shot}: {cost / trained:.2%} of the computation"
         f"{', more than evaluation.share' if cost > 1.1 * evaluation.share * trained else ''}"
     )
 

@@ -47,7 +47,7 @@ class Targets:
 
     stream: Stream
     starts: np.ndarray
-    """(n,): the first target of each stretch that is read by itself: the stream from its second token on, or each document."""
+    """(n,): the first target of each stretch that is read by itself: all of the stream, windows of it, or documents."""
     sizes: np.ndarray
     """(n,): its targets."""
     apart: bool
@@ -62,11 +62,12 @@ class Targets:
 
     @cached_property
     def documents(self) -> np.ndarray:
-        """The document of each, (targets,), counted from 0."""
-        if self.apart:
-            return np.repeat(np.arange(len(self.sizes)), self.sizes)
-        ends = (self.tokens == self.stream.tokenizer.eos_id).astype(np.int64)
-        return ends.cumsum() - ends
+        """The document of each, (targets,), counted from 0; what is not read in one piece counts as several."""
+        begins = np.zeros(len(self), dtype=np.int64)
+        if not self.apart:
+            begins[1:] = ~self.is_text[:-1]
+        begins[np.cumsum(self.sizes[:-1])] = 1
+        return begins.cumsum()
 
     @cached_property
     def is_text(self) -> np.ndarray:
@@ -107,7 +108,7 @@ def read(stream: Stream, start: int, length: int) -> np.ndarray:
 
 
 def choose_targets(stream: Stream, config: EvaluationConfig, seq_len: int) -> Targets:
-    """Whole windows of seq_len targets from the stream's second token on; or its first documents.
+    """Windows of seq_len targets from the stream's second token on, all or some of them; or its first documents.
 
     Raises:
         UserError: there is nothing to score.
@@ -118,13 +119,16 @@ def choose_targets(stream: Stream, config: EvaluationConfig, seq_len: int) -> Ta
         if not len(starts):
             raise UserError(f"{stream.name} has no text to score: give more of it")
         return Targets(stream, starts, sizes, apart=True)
-    n = min(wanted, len(stream) - 1) // seq_len * seq_len
-    if n < seq_len:
+    n = min(wanted, len(stream) - 1) // seq_len
+    if not n:
         raise UserError(
             f"{stream.name} has {len(stream)} tokens, fewer than one window of model.seq_len + 1 = {seq_len + 1}: "
             "prepare more text for validation, take a smaller model.seq_len, or evaluation.documents=apart"
         )
-    return Targets(stream, np.array([1]), np.array([n]), apart=False)
+    if config.windows is None or config.windows >= n:
+        return Targets(stream, np.array([1]), np.array([n * seq_len]), apart=False)
+    spread = np.arange(config.windows) * n // config.windows
+    return Targets(stream, 1 + spread * seq_len, np.full(config.windows, seq_len), apart=False)
 
 
 def first_documents(stream: Stream, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
