@@ -64,7 +64,8 @@ def write_and_check(folder: Path, source: Path, model: GPT) -> Checked:
         print(f"{source} has no tokenizer: the export has none either")
     else:
         eos_id, pad_id = tokenizer.eos_id, write_tokenizer(folder, tokenizer, tokenizer_file(source), model.config.seq_len)
-        shutil.copy(tokenizer_file(source), folder)  # so that our own load_tokenizer reads it back
+        if not isinstance(tokenizer, ByteLevelTokenizer):
+            shutil.copy(tokenizer_file(source), folder)  # so that our own load_tokenizer reads it back
         ids = {text: tokenizer.encode(text) for text in fuzzed_texts(tokenizer.pieces, N_TEXTS)}
         texts = {text: Text(its, tokenizer.decode(its)) for text, its in ids.items()}
     write_model(folder, model, eos_id, pad_id)
