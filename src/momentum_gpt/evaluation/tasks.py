@@ -83,7 +83,7 @@ def load_task(given: str) -> IclTask:
     """
     path = Path(given) if given.endswith((".yaml", ".yml")) else TASKS_FOLDER / f"{given}.yaml"
     if not path.is_file():
-        raise UserError(f"icl.tasks: {given!r} is none of {', '.join(task_names())}, and no .yaml file with a task")
+        raise UserError(f"evaluation.icl.tasks: {given!r} is none of {', '.join(task_names())}, and no .yaml file with a task")
     try:
         task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(IclTask), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
@@ -119,7 +119,9 @@ def _examples(task: IclTask, split: str, data: str | None) -> list[Example]:
             rows = datasets.load_dataset(place, None if data else task.config, split=split)
     except Exception as error:  # whatever the hub, the network or the reader says: it is for the user
         what = " ".join(str(error).split())
-        raise UserError(f"task {task.name}: {place!r}, split {split!r} cannot be loaded: {what}; or set icl.data") from None
+        raise UserError(
+            f"task {task.name}: {place!r}, split {split!r} cannot be loaded: {what}; or set evaluation.icl.data=DIR"
+        ) from None
     read = ROWS[task.rows] if task.rows else _labelled
     try:
         found = [read(row, task) for row in rows]
