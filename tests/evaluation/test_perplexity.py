@@ -70,6 +70,22 @@ def test_some_windows_are_spread_evenly_over_all(validation: TokenShards) -> Non
     assert everything == perplexity(model, validation, EvaluationConfig(tokens=640), 64, 1000)[0]
 
 
+def test_overlapping_windows_that_are_spread_have_their_context_too(validation: TokenShards) -> None:
+    """Windows 0, 3 and 6 of 64 targets, stride 16, contexts of 64: a target sees 49 tokens and more, but for window 0."""
+    model = GPT(ModelConfig(1, 2, 16, 64, vocab_size=512, init_std=0.3), {"name": "momentum", "ema_decay": 0.7}).eval()
+    init_weights(model, 0)
+    nats = []
+    with torch.no_grad():
+        for target in (64 * number + i for number in (0, 3, 6) for i in range(64)):
+            end = max(64, -(-(target + 1) // 16) * 16)
+            block = torch.from_numpy(validation.read(end - 64, target + 2 - (end - 64)))
+            logits = model(block[None, :-1])[0, -1].double()
+            nats.append(-logits.softmax(-1)[block[-1]].log().item())
+    metrics = measure(model, validation, [64], 64, 640, 1000, windows=3, stride=16)
+    assert metrics["val/ppl@64/stride"] == pytest.approx(math.exp(np.mean(nats)), rel=1e-5)
+    assert metrics["val/ppl@64/stride"] != pytest.approx(metrics["val/ppl@64"], rel=1e-4)
+
+
 def test_bits_per_byte_and_per_word_perplexity_count_the_text_alone(validation: TokenShards) -> None:
     """The end of a document is read, but it is no text: its nats, its token and no byte of it are counted."""
     n = (len(validation) - 1) // 64 * 64

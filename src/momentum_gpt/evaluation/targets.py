@@ -89,13 +89,19 @@ class Targets:
         return piece, self.documents[offsets % most == 0]
 
     def windows(self, length: int, stride: int | None = None) -> Windows:
-        """Of `length` tokens, or as many as the stretch has; the last of a stretch reaches back over tokens scored before."""
+        """Of `length` tokens, or as many as there are; the last of a stretch reaches back over tokens scored before.
+
+        With a stride those of a stream reach back from the first on, as far as there are tokens before the stretch.
+        """
+        step = stride or length
         starts, lengths, scored = [], [], []
-        for first, n in zip(self.starts, self.sizes, strict=True):
-            size = min(length, n)
-            ends = np.minimum(size + np.arange(1 + -(-(n - size) // (stride or length))) * (stride or length), n)
-            starts.append(first - 1 + ends - size)
-            lengths.append(np.full(len(ends), size))
+        for first, n in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
+            before = 0 if self.apart else min(first - 1, length - step)
+            size = min(length - before, n)
+            ends = np.minimum(size + np.arange(1 + -(-(n - size) // step)) * step, n)
+            begins = np.maximum(ends - length, -before)
+            starts.append(first - 1 + begins)
+            lengths.append(ends - begins)
             scored.append(np.diff(ends, prepend=0))
         return Windows(*map(np.concatenate, (starts, lengths, scored)))
 
