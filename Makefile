@@ -29,7 +29,7 @@ check-attention: .venv/.ready  ## Prove a variant and show what it costs: make c
 	$(RUN) momentum_gpt.check_attention attention=$(NAME) $(OPTIONS)
 
 bench-attention: .venv/.ready  ## Momentum beside vanilla attention: training steps, decoding and, on a GPU, memory
-	$(RUN) momentum_gpt.bench_attention $(OPTIONS)
+	$(RUN) momentum_gpt.bench.attention $(OPTIONS)
 
 test: .venv/.ready-for-tests  ## Run the tests
 	$(RUN) pytest

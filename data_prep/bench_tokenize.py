@@ -20,9 +20,9 @@ import numpy as np
 
 from data_prep.corpora import Faults, TextCorpus
 from data_prep.steps import BATCH_BYTES
-from data_prep.tokenizer import TokenizerConfig, sample, train
+from data_prep.train_tokenizer import TokenizerConfig, sample, train
 from data_prep.words import WordEncoder
-from momentum_gpt import entry
+from momentum_gpt.cli import run_command
 from momentum_gpt.data import Tokenizer, load_tokenizer
 
 
@@ -30,7 +30,9 @@ from momentum_gpt.data import Tokenizer, load_tokenizer
 class BenchConfig:
     paths: list[str]
     """Files, folders and globs, as of corpus=text; files of other kinds are read as text."""
-    tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(vocab_size=16000, sample_bytes=30_000_000))
+    tokenizer: TokenizerConfig = field(
+        default_factory=lambda: TokenizerConfig(vocab_size=16000, sample_bytes=30_000_000)
+    )
     max_bytes: int = 150_000_000
     """Text that is read."""
     part_bytes: int = 10_000_000
@@ -39,15 +41,24 @@ class BenchConfig:
 
 def bench(config: BenchConfig) -> None:
     texts = documents(config.paths, config.max_bytes)
-    part = documents(config.paths, config.part_bytes, texts[:: max(1, len(texts) * config.part_bytes // config.max_bytes // 4)])
+    part = documents(
+        config.paths,
+        config.part_bytes,
+        texts[:: max(1, len(texts) * config.part_bytes // config.max_bytes // 4)],
+    )
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
     else:
         tokenizer = Tokenizer(train(sample(texts, config.tokenizer.sample_bytes), config.tokenizer))
     size, part_size = megabytes(texts), megabytes(part)
-    print(f"{size:.1f} MB in {len(texts):,} documents, {tokenizer.vocab_size:,} pieces; a part: {part_size:.1f} MB", flush=True)
+    print(
+        f"{size:.1f} MB in {len(texts):,} documents, {tokenizer.vocab_size:,} pieces; a part: {part_size:.1f} MB",
+        flush=True,
+    )
     encoder = WordEncoder(tokenizer)
-    mine, seconds = timed(lambda: [ids for batch in batches(texts) for ids in encoder.encode(batch)])
+    mine, seconds = timed(
+        lambda: [ids for batch in batches(texts) for ids in encoder.encode(batch)]
+    )
     report("ours, from an empty table, all", size, seconds)
     _, seconds = timed(lambda: [ids for batch in batches(part) for ids in encoder.encode(batch)])
     report("ours, the words known, the part", part_size, seconds)
@@ -68,7 +79,9 @@ def bench(config: BenchConfig) -> None:
 
 def documents(paths: list[str], max_bytes: int, texts: list[str] | None = None) -> list[str]:
     corpus, faults, found, size = TextCorpus(paths), Faults(skip=True), [], 0
-    read: Any = texts or (document.text for part in corpus.parts(2**62) for document in corpus.read(part, faults))
+    read: Any = texts or (
+        document.text for part in corpus.parts(2**62) for document in corpus.read(part, faults)
+    )
     for text in read:
         found.append(text)
         size += len(text.encode())
@@ -113,10 +126,18 @@ def by_datasets(texts: list[str], tokenizer: Tokenizer) -> Any:
     def encode(batch: dict[str, list[str]]) -> dict[str, list[np.ndarray]]:
         return {"ids": tokenizer.encode_documents(batch["text"])}
 
-    return rows.map(encode, batched=True, remove_columns=["text"], load_from_cache_file=False, new_fingerprint=str(time.time()))
+    return rows.map(
+        encode,
+        batched=True,
+        remove_columns=["text"],
+        load_from_cache_file=False,
+        new_fingerprint=str(time.time()),
+    )
 
 
-def datatrove_step(texts: list[str], config: TokenizerConfig, folder: Path) -> Callable[[list[str]], None]:
+def datatrove_step(
+    texts: list[str], config: TokenizerConfig, folder: Path
+) -> Callable[[list[str]], None]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import tokenizers
     from datatrove.data import Document
@@ -125,7 +146,9 @@ def datatrove_step(texts: list[str], config: TokenizerConfig, folder: Path) -> C
 
     logger.remove()
     theirs = tokenizers.ByteLevelBPETokenizer()
-    theirs.train_from_iterator(sample(texts, config.sample_bytes), config.vocab_size, special_tokens=["<|endoftext|>"])
+    theirs.train_from_iterator(
+        sample(texts, config.sample_bytes), config.vocab_size, special_tokens=["<|endoftext|>"]
+    )
     theirs.save(str(folder / "tokenizer.json"))
     step = DocumentTokenizer(
         str(folder / "out"),
@@ -143,7 +166,7 @@ def datatrove_step(texts: list[str], config: TokenizerConfig, folder: Path) -> C
 
 
 def main() -> None:
-    entry.run(bench, BenchConfig, "bench_tokenize")
+    run_command(bench, BenchConfig, "bench_tokenize")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import zstandard
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.errors import UserError
 
 LONGEST_DOCUMENT = 1 << 24
 """Bytes; a longer document is cut into several, at a line's end or a space, so that memory stays bounded. 16 MiB."""
@@ -78,7 +78,9 @@ class Faults:
 def split_of(text: str, validation_fraction: float) -> str:
     """The split of a document, by a hash of its text: equal documents are never on both sides."""
     digest = hashlib.sha256(text.encode()).digest()
-    return "validation" if int.from_bytes(digest[:8], "big") < validation_fraction * 2**64 else "train"
+    return (
+        "validation" if int.from_bytes(digest[:8], "big") < validation_fraction * 2**64 else "train"
+    )
 
 
 class Corpus:
@@ -125,7 +127,11 @@ class StdlibCorpus(Corpus):
         left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
         for path in sorted(root.rglob("*")):
             inside = path.relative_to(root)
-            if path.suffix in (".py", ".txt", ".rst") and not left_out & set(inside.parts[:-1]) and path.is_file():
+            if (
+                path.suffix in (".py", ".txt", ".rst")
+                and not left_out & set(inside.parts[:-1])
+                and path.is_file()
+            ):
                 yield Part(str(path), path.stat().st_size)
 
     def read(self, part: Part, faults: Faults) -> Iterator[Document]:
@@ -184,7 +190,10 @@ class TextCorpus(Corpus):
         try:
             yield from (Document(text, part.split) for text in texts if text.strip())
         except _DamagedError as damage:  # and what had been begun of a document is no document
-            faults.met("damaged", f"{part.path} cannot be read ({damage}): it is damaged or cut short; fetch it again")
+            faults.met(
+                "damaged",
+                f"{part.path} cannot be read ({damage}): it is damaged or cut short; fetch it again",
+            )
 
     def _pieces(self, part: Part) -> Iterator[tuple[bool, bytes]]:
         """The bytes of a .txt file, and whether they begin a new document."""
@@ -218,12 +227,18 @@ class TextCorpus(Corpus):
                 return
             if not line.strip():
                 continue
-            where = f"{part.path}, line {number}" if not part.start else f"{part.path}, the line at byte {offset}"
+            where = (
+                f"{part.path}, line {number}"
+                if not part.start
+                else f"{part.path}, the line at byte {offset}"
+            )
             for text in _decoded([(offset, line)], Path(part.path), faults):
                 try:
                     record = json.loads(text)
                 except json.JSONDecodeError as error:
-                    faults.met("not JSON", f"{where} is not JSON ({error}): mend or remove the line")
+                    faults.met(
+                        "not JSON", f"{where} is not JSON ({error}): mend or remove the line"
+                    )
                     continue
                 yield from _texts_of([record], self.column, where, faults)
 
@@ -235,9 +250,15 @@ class TextCorpus(Corpus):
             with pq.ParquetFile(part.path) as file:
                 if self.column not in file.schema_arrow.names:
                     names = ", ".join(file.schema_arrow.names)
-                    raise UserError(f"{part.path} has no column {self.column!r}: its columns are {names}; set corpus.column")
-                groups = list(range(part.start, file.num_row_groups if part.end is None else part.end))
-                for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=[self.column]):
+                    raise UserError(
+                        f"{part.path} has no column {self.column!r}: its columns are {names}; set corpus.column"
+                    )
+                groups = list(
+                    range(part.start, file.num_row_groups if part.end is None else part.end)
+                )
+                for batch in file.iter_batches(
+                    batch_size=256, row_groups=groups, columns=[self.column]
+                ):
                     yield from _texts_of(batch.to_pylist(), self.column, part.path, faults)
         except (pa.ArrowException, OSError) as error:
             raise _DamagedError(error) from None
@@ -307,11 +328,19 @@ class HubCorpus(Corpus):
 
         try:
             return datasets.load_dataset(
-                self.dataset, self.config, split=split, revision=self.revision, streaming=self.streaming
+                self.dataset,
+                self.config,
+                split=split,
+                revision=self.revision,
+                streaming=self.streaming,
             )
-        except Exception as error:  # whatever the hub, the network or the reader says: it is for the user
+        except (
+            Exception
+        ) as error:  # whatever the hub, the network or the reader says: it is for the user
             what = " ".join(str(error).split())
-            raise UserError(f"data set {self.dataset!r}, split {split!r} cannot be loaded: {what}") from None
+            raise UserError(
+                f"data set {self.dataset!r}, split {split!r} cannot be loaded: {what}"
+            ) from None
 
 
 @dataclass
@@ -339,16 +368,24 @@ def build_sources(options: dict[str, Any]) -> list[Source]:
         return [Source(str(options.get("kind")), build_corpus(options))]
     chosen = options.get("sources")
     if not isinstance(chosen, dict) or not chosen:
-        raise UserError("corpus.sources must name the corpora of the mix: {NAME: {kind: text, paths: [...], weight: 1}, ...}")
+        raise UserError(
+            "corpus.sources must name the corpora of the mix: {NAME: {kind: text, paths: [...], weight: 1}, ...}"
+        )
     sources = []
     for name, of_source in chosen.items():
-        corpus = build_corpus({key: value for key, value in of_source.items() if key not in ("weight", "max_epochs")})
-        sources.append(Source(name, corpus, of_source.get("weight"), of_source.get("max_epochs", 1.0)))
+        corpus = build_corpus(
+            {key: value for key, value in of_source.items() if key not in ("weight", "max_epochs")}
+        )
+        sources.append(
+            Source(name, corpus, of_source.get("weight"), of_source.get("max_epochs", 1.0))
+        )
     for source in sources:
         for option in ("weight", "max_epochs"):
             value = getattr(source, option)
             if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise UserError(f"corpus.sources.{source.name}.{option} must be a number above 0, got {value!r}")
+                raise UserError(
+                    f"corpus.sources.{source.name}.{option} must be a number above 0, got {value!r}"
+                )
     if len({source.weight is None for source in sources}) > 1:
         without = ", ".join(source.name for source in sources if source.weight is None)
         raise UserError(f"corpus.sources: give each a weight or none; {without} have none")
@@ -378,7 +415,11 @@ def build_corpus(options: dict[str, Any]) -> Corpus:
 def _texts_of(rows: Iterable[Any], column: str, where: str, faults: Faults) -> Iterator[str]:
     for row in rows:
         if not isinstance(row, dict) or column not in row:
-            has = f"its columns are {', '.join(row)}; set corpus.column" if isinstance(row, dict) else "it is no JSON object"
+            has = (
+                f"its columns are {', '.join(row)}; set corpus.column"
+                if isinstance(row, dict)
+                else "it is no JSON object"
+            )
             faults.met("no text", f"{where} has no column {column!r}: {has}")
             continue
         text = row[column]
@@ -389,7 +430,10 @@ def _texts_of(rows: Iterable[Any], column: str, where: str, faults: Faults) -> I
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
-            faults.met("not UTF-8", f"{where}: the text holds half a surrogate pair ({error.reason}): mend or remove it")
+            faults.met(
+                "not UTF-8",
+                f"{where}: the text holds half a surrogate pair ({error.reason}): mend or remove it",
+            )
             continue
         if len(data) <= LONGEST_DOCUMENT:
             yield text
@@ -419,7 +463,9 @@ def _row_groups(path: Path, part_bytes: int) -> Iterator[tuple[int, int, int]]:
     try:
         about = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): it is damaged or cut short; fetch it again") from None
+        raise UserError(
+            f"{path} cannot be read ({error}): it is damaged or cut short; fetch it again"
+        ) from None
     start, size = 0, 0
     for group in range(about.num_row_groups):
         size += about.row_group(group).total_byte_size
@@ -432,7 +478,9 @@ def _unpacked(path: Path, file: Any) -> Any:
     if path.suffix == ".gz":
         return gzip.GzipFile(fileobj=file)
     if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+        return io.BufferedReader(
+            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        )
     return file
 
 
@@ -460,7 +508,9 @@ def _lines(path: str, start: int) -> Iterator[tuple[int, bytes]]:
         offset = 0
         if start:
             file.seek(start - 1)
-            offset = start - 1 + len(file.readline())  # to the end of the line that was begun before
+            offset = (
+                start - 1 + len(file.readline())
+            )  # to the end of the line that was begun before
         for line in file:
             yield offset, line
             offset += len(line)
@@ -520,4 +570,6 @@ def _regex(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"corpus.document_start={pattern!r} is not a regular expression: {error}") from None
+        raise UserError(
+            f"corpus.document_start={pattern!r} is not a regular expression: {error}"
+        ) from None

@@ -20,8 +20,8 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
 from data_prep.steps import replacing, write_json
-from momentum_gpt.errors import UserError
-from momentum_gpt.evaluation.tasks import load_examples, load_task, task_names
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.evaluation.few_shot.tasks import load_examples, load_task, task_names
 
 WORD = re.compile(r"[^\W_]+")
 BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -44,7 +44,10 @@ class DecontaminateConfig:
 
 def hashes_in_a_row(text: str, n: int) -> np.ndarray:
     """A hash of each n words in a row, (words - n + 1,) uint64; none if there are fewer."""
-    words = np.array([xxhash.xxh64_intdigest(word.encode()) for word in WORD.findall(text.lower())], dtype=np.uint64)
+    words = np.array(
+        [xxhash.xxh64_intdigest(word.encode()) for word in WORD.findall(text.lower())],
+        dtype=np.uint64,
+    )
     if len(words) < n:
         return words[:0]
     powers = np.cumprod(np.full(n, BASE, dtype=np.uint64))
@@ -69,17 +72,25 @@ def evaluation_texts(config: DecontaminateConfig) -> Iterator[tuple[str, str]]:
     for given in task_names() if config.sets == ["known"] else config.sets:
         if given in task_names():
             for example in load_examples(load_task(given), config.data)[1]:
-                yield from ((given, f"{example.prompt}{candidate}") for candidate in example.candidates)
+                yield from (
+                    (given, f"{example.prompt}{candidate}") for candidate in example.candidates
+                )
             continue
         if not (files := evaluation_files([given])):
-            raise UserError(f"decontaminate.sets: {given!r} is no task of ours, no .jsonl file and no folder with some")
+            raise UserError(
+                f"decontaminate.sets: {given!r} is no task of ours, no .jsonl file and no folder with some"
+            )
         for file in map(Path, files):
-            name = str(file.relative_to(given).with_suffix("")) if Path(given).is_dir() else file.stem
+            name = (
+                str(file.relative_to(given).with_suffix("")) if Path(given).is_dir() else file.stem
+            )
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise UserError(f"{file}, line {number} is not JSON ({error}): mend or remove the line") from None
+                    raise UserError(
+                        f"{file}, line {number} is not JSON ({error}): mend or remove the line"
+                    ) from None
                 yield from ((name, text) for text in _strings(record))
 
 
@@ -127,7 +138,9 @@ class FindContamination(PipelineStep):
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         index = np.load(self.folder / "index.npz")
         names = index["names"].tolist()
-        lengths = sorted(int(key.removeprefix("hashes")) for key in index if key.startswith("hashes"))
+        lengths = sorted(
+            int(key.removeprefix("hashes")) for key in index if key.startswith("hashes")
+        )
         tables = [(length, index[f"hashes{length}"], index[f"sets{length}"]) for length in lengths]
         meter, numbers = Meter(self.folder / "progress", rank), []
         counts: Counter[str] = Counter()
@@ -143,7 +156,10 @@ class FindContamination(PipelineStep):
                 for name in found:
                     examples.setdefault(name, " ".join(document.text.split())[:160])
         meter.close()
-        with replacing(self.folder / "documents" / f"{rank:05d}.npy") as path, path.open("wb") as file:
+        with (
+            replacing(self.folder / "documents" / f"{rank:05d}.npy") as path,
+            path.open("wb") as file,
+        ):
             np.save(file, np.array(numbers, dtype=np.int64))
         report = {"documents": len(numbers), "by_set": counts, "examples": examples}
         write_json(self.folder / "reports" / f"{rank:05d}.json", report)

@@ -24,8 +24,8 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from loguru import logger
 from tqdm import tqdm
 
-from momentum_gpt.config import require
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.config import require
+from momentum_gpt.core.errors import UserError
 
 KINDS = ("local", "slurm", "ray")
 
@@ -49,7 +49,12 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         require(self.kind in KINDS, "executor.kind", self.kind, f"one of {', '.join(KINDS)}")
-        require(self.workers is None or self.workers >= 1, "executor.workers", self.workers, "at least 1")
+        require(
+            self.workers is None or self.workers >= 1,
+            "executor.workers",
+            self.workers,
+            "at least 1",
+        )
         require(self.memory_gb >= 1, "executor.memory_gb", self.memory_gb, "at least 1")
         if self.kind == "slurm" and not self.partition:
             raise UserError("executor=slurm needs a partition: add executor.partition=...")
@@ -89,7 +94,9 @@ class _Task:
             except Exception as error:
                 folder.mkdir(exist_ok=True)
                 message = str(error) or type(error).__name__
-                failure.write_text(json.dumps({"message": message, "ours": isinstance(error, UserError)}))
+                failure.write_text(
+                    json.dumps({"message": message, "ours": isinstance(error, UserError)})
+                )
                 raise
 
 
@@ -110,7 +117,14 @@ class _Ray(_Task, RayPipelineExecutor):
     pass
 
 
-def run_stage(config: ExecutorConfig, pipeline: list[Any], tasks: int, folder: Path, title: str, total_bytes: int) -> float:
+def run_stage(
+    config: ExecutorConfig,
+    pipeline: list[Any],
+    tasks: int,
+    folder: Path,
+    title: str,
+    total_bytes: int,
+) -> float:
     """Run the tasks of a stage that are not complete yet; returns the seconds it took.
 
     Args:
@@ -131,7 +145,9 @@ def run_stage(config: ExecutorConfig, pipeline: list[Any], tasks: int, folder: P
             executor.run()
             if config.kind == "slurm":
                 _wait(executor)
-        except Exception as failed:  # its reason, whatever the executor made of it, is in the task's folder
+        except (
+            Exception
+        ) as failed:  # its reason, whatever the executor made of it, is in the task's folder
             error = failed
     if missing := executor.get_incomplete_ranks(skip_completed=True):
         raise UserError(_reason(logs, missing, title, error))
@@ -157,9 +173,17 @@ def _executor(config: ExecutorConfig, pipeline: list[Any], tasks: int, logs: Pat
 
         if not ray.is_initialized():
             ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
-        return _Ray(pipeline, tasks, config.workers or -1, logging_dir=str(logs), mem_per_cpu_gb=config.memory_gb)
+        return _Ray(
+            pipeline,
+            tasks,
+            config.workers or -1,
+            logging_dir=str(logs),
+            mem_per_cpu_gb=config.memory_gb,
+        )
     workers = min(tasks, config.workers or os.cpu_count() or 1)
-    multiprocess.get_context("forkserver").set_forkserver_preload(["data_prep.steps", "data_prep.decontaminate"])
+    multiprocess.get_context("forkserver").set_forkserver_preload(
+        ["data_prep.steps", "data_prep.decontaminate"]
+    )
     return _Local(pipeline, tasks, workers, logging_dir=str(logs))
 
 
@@ -170,7 +194,9 @@ def _wait(executor: Any) -> None:
     while executor.get_incomplete_ranks(skip_completed=True):
         queue = ["squeue", "--noheader", "--jobs", str(executor.job_id)]
         left = subprocess.run(queue, capture_output=True, text=True, check=False)
-        if not left.stdout.strip():  # none is waiting and none runs: what is incomplete now has failed
+        if (
+            not left.stdout.strip()
+        ):  # none is waiting and none runs: what is incomplete now has failed
             time.sleep(2)
             return
         time.sleep(2)

@@ -27,13 +27,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig, ExactDedupFilter, ExactDedupSignature, ExactFindDedups
+from datatrove.pipeline.dedup.exact_dedup import (
+    ExactDedupConfig,
+    ExactDedupFilter,
+    ExactDedupSignature,
+    ExactFindDedups,
+)
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 from data_prep.corpora import Part, build_sources
-from data_prep.decontaminate import DecontaminateConfig, FindContamination, evaluation_files, write_index
+from data_prep.decontaminate import (
+    DecontaminateConfig,
+    FindContamination,
+    evaluation_files,
+    write_index,
+)
 from data_prep.executors import ExecutorConfig, run_stage
-from data_prep.report import describe, document_lengths, first_batch
 from data_prep.steps import (
     CleanConfig,
     Documents,
@@ -49,15 +58,16 @@ from data_prep.steps import (
     priority_of,
     write_json,
 )
-from data_prep.tokenizer import TokenizerConfig, train_apart
+from data_prep.summary import describe, document_lengths, first_batch
+from data_prep.train_tokenizer import TokenizerConfig, train_apart
 from data_prep.verify import verify
 from data_prep.words import cuts_are_exact
-from momentum_gpt import entry
-from momentum_gpt.config import require
+from momentum_gpt.cli import run_command
+from momentum_gpt.core.config import require
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import load_tokenizer
 from momentum_gpt.data.shards import FORMAT, SPLITS, VERSION, read_manifest, token_dtype
 from momentum_gpt.data.tokenizer import tokenizer_file
-from momentum_gpt.errors import UserError
 
 STAGES = ("documents", "deduplicate", "decontaminate", "tokenizer", "tokenize", "write", "verify")
 
@@ -86,7 +96,12 @@ class PrepareConfig:
     """The last stage to run."""
 
     def __post_init__(self) -> None:
-        require(0 < self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "between 0 and 1")
+        require(
+            0 < self.validation_fraction < 1,
+            "validation_fraction",
+            self.validation_fraction,
+            "between 0 and 1",
+        )
         require(self.shard_tokens >= 1, "shard_tokens", self.shard_tokens, "at least 1")
         require(self.piece_bytes >= 1, "piece_bytes", self.piece_bytes, "at least 1")
         require(self.on_error in ("stop", "skip"), "on_error", self.on_error, "one of stop, skip")
@@ -108,7 +123,9 @@ def prepare(config: PrepareConfig) -> int:
         for stage in STAGES[: STAGES.index(config.until) + 1]:
             getattr(preparation, stage)()
         if config.until != STAGES[-1]:
-            print(f"stopped behind {config.until}, as until= says; the same command without it goes on")
+            print(
+                f"stopped behind {config.until}, as until= says; the same command without it goes on"
+            )
             return 0
         preparation.finish(output)
     return 0
@@ -122,9 +139,15 @@ def is_there(output: Path, made_with: dict[str, Any]) -> bool:
     """
     if not output.exists():
         return False
-    if output.is_dir() and (output / "manifest.json").is_file() and read_manifest(output).get("made_with") == made_with:
+    if (
+        output.is_dir()
+        and (output / "manifest.json").is_file()
+        and read_manifest(output).get("made_with") == made_with
+    ):
         return True
-    raise UserError(f"output={str(output)!r} exists and was not made with these options: choose another, or remove it")
+    raise UserError(
+        f"output={str(output)!r} exists and was not made with these options: choose another, or remove it"
+    )
 
 
 class Preparation:
@@ -161,7 +184,15 @@ class Preparation:
                 if self.work.is_dir() and not any(self.work.glob("*/tasks/completions/*")):
                     shutil.rmtree(self.work)
 
-    def run(self, stage: str, options: Any, pipeline: list[Any], tasks: int, total_bytes: int = 0, part: str = "") -> None:
+    def run(
+        self,
+        stage: str,
+        options: Any,
+        pipeline: list[Any],
+        tasks: int,
+        total_bytes: int = 0,
+        part: str = "",
+    ) -> None:
         """Run the tasks of a stage, or of a part of it, that are not complete yet."""
         folder = self.folder(stage, options) / part if part else self.folder(stage, options)
         seconds = run_stage(self.config.executor, pipeline, tasks, folder, stage, total_bytes)
@@ -172,7 +203,9 @@ class Preparation:
         folder = self.work / stage
         described = json.dumps([self.key, options], default=str, sort_keys=True)
         key = hashlib.sha256(described.encode()).hexdigest()
-        if folder.is_dir() and not ((folder / "key").is_file() and (folder / "key").read_text() == key):
+        if folder.is_dir() and not (
+            (folder / "key").is_file() and (folder / "key").read_text() == key
+        ):
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         (folder / "key").write_text(key)
@@ -189,7 +222,9 @@ class Preparation:
             held: list[Part] = []
             for part in source.corpus.parts(self.config.piece_bytes):
                 held.append(part)
-                if (part.size == 0 and part.end is not None) or sum(it.size for it in held) >= self.config.piece_bytes:
+                if (part.size == 0 and part.end is not None) or sum(
+                    it.size for it in held
+                ) >= self.config.piece_bytes:
                     pieces.append((place, held))
                     held = []
             if held:
@@ -198,21 +233,40 @@ class Preparation:
 
     def reports(self, stage: str) -> list[dict[str, Any]]:
         """What each task of the stage reported."""
-        return [json.loads(path.read_text()) for path in sorted((self.work / stage / "reports").glob("*.json"))]
+        return [
+            json.loads(path.read_text())
+            for path in sorted((self.work / stage / "reports").glob("*.json"))
+        ]
 
     def documents(self) -> None:
         """Read, clean, filter and split."""
         config = self.config
         stamps = written_at(part.path for _, parts in self.pieces for part in parts)
-        options = [config.corpus, self.pieces, stamps, asdict(config.clean), config.validation_fraction, config.on_error]
+        options = [
+            config.corpus,
+            self.pieces,
+            stamps,
+            asdict(config.clean),
+            config.validation_fraction,
+            config.on_error,
+        ]
         folder = self.folder("documents", options)
-        read = Read(config.corpus, self.pieces, config.clean, config.validation_fraction, config.on_error, folder)
+        read = Read(
+            config.corpus,
+            self.pieces,
+            config.clean,
+            config.validation_fraction,
+            config.on_error,
+            folder,
+        )
         writer = JsonlWriter(str(folder / "documents"), "${rank}.jsonl", compression="zstd")
         size = sum(part.size for _, parts in self.pieces for part in parts)
         self.run("documents", options, [read, writer], len(self.pieces), size)
         self.done("documents")
         if not any(report["documents"] for report in self.reports("documents")):
-            raise UserError("there is no document in this corpus: its files are empty; give more text")
+            raise UserError(
+                "there is no document in this corpus: its files are empty; give more text"
+            )
 
     @property
     def bytes_read(self) -> int:
@@ -222,7 +276,9 @@ class Preparation:
         """Steps that give this rank's documents: those that the stages so far have left."""
         steps: list[Any] = [Documents(self.work / "documents" / "documents")]
         if self.config.deduplicate:
-            steps.append(ExactDedupFilter(str(self.work / "deduplicate" / "duplicates"), self.dedup_config))
+            steps.append(
+                ExactDedupFilter(str(self.work / "deduplicate" / "duplicates"), self.dedup_config)
+            )
         if decontaminated and self.config.decontaminate.sets and self.config.decontaminate.drop:
             steps.append(LeaveOut(self.work / "decontaminate" / "documents"))
         return steps
@@ -241,16 +297,23 @@ class Preparation:
                 ExactDedupSignature(signatures, self.dedup_config, finders),
             ]
             self.run("deduplicate", self.config.deduplicate, sign, n, part="sign")
-            find = [ExactFindDedups(signatures, duplicates, self.dedup_config, lines_to_buffer=4096)]
+            find = [
+                ExactFindDedups(signatures, duplicates, self.dedup_config, lines_to_buffer=4096)
+            ]
             self.run("deduplicate", self.config.deduplicate, find, finders, part="find")
         self.done("deduplicate")
 
     def decontaminate(self) -> None:
         """Look for text of the evaluation sets in what is trained on."""
-        options = [asdict(self.config.decontaminate), written_at(evaluation_files(self.config.decontaminate.sets))]
+        options = [
+            asdict(self.config.decontaminate),
+            written_at(evaluation_files(self.config.decontaminate.sets)),
+        ]
         folder = self.folder("decontaminate", options)
         if not self.config.decontaminate.sets:
-            print("no evaluation set was named (decontaminate.sets=[known] is all that we know): the text was not checked")
+            print(
+                "no evaluation set was named (decontaminate.sets=[known] is all that we know): the text was not checked"
+            )
         else:
             if not (folder / "texts.json").is_file():
                 write_json(folder / "texts.json", write_index(self.config.decontaminate, folder))
@@ -261,15 +324,26 @@ class Preparation:
     def tokenizer(self) -> None:
         """The given tokenizer, or one trained on a sample."""
         config = self.config.tokenizer
-        options = [asdict(config), config.path and hashlib.sha256(tokenizer_file(config.path).read_bytes()).hexdigest()]
+        options = [
+            asdict(config),
+            config.path and hashlib.sha256(tokenizer_file(config.path).read_bytes()).hexdigest(),
+        ]
         folder = self.folder("tokenizer", options)
         if config.path is not None:
             load_tokenizer(config.path)
             file = tokenizer_file(config.path)
-            shutil.copyfile(file, folder / f"tokenizer{'.json' if file.suffix == '.json' else '.model'}")
+            shutil.copyfile(
+                file, folder / f"tokenizer{'.json' if file.suffix == '.json' else '.model'}"
+            )
         elif not (folder / "tokenizer.model").is_file():
             share = min(1.0, 2 * config.sample_bytes / max(1, self.bytes_read))
-            self.run("tokenizer", options, [*self.kept(), Sample(share, folder)], len(self.pieces), self.bytes_read)
+            self.run(
+                "tokenizer",
+                options,
+                [*self.kept(), Sample(share, folder)],
+                len(self.pieces),
+                self.bytes_read,
+            )
             began = time.monotonic()
             train_apart(folder / "samples", config, folder / "trained.model")
             self.seconds["tokenizer"] += time.monotonic() - began
@@ -281,19 +355,33 @@ class Preparation:
         file = tokenizer_file(self.work / "tokenizer")
         tokenizer = load_tokenizer(file)
         if not cuts_are_exact(tokenizer):
-            print("this tokenizer's pieces cross spaces, or it is not a plain BPE: whole documents are encoded, more slowly")
+            print(
+                "this tokenizer's pieces cross spaces, or it is not a plain BPE: whole documents are encoded, more slowly"
+            )
         folder = self.folder("tokenize", tokenizer.sha256)
-        self.run("tokenize", tokenizer.sha256, [*self.kept(), Tokenize(file, folder)], len(self.pieces), self.bytes_read)
+        self.run(
+            "tokenize",
+            tokenizer.sha256,
+            [*self.kept(), Tokenize(file, folder)],
+            len(self.pieces),
+            self.bytes_read,
+        )
         self.done("tokenize")
-        if marked := sum(report["marked"] for report in self.reports("tokenize")) * (file.suffix == ".model"):
-            print(f"{marked} documents hold U+2581, sentencepiece's own space mark: it is read as a space there")
+        if marked := sum(report["marked"] for report in self.reports("tokenize")) * (
+            file.suffix == ".model"
+        ):
+            print(
+                f"{marked} documents hold U+2581, sentencepiece's own space mark: it is read as a space there"
+            )
 
     def write(self) -> None:
         """The token shards and their manifest."""
         tokenizer = load_tokenizer(self.work / "tokenizer")
         options = [self.config.shard_tokens, [(it.weight, it.max_epochs) for it in self.sources]]
         folder = self.folder("write", options)
-        indices = [np.load(path, mmap_mode="r") for path in sorted((self.work / "tokenize").glob("*.npy"))]
+        indices = [
+            np.load(path, mmap_mode="r") for path in sorted((self.work / "tokenize").glob("*.npy"))
+        ]
         copies, mix = self.copies(indices)
         stretches = stretches_of(indices, copies)
         shards = shards_of(stretches, self.config.shard_tokens)
@@ -303,7 +391,9 @@ class Preparation:
         total = sum(it.tokens for it in stretches)
         self.run("write", options, [step], len(shards), total * dtype.itemsize)
         self.done("write")
-        entries = [json.loads(path.read_text()) for path in sorted((folder / "entries").glob("*.json"))]
+        entries = [
+            json.loads(path.read_text()) for path in sorted((folder / "entries").glob("*.json"))
+        ]
         file = tokenizer_file(self.work / "tokenizer")
         shutil.copyfile(file, output / file.name)
         manifest = self.manifest(tokenizer, entries, mix)
@@ -319,27 +409,46 @@ class Preparation:
         of_rank = [place for place, _ in self.pieces]
         tokens = [0] * len(self.sources)
         for place, index in zip(of_rank, indices, strict=True):
-            tokens[place] += int(index["tokens"][index["split"] == SPLITS.index("train")].sum(dtype=np.int64))
+            tokens[place] += int(
+                index["tokens"][index["split"] == SPLITS.index("train")].sum(dtype=np.int64)
+            )
         for source, n in zip(self.sources, tokens, strict=True):
             if source.weight is not None and not n:
-                raise UserError(f"corpus.sources.{source.name} has no training text: leave it out, or give it some")
+                raise UserError(
+                    f"corpus.sources.{source.name} has no training text: leave it out, or give it some"
+                )
         repeats = [1.0 if n else 0.0 for n in tokens]
         if self.sources[0].weight is not None:
             weights = [source.weight or 0.0 for source in self.sources]
-            total = min(it.max_epochs * n / w for it, n, w in zip(self.sources, tokens, weights, strict=True))
+            total = min(
+                it.max_epochs * n / w
+                for it, n, w in zip(self.sources, tokens, weights, strict=True)
+            )
             repeats = [w * total / n for n, w in zip(tokens, weights, strict=True)]
         copies = [repeats[place] for place in of_rank]
         taken = [0] * len(self.sources)
         for place, index, times in zip(of_rank, indices, copies, strict=True):
             for copy in range(math.ceil(times)):
-                taken[place] += int(index["tokens"][chosen_documents(index, "train", copy, times)].sum(dtype=np.int64))
+                taken[place] += int(
+                    index["tokens"][chosen_documents(index, "train", copy, times)].sum(
+                        dtype=np.int64
+                    )
+                )
         mix = [
-            {"source": source.name, "weight": source.weight, "tokens": have, "tokens_taken": it, "epochs": it / max(1, have)}
+            {
+                "source": source.name,
+                "weight": source.weight,
+                "tokens": have,
+                "tokens_taken": it,
+                "epochs": it / max(1, have),
+            }
             for source, have, it in zip(self.sources, tokens, taken, strict=True)
         ]
         return copies, mix
 
-    def manifest(self, tokenizer: Any, entries: list[dict[str, Any]], mix: list[dict[str, Any]]) -> dict[str, Any]:
+    def manifest(
+        self, tokenizer: Any, entries: list[dict[str, Any]], mix: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         """Everything about the shards.
 
         Raises:
@@ -364,12 +473,20 @@ class Preparation:
             "bytes": n_bytes,
             "by_byte": sum(report["by_byte"] for report in encoded),
             "mix": mix,
-            "left_out": {self.sources[place].name: kinds for place, kinds in left_out(read).items()},
+            "left_out": {
+                self.sources[place].name: kinds for place, kinds in left_out(read).items()
+            },
             "duplicates": self.n_duplicates() if self.config.deduplicate else None,
             "contamination": self.contamination(),
             "made_with": self.config.made_with(),
-            "versions": {name: version(name) for name in ("momentum-gpt", "sentencepiece", "datatrove")},
-            "sources": [{**part, "source": self.sources[it["source"]].name} for it in read for part in it["parts"]],
+            "versions": {
+                name: version(name) for name in ("momentum-gpt", "sentencepiece", "datatrove")
+            },
+            "sources": [
+                {**part, "source": self.sources[it["source"]].name}
+                for it in read
+                for part in it["parts"]
+            ],
             "splits": splits,
         }
 
@@ -388,7 +505,10 @@ class Preparation:
         for report in reports:
             by_set.update(report["by_set"])
             examples = {**report["examples"], **examples}
-        found = {name: {"texts": n, "documents": by_set[name], "example": examples.get(name)} for name, n in texts.items()}
+        found = {
+            name: {"texts": n, "documents": by_set[name], "example": examples.get(name)}
+            for name, n in texts.items()
+        }
         return {"documents": sum(report["documents"] for report in reports), "by_set": found}
 
     def verify(self) -> None:
@@ -406,7 +526,9 @@ class Preparation:
 
 def written_at(paths: Iterable[str]) -> list[tuple[str, int]]:
     """When each of the files was written, ns: what was made of older ones is made again."""
-    return sorted((path, Path(path).stat().st_mtime_ns) for path in set(paths) if Path(path).is_file())
+    return sorted(
+        (path, Path(path).stat().st_mtime_ns) for path in set(paths) if Path(path).is_file()
+    )
 
 
 def left_out(reports: list[dict[str, Any]]) -> dict[int, dict[str, int]]:
@@ -424,7 +546,11 @@ def stretches_of(indices: list[np.ndarray], copies: list[float]) -> list[Stretch
         start = 0
         for copy in range(max(1, math.ceil(max(copies, default=1)))):
             for rank, index in enumerate(indices):
-                tokens = int(index["tokens"][chosen_documents(index, split, copy, copies[rank])].sum(dtype=np.int64))
+                tokens = int(
+                    index["tokens"][chosen_documents(index, split, copy, copies[rank])].sum(
+                        dtype=np.int64
+                    )
+                )
                 if tokens:
                     stretches.append(Stretch(split, copy, rank, start, tokens))
                 start += tokens
@@ -437,12 +563,14 @@ def shards_of(stretches: list[Stretch], shard_tokens: int) -> list[Shard]:
     for split in SPLITS:
         total = max((it.start + it.tokens for it in stretches if it.split == split), default=0)
         edges = range(0, total, shard_tokens)
-        shards += [Shard(split, number, start, start + shard_tokens) for number, start in enumerate(edges)]
+        shards += [
+            Shard(split, number, start, start + shard_tokens) for number, start in enumerate(edges)
+        ]
     return shards
 
 
 def main() -> None:
-    entry.run(prepare, PrepareConfig, "prepare")
+    run_command(prepare, PrepareConfig, "prepare")
 
 
 if __name__ == "__main__":

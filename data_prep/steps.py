@@ -21,7 +21,7 @@ from datatrove.pipeline.readers.jsonl import JsonlReader
 
 from data_prep.corpora import Faults, Part, build_sources, split_of
 from data_prep.executors import Meter
-from data_prep.tokenizer import choose
+from data_prep.train_tokenizer import choose
 from data_prep.words import MARK, WordEncoder, cuts_are_exact
 from momentum_gpt.data import load_tokenizer, write_shard
 from momentum_gpt.data.shards import SPLITS, token_dtype
@@ -70,7 +70,10 @@ class Read(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         source, parts = self.pieces[rank]
-        corpus, faults = build_sources(self.corpus)[source].corpus, Faults(skip=self.on_error == "skip")
+        corpus, faults = (
+            build_sources(self.corpus)[source].corpus,
+            Faults(skip=self.on_error == "skip"),
+        )
         meter, number, n_bytes = Meter(self.folder / "progress", rank), 0, 0
         hashes = []
         for part in parts:
@@ -85,7 +88,13 @@ class Read(PipelineStep):
                 yield Document(text=cleaned, id=f"{rank}/{number}", metadata={"split": split})
             hashes.append({**asdict(part), "sha256": corpus.sha256(part)})
         meter.close()
-        report = {"source": source, "documents": number, "bytes": n_bytes, "parts": hashes, "left_out": faults.counts}
+        report = {
+            "source": source,
+            "documents": number,
+            "bytes": n_bytes,
+            "parts": hashes,
+            "left_out": faults.counts,
+        }
         write_json(self.folder / "reports" / f"{rank:05d}.json", {**report, "first": faults.first})
 
     def _cleaned(self, text: str, faults: Faults) -> str | None:
@@ -149,10 +158,16 @@ class Sample(PipelineStep):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         meter = Meter(self.folder / "progress", rank)
-        with replacing(self.folder / "samples" / f"{rank:05d}.jsonl") as path, path.open("w") as file:
+        with (
+            replacing(self.folder / "samples" / f"{rank:05d}.jsonl") as path,
+            path.open("w") as file,
+        ):
             for document in data:
                 meter.add(len(document.text))
-                if document.metadata["split"] == "train" and choose(document.text) < self.share * 2**64:
+                if (
+                    document.metadata["split"] == "train"
+                    and choose(document.text) < self.share * 2**64
+                ):
                     file.write(json.dumps(document.text) + "\n")
 
 
@@ -167,10 +182,23 @@ class Tokenize(PipelineStep):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         tokenizer = load_tokenizer(self.tokenizer)
-        dtype, fallback = token_dtype(tokenizer.vocab_size), np.zeros(tokenizer.vocab_size, dtype=bool)
+        dtype, fallback = (
+            token_dtype(tokenizer.vocab_size),
+            np.zeros(tokenizer.vocab_size, dtype=bool),
+        )
         fallback[tokenizer.byte_ids()] = True
-        encode = WordEncoder(tokenizer).encode if cuts_are_exact(tokenizer) else tokenizer.encode_documents
-        meter, index, by_byte, marked, n_bytes = Meter(self.folder / "progress", rank), [], 0, 0, dict.fromkeys(SPLITS, 0)
+        encode = (
+            WordEncoder(tokenizer).encode
+            if cuts_are_exact(tokenizer)
+            else tokenizer.encode_documents
+        )
+        meter, index, by_byte, marked, n_bytes = (
+            Meter(self.folder / "progress", rank),
+            [],
+            0,
+            0,
+            dict.fromkeys(SPLITS, 0),
+        )
         with replacing(self.folder / f"{rank:05d}.bin") as path, path.open("wb") as file:
             for batch in batched(data, BATCH_BYTES):
                 texts = [document.text for document in batch]
@@ -221,7 +249,13 @@ class WriteShards(PipelineStep):
     type, name = "writer", "shards"
 
     def __init__(
-        self, shards: list[Shard], stretches: list[Stretch], copies: list[float], dtype: str, tokens: Path, folder: Path
+        self,
+        shards: list[Shard],
+        stretches: list[Stretch],
+        copies: list[float],
+        dtype: str,
+        tokens: Path,
+        folder: Path,
     ) -> None:
         super().__init__()
         self.shards, self.stretches, self.copies = shards, stretches, copies
@@ -232,12 +266,17 @@ class WriteShards(PipelineStep):
         overlapping = [
             it
             for it in self.stretches
-            if it.split == shard.split and it.start < shard.end and it.start + it.tokens > shard.start
+            if it.split == shard.split
+            and it.start < shard.end
+            and it.start + it.tokens > shard.start
         ]
         found = [(it, *self._documents(it, shard)) for it in overlapping]
         if not any(len(its) for _, _, its in found):
             return  # a document longer than a shard began before
-        n_tokens, n_documents = (sum(int(its.sum()) for _, _, its in found), sum(len(its) for _, _, its in found))
+        n_tokens, n_documents = (
+            sum(int(its.sum()) for _, _, its in found),
+            sum(len(its) for _, _, its in found),
+        )
         meter = Meter(self.folder.parent / "progress", rank)
 
         def pieces() -> Iterator[np.ndarray]:
@@ -246,14 +285,18 @@ class WriteShards(PipelineStep):
                 for begin, end in runs(offsets, lengths):
                     for start in range(begin, end, BLOCK_TOKENS):
                         n = min(end - start, BLOCK_TOKENS)
-                        tokens = np.fromfile(path, self.dtype, n, offset=start * np.dtype(self.dtype).itemsize)
+                        tokens = np.fromfile(
+                            path, self.dtype, n, offset=start * np.dtype(self.dtype).itemsize
+                        )
                         yield tokens
                         meter.add(tokens.nbytes, n)
 
         with replacing(self.folder / shard.file) as path:
             entry = write_shard(path, np.dtype(self.dtype), n_tokens, n_documents, pieces())
         meter.close()
-        write_json(self.folder.parent / "entries" / f"{rank:05d}.json", {**entry, "file": shard.file})
+        write_json(
+            self.folder.parent / "entries" / f"{rank:05d}.json", {**entry, "file": shard.file}
+        )
 
     def _documents(self, stretch: Stretch, shard: Shard) -> tuple[np.ndarray, np.ndarray]:
         """Offsets in the rank's tokens, and lengths, of the stretch's documents that are the shard's."""
@@ -276,7 +319,9 @@ def chosen_documents(index: np.ndarray, split: str, copy: int, copies: float) ->
         return inside if copy == 0 else np.zeros_like(inside)
     share = copies - copy
     return inside & (
-        index["hash"] < np.uint64(min(share, 1.0) * (2**64 - 1)) if 0 < share < 1 else np.full(len(index), share >= 1)
+        index["hash"] < np.uint64(min(share, 1.0) * (2**64 - 1))
+        if 0 < share < 1
+        else np.full(len(index), share >= 1)
     )
 
 

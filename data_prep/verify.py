@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from momentum_gpt import entry
-from momentum_gpt.data.shards import BLOCK_BYTES, SPLITS, block_hashes, read_manifest, sha256_of_file
+from momentum_gpt.cli import run_command
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import sha256_of_file
+from momentum_gpt.data.shards import BLOCK_BYTES, SPLITS, block_hashes, read_manifest
 from momentum_gpt.data.tokenizer import load_tokenizer, tokenizer_file
-from momentum_gpt.errors import UserError
 
 
 @dataclass
@@ -40,7 +41,9 @@ def _problem(path: Path, entry_: dict, manifest: dict) -> str | None:
         return f"{path} is not there"
     if sha256_of_file(path) != entry_["sha256"]:
         now = block_hashes(path)
-        bad = next((n for n, (a, b) in enumerate(zip(now, entry_["blocks"], strict=False)) if a != b), None)
+        bad = next(
+            (n for n, (a, b) in enumerate(zip(now, entry_["blocks"], strict=False)) if a != b), None
+        )
         if bad is None:
             return f"{path} has {path.stat().st_size:,} bytes, more or fewer than were written"
         start, end = bad * BLOCK_BYTES, min((bad + 1) * BLOCK_BYTES, path.stat().st_size)
@@ -52,7 +55,10 @@ def _problem(path: Path, entry_: dict, manifest: dict) -> str | None:
             return f"{path} holds {n_tokens:,} tokens of {dtype}, the manifest says {entry_['tokens']:,}"
         ends, largest, last = 0, 0, -1
         while len(block := np.fromfile(file, dtype, BLOCK_BYTES // dtype.itemsize)):
-            ends, largest = ends + int((block == manifest["eos_id"]).sum()), max(largest, int(block.max()))
+            ends, largest = (
+                ends + int((block == manifest["eos_id"]).sum()),
+                max(largest, int(block.max())),
+            )
             last = int(block[-1])
     if largest >= manifest["vocab_size"]:
         return f"{path} holds the token {largest}, and there are {manifest['vocab_size']:,}"
@@ -72,7 +78,7 @@ def check(config: VerifyConfig) -> None:
 
 
 def main() -> None:
-    entry.run(check, VerifyConfig, "verify")
+    run_command(check, VerifyConfig, "verify")
 
 
 if __name__ == "__main__":

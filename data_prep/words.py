@@ -32,7 +32,10 @@ GROUP = 24
 
 def cuts_are_exact(tokenizer: Tokenizer) -> bool:
     """Whether text may be cut before a space behind another character, and on both sides of a newline."""
-    crosses = any(MARK in piece.lstrip(MARK) or ("\n" in piece and piece != "\n") for piece in tokenizer.pieces)
+    crosses = any(
+        MARK in piece.lstrip(MARK) or ("\n" in piece and piece != "\n")
+        for piece in tokenizer.pieces
+    )
     return tokenizer.is_plain_bpe and not crosses
 
 
@@ -65,7 +68,9 @@ class WordEncoder:
         whole = [number for number, text in enumerate(texts) if MARK in text]
         data = [b"" if MARK in text else text.encode() for text in texts]
         ids = np.split(*self._encode(data))
-        for number, found in zip(whole, self.tokenizer.encode_documents([texts[i] for i in whole]), strict=True):
+        for number, found in zip(
+            whole, self.tokenizer.encode_documents([texts[i] for i in whole]), strict=True
+        ):
             ids[number] = found
         return ids
 
@@ -89,7 +94,9 @@ class WordEncoder:
         ends = np.cumsum(lengths)
         total = int(ends[-1]) if len(ends) else 0
         source = np.repeat(starts[numbers] - (ends - lengths), lengths) + np.arange(total)
-        word_of_text = np.searchsorted(offsets[:-1], text_starts[1:-1])  # the first word of each text but the first
+        word_of_text = np.searchsorted(
+            offsets[:-1], text_starts[1:-1]
+        )  # the first word of each text but the first
         return ids[source], np.concatenate([[0], ends])[word_of_text]
 
     def _look_up(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -103,7 +110,9 @@ class WordEncoder:
         places = np.flatnonzero(numbers < 0)
         if not len(places):
             return numbers, self.ids, self.starts, self.lengths
-        places = places[np.argsort([len(words[i]) > LONGEST_WORD for i in places], kind="stable")]  # the long ones last
+        places = places[
+            np.argsort([len(words[i]) > LONGEST_WORD for i in places], kind="stable")
+        ]  # the long ones last
         new = [words[i] for i in places]
         ids, new_lengths = self._encode_new(new)
         numbers[places] = len(self.words) + np.arange(len(new))
@@ -121,7 +130,9 @@ class WordEncoder:
     def _encode_new(self, words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all the words, one after another, and how many each has. None holds a newline."""
         texts = [b"\n".join(words[i : i + GROUP]).decode() for i in range(0, len(words), GROUP)]
-        parts = [part for ids in self.tokenizer.encode_documents(texts) for part in (ids, [self.newline])]
+        parts = [
+            part for ids in self.tokenizer.encode_documents(texts) for part in (ids, [self.newline])
+        ]
         ids = np.concatenate(parts)
         ends = np.flatnonzero(ids == self.newline)
         return ids[ids != self.newline].astype(np.int32), np.diff(ends, prepend=-1) - 1

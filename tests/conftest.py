@@ -21,7 +21,12 @@ torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CHROMIUM = next(
-    (path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome") if Path(path).exists()), None
+    (
+        path
+        for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
+        if Path(path).exists()
+    ),
+    None,
 )
 
 SMOKE = ["experiment=smoke", "tracking.wandb=disabled"]
@@ -42,7 +47,9 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def door(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
     """Run a command's `main` in this process: door(train.main, "name=x", ...) -> its exit code and what it printed."""
     from hydra.core.global_hydra import GlobalHydra
 
@@ -63,7 +70,12 @@ def door(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 def command(*arguments: str, cwd: Path | None = None, timeout: float = 200) -> Result:
     """Run `python -m ...` as a user does."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -83,9 +95,17 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_folder(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Token shards of `text_folder`: 512 pieces, several shards, about a quarter for validation."""
     from data_prep.prepare import PrepareConfig, prepare
-    from data_prep.tokenizer import TokenizerConfig
+    from data_prep.train_tokenizer import TokenizerConfig
 
     output = tmp_path_factory.mktemp("data") / "shards"
     corpus = {"kind": "text", "paths": [str(text_folder)]}
-    prepare(PrepareConfig(str(output), corpus, TokenizerConfig(vocab_size=512), validation_fraction=0.25, shard_tokens=20_000))
+    prepare(
+        PrepareConfig(
+            str(output),
+            corpus,
+            TokenizerConfig(vocab_size=512),
+            validation_fraction=0.25,
+            shard_tokens=20_000,
+        )
+    )
     return output

@@ -12,18 +12,21 @@ from hydra.core.config_store import ConfigStore
 from data_prep.corpora import build_sources
 from data_prep.prepare import PrepareConfig
 from data_prep.verify import VerifyConfig
-from momentum_gpt.bench_attention import BenchAttentionConfig
-from momentum_gpt.bench_icl import BenchIclConfig
+from momentum_gpt.bench.attention import BenchAttentionConfig
+from momentum_gpt.bench.few_shot import BenchFewShotConfig
 from momentum_gpt.check_attention import CheckAttentionConfig
+from momentum_gpt.cli.compose import typed
 from momentum_gpt.compare import CompareConfig
-from momentum_gpt.config import TrainConfig, read_config, write_config
-from momentum_gpt.entry import CONF, typed
+from momentum_gpt.core.config import TrainConfig, read_config, write_config
+from momentum_gpt.core.files import conf_folder
 from momentum_gpt.evaluate import EvaluateConfig
 from momentum_gpt.export import ExportConfig
 from momentum_gpt.generate import GenerateConfig
 from momentum_gpt.models import ATTENTIONS, build_attention
 from momentum_gpt.recall import RecallConfig
 from momentum_gpt.training.engine import check_deepspeed_options
+
+CONF = conf_folder()
 
 REQUIRED = {
     "train": (TrainConfig, ["name=a", "data.path=b"]),
@@ -35,7 +38,7 @@ REQUIRED = {
     "export": (ExportConfig, ["run=a", "output=b"]),
     "check_attention": (CheckAttentionConfig, []),
     "bench_attention": (BenchAttentionConfig, []),
-    "bench_icl": (BenchIclConfig, ["run=a"]),
+    "bench_few_shot": (BenchFewShotConfig, ["run=a"]),
     "recall": (RecallConfig, []),
 }
 GROUPS = {
@@ -55,7 +58,12 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-CHOICES = [(door, group, name) for door, groups in GROUPS.items() for group in groups for name in names(group)]
+CHOICES = [
+    (door, group, name)
+    for door, groups in GROUPS.items()
+    for group in groups
+    for name in names(group)
+]
 
 
 @pytest.mark.parametrize(("door", "group", "name"), CHOICES)
@@ -66,7 +74,11 @@ def test_every_choice_of_every_group_composes(door: str, group: str, name: str) 
         "mix": ["corpus.sources={a: {kind: stdlib}}"],
         "slurm": ["executor.partition=a"],
     }.get(name, [])
-    fits = ["training.tokens_per_step=524288", "training.max_tokens_per_forward=16384"] if group == "model" else []
+    fits = (
+        ["training.tokens_per_step=524288", "training.max_tokens_per_forward=16384"]
+        if group == "model"
+        else []
+    )
     no_corpus = ["data.path=null"] if name in ("recall", "induction") else []
     config = composed(door, f"{group}={name}", *fill, *fits, *no_corpus)
     if door == "train":
@@ -102,12 +114,20 @@ def test_the_paper_experiment_has_the_numbers_of_table_10() -> None:
     config = composed("train", "experiment=paper_350m", "attention=momentum")
     model, optim, training = config.model, config.optim, config.training
     assert (model.n_layers, model.d_model, model.n_heads, model.seq_len) == (24, 1024, 16, 1024)
-    assert (optim.beta1, optim.beta2, optim.eps, optim.lr, optim.grad_clip) == (0.9, 0.98, 1e-6, 3e-4, 2.0)
+    assert (optim.beta1, optim.beta2, optim.eps, optim.lr, optim.grad_clip) == (
+        0.9,
+        0.98,
+        1e-6,
+        3e-4,
+        2.0,
+    )
     assert (optim.schedule, optim.warmup_steps) == ("polynomial", 20_000)
     assert (training.tokens_per_step, training.max_steps) == (512 * 1024, 500_000)
 
 
 def test_a_written_config_reads_back_the_same(tmp_path: Path) -> None:
-    config = composed("train", "attention=momentum", "tracking.tags=[a,b]", "evaluation.context_lengths=[64,256]")
+    config = composed(
+        "train", "attention=momentum", "tracking.tags=[a,b]", "evaluation.context_lengths=[64,256]"
+    )
     write_config(config, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml") == config

@@ -52,9 +52,15 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=[" ".join(a)[:60] for a, _ in MISTAKES])
-def test_train_says_what_is_wrong(door: Door, data_folder: Path, tmp_path: Path, arguments: list[str], said: list[str]) -> None:
-    done = door(train.main, "name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE, *arguments)
+@pytest.mark.parametrize(
+    ("arguments", "said"), MISTAKES, ids=[" ".join(a)[:60] for a, _ in MISTAKES]
+)
+def test_train_says_what_is_wrong(
+    door: Door, data_folder: Path, tmp_path: Path, arguments: list[str], said: list[str]
+) -> None:
+    done = door(
+        train.main, "name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE, *arguments
+    )
     assert done.code == 2, done
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1, done.err
@@ -66,10 +72,15 @@ def test_train_says_what_is_wrong(door: Door, data_folder: Path, tmp_path: Path,
 def test_what_is_missing_is_named(door: Door, data_folder: Path) -> None:
     for arguments, missing in ((["name=x"], "data.path"), ([f"data={data_folder}"], "name")):
         done = door(train.main, *arguments)
-        assert (done.code, done.err) == (2, f"error: {missing} is not set: add {missing}=... to the command\n")
+        assert (done.code, done.err) == (
+            2,
+            f"error: {missing} is not set: add {missing}=... to the command\n",
+        )
 
 
-def test_an_existing_run_with_another_config_is_left_alone(door: Door, data_folder: Path, tmp_path: Path) -> None:
+def test_an_existing_run_with_another_config_is_left_alone(
+    door: Door, data_folder: Path, tmp_path: Path
+) -> None:
     config = tmp_path / "runs" / "x" / "config.yaml"
     arguments = ["name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE]
     from momentum_gpt.train import claim_run_folder
@@ -81,9 +92,9 @@ def test_an_existing_run_with_another_config_is_left_alone(door: Door, data_fold
         claimed.append(claim_run_folder(c))
         return 0
 
-    from momentum_gpt import entry
+    from momentum_gpt.cli import run_command
 
-    assert door(lambda: entry.run(claim_only, train.TrainConfig, "train"), *arguments).code == 0
+    assert door(lambda: run_command(claim_only, train.TrainConfig, "train"), *arguments).code == 0
     before = config.read_bytes()
     done = door(train.main, *arguments, "training.seed=7", "model.n_layers=3")
     assert done.code == 2

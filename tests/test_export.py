@@ -16,13 +16,13 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_prep.tokenizer import TokenizerConfig, train
+from data_prep.train_tokenizer import TokenizerConfig, train
 from momentum_gpt import export
-from momentum_gpt.config import ModelConfig
+from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.data import load_tokenizer
 from momentum_gpt.models import ATTENTIONS, GPT, load_model, save_model
-from momentum_gpt.models.export import VARIANTS, write_model
 from momentum_gpt.models.gpt import is_of_variant
+from momentum_gpt.models.hf.write import VARIANTS, write_model
 from tests.conftest import Result
 
 Door = Callable[..., Result]
@@ -37,11 +37,19 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "learned": (
         {"positions": "rotary"},
-        {"name": "momentum", "ema_decay": [[0.3, 0.5, 0.7, 0.99]], "learned": True, "include_current": True},
+        {
+            "name": "momentum",
+            "ema_decay": [[0.3, 0.5, 0.7, 0.99]],
+            "learned": True,
+            "include_current": True,
+        },
     ),
     "shift": ({"positions": "rotary"}, {"name": "shift", "weight": 0.5}),
     "linear": ({"positions": "sinusoidal"}, {"name": "linear"}),
-    "linear_momentum": ({}, {"name": "linear_momentum", "ema_decay": 0.5, "layers": [0], "learned": True}),
+    "linear_momentum": (
+        {},
+        {"name": "linear_momentum", "ema_decay": 0.5, "layers": [0], "learned": True},
+    ),
 }
 
 ASK = """
@@ -81,13 +89,19 @@ def made(folder: Path, name: str, tokenizer: Path | None) -> GPT:
     generator = torch.Generator().manual_seed(0)
     for parameter_name, parameter in model.named_parameters():
         drawn = torch.empty(parameter.shape).normal_(0, 0.4, generator=generator)
-        parameter.data = parameter.data + drawn if is_of_variant(parameter_name) or "norm" in parameter_name else drawn
+        parameter.data = (
+            parameter.data + drawn
+            if is_of_variant(parameter_name) or "norm" in parameter_name
+            else drawn
+        )
     save_model(folder, model, dict(model.named_parameters()), tokenizer)
     return model.eval()
 
 
 @pytest.fixture(scope="module")
-def exported(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[GPT, dict[str, Any]]]:
+def exported(
+    data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[GPT, dict[str, Any]]]:
     """Each model, and what transformers answers where it was exported to, in a process of its own."""
     path = tmp_path_factory.mktemp("exports")
     models = {name: made(path / name, name, data_folder / "tokenizer.model") for name in MODELS}
@@ -103,7 +117,10 @@ def exported(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {name: (models[name], answer) for name, answer in zip(MODELS, json.loads(done.stdout), strict=True)}
+    return {
+        name: (models[name], answer)
+        for name, answer in zip(MODELS, json.loads(done.stdout), strict=True)
+    }
 
 
 @pytest.fixture
@@ -114,7 +131,9 @@ def model_folder(data_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_the_export_is_the_same_model(exported: dict[str, tuple[GPT, dict[str, Any]]], name: str) -> None:
+def test_the_export_is_the_same_model(
+    exported: dict[str, tuple[GPT, dict[str, Any]]], name: str
+) -> None:
     """Logits, the loss, and what is decoded: alone, of a batch padded on the left, with and without a cache."""
     model, answer = exported[name]
     assert answer["class"] == ("GPT2LMHeadModel" if name == "gpt2" else "MomentumGPTForCausalLM")
@@ -139,7 +158,9 @@ def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> 
     assert (again.config, again.document_end) == (model.config, 3)
     torch.testing.assert_close(again(TOKENS), model(TOKENS), rtol=1e-6, atol=1e-6)
     write_model(tmp_path / "model", again, 3, 3)
-    first, second = (load_file(tmp_path / place / "model.safetensors") for place in ("out", "model"))
+    first, second = (
+        load_file(tmp_path / place / "model.safetensors") for place in ("out", "model")
+    )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -151,8 +172,19 @@ def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, 
     older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
     made(tmp_path / "model", name, data_folder / "tokenizer.model")
     done = subprocess.run(
-        [sys.executable, "-m", "momentum_gpt.export", f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(older), *filter(None, [os.environ.get("PYTHONPATH")])])},
+        [
+            sys.executable,
+            "-m",
+            "momentum_gpt.export",
+            f"run={tmp_path / 'model'}",
+            f"output={tmp_path / 'out'}",
+        ],
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join(
+                [str(older), *filter(None, [os.environ.get("PYTHONPATH")])]
+            )
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -162,52 +194,98 @@ def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, 
 
 
 def test_every_variant_can_be_exported() -> None:
-    assert set(VARIANTS) == set(ATTENTIONS) == {attention["name"] for _, attention in MODELS.values()}
+    assert (
+        set(VARIANTS) == set(ATTENTIONS) == {attention["name"] for _, attention in MODELS.values()}
+    )
 
 
-def test_ten_thousand_texts_have_the_same_tokens(door: Door, model_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+def test_ten_thousand_texts_have_the_same_tokens(
+    door: Door, model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
     assert door(export.main, f"run={model_folder}", f"output={tmp_path / 'out'}").code == 0
     about = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert about["split_special_tokens"] is True
-    assert about["model_input_names"] == ["input_ids", "attention_mask"]  # transformers 4.57 would give token_type_ids
+    assert about["model_input_names"] == [
+        "input_ids",
+        "attention_mask",
+    ]  # transformers 4.57 would give token_type_ids
     assert load_tokenizer(tmp_path / "out").sha256 == load_tokenizer(model_folder).sha256
     converted = load_tokenizer(tmp_path / "out" / "tokenizer.json")
     assert converted.eos_id == load_tokenizer(model_folder).eos_id
     assert converted.ordinary_ids().tolist() == load_tokenizer(model_folder).ordinary_ids().tolist()
-    ours, theirs = load_tokenizer(model_folder), tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    ours, theirs = (
+        load_tokenizer(model_folder),
+        tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")),
+    )
     theirs.encode_special_tokens = True  # what split_special_tokens does
-    text, rng = "".join(path.read_text() for path in sorted(text_folder.iterdir())), random.Random(1)
-    odd = [*"\0\u2581\ufeff\u200b\ue000 \t\r\n", "<s>", "</s>", "<unk>", "<0x0A>", "e\u0301", "日本", "🙂👩‍👩‍👧", "    ", "ﬁ"]
+    text, rng = (
+        "".join(path.read_text() for path in sorted(text_folder.iterdir())),
+        random.Random(1),
+    )
+    odd = [
+        *"\0\u2581\ufeff\u200b\ue000 \t\r\n",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<0x0A>",
+        "e\u0301",
+        "日本",
+        "🙂👩‍👩‍👧",
+        "    ",
+        "ﬁ",
+    ]
     texts = [""]
     while len(texts) < 10_000:
         starts = [rng.randrange(len(text)) for _ in range(3)]
-        parts = [text[start : start + rng.randrange(60)] for start in starts] + rng.choices(odd, k=rng.randrange(4))
+        parts = [text[start : start + rng.randrange(60)] for start in starts] + rng.choices(
+            odd, k=rng.randrange(4)
+        )
         rng.shuffle(parts)
         texts.append("".join(parts))
     assert [it.ids for it in theirs.encode_batch(texts)] == [ours.encode(text) for text in texts]
     for text in texts:
-        assert theirs.decode(ours.encode(text), skip_special_tokens=False) == text.replace("\u2581", " ")
+        assert theirs.decode(ours.encode(text), skip_special_tokens=False) == text.replace(
+            "\u2581", " "
+        )
 
 
-def test_a_tokenizer_that_would_change_is_refused(door: Door, text_folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_would_change_is_refused(
+    door: Door, text_folder: Path, tmp_path: Path
+) -> None:
     texts = [path.read_text() for path in text_folder.iterdir()]
-    (tmp_path / "tokenizer.model").write_bytes(train(texts, TokenizerConfig(vocab_size=400, model_type="unigram")))
+    (tmp_path / "tokenizer.model").write_bytes(
+        train(texts, TokenizerConfig(vocab_size=400, model_type="unigram"))
+    )
     made(tmp_path / "model", "momentum", tmp_path / "tokenizer.model")
     done = door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "other tokens, as it does unless the tokenizer is a BPE that takes text as it is (not unigram" in done.err
+    assert (
+        "other tokens, as it does unless the tokenizer is a BPE that takes text as it is (not unigram"
+        in done.err
+    )
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(door: Door, text_folder: Path, tmp_path: Path) -> None:
+def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(
+    door: Door, text_folder: Path, tmp_path: Path
+) -> None:
     theirs = tokenizers.ByteLevelBPETokenizer()
-    theirs.train([str(path) for path in text_folder.iterdir()], vocab_size=500, special_tokens=["<|endoftext|>"])
-    post = tokenizers.processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    theirs.train(
+        [str(path) for path in text_folder.iterdir()],
+        vocab_size=500,
+        special_tokens=["<|endoftext|>"],
+    )
+    post = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
     theirs._tokenizer.post_processor = post
     theirs.save(str(tmp_path / "tokenizer.json"))
     made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.json")
     assert door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}").code == 0
-    before, after = (json.loads((tmp_path / folder / "tokenizer.json").read_text()) for folder in ("model", "out"))
+    before, after = (
+        json.loads((tmp_path / folder / "tokenizer.json").read_text())
+        for folder in ("model", "out")
+    )
     assert after == before | {"post_processor": None}
 
 
@@ -233,13 +311,20 @@ def spoil_decay(folder: Path) -> None:
 def spoil_code(folder: Path) -> None:
     """Right in a full pass, wrong where padding is."""
     path = folder / "modeling_momentum_gpt.py"
-    path.write_text(path.read_text().replace("v = v * real[:, None, :, None]", "v = v + 0 * real[:, None, :, None]"))
+    path.write_text(
+        path.read_text().replace(
+            "v = v * real[:, None, :, None]", "v = v + 0 * real[:, None, :, None]"
+        )
+    )
 
 
 def spoil_tokenizer(folder: Path) -> None:
     path = folder / "tokenizer.json"
     about = json.loads(path.read_text())
-    about["model"]["merges"][10], about["model"]["merges"][60] = about["model"]["merges"][60], about["model"]["merges"][10]
+    about["model"]["merges"][10], about["model"]["merges"][60] = (
+        about["model"]["merges"][60],
+        about["model"]["merges"][10],
+    )
     path.write_text(json.dumps(about))
 
 
@@ -259,7 +344,11 @@ def spoil_syntax(folder: Path) -> None:
     ],
 )
 def test_a_difference_is_found_and_leaves_nothing(
-    door: Door, model_folder: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], said: str
+    door: Door,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], None],
+    said: str,
 ) -> None:
     check = export.check_export
 
@@ -275,12 +364,17 @@ def test_a_difference_is_found_and_leaves_nothing(
     assert [path.name for path in model_folder.parent.iterdir()] == ["model"]
 
 
-def test_what_cannot_be_exported_is_one_line(door: Door, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_exported_is_one_line(
+    door: Door, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     existing = door(export.main, f"run={model_folder}", f"output={model_folder}")
     assert (existing.code, "exists, and nothing is overwritten" in existing.err) == (2, True)
-    monkeypatch.setattr("momentum_gpt.models.export.VARIANTS", ("vanilla",))
+    monkeypatch.setattr("momentum_gpt.models.hf.write.VARIANTS", ("vanilla",))
     unknown = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
-    assert (unknown.code, "attention 'momentum' cannot be exported, only vanilla" in unknown.err) == (2, True)
-    monkeypatch.setattr("momentum_gpt.models.export.find_spec", lambda name: None)
+    assert (
+        unknown.code,
+        "attention 'momentum' cannot be exported, only vanilla" in unknown.err,
+    ) == (2, True)
+    monkeypatch.setattr("momentum_gpt.models.hf.write.find_spec", lambda name: None)
     missing = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
     assert (missing.code, "pip install transformers" in missing.err) == (2, True)

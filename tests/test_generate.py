@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from momentum_gpt import generate
-from momentum_gpt.config import ModelConfig
+from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.data import load_tokenizer
 from momentum_gpt.generate import Text
 from momentum_gpt.models import GPT, save_model
@@ -37,13 +37,23 @@ def test_text_goes_on_from_the_prompt(door: Door, model_folder: Path) -> None:
 
 
 def test_several_prompts_are_one_batch(door: Door, model_folder: Path) -> None:
-    done = door(generate.main, f"run={model_folder}", "prompts=['class A','import os and']", "max_new_tokens=5")
+    done = door(
+        generate.main,
+        f"run={model_folder}",
+        "prompts=['class A','import os and']",
+        "max_new_tokens=5",
+    )
     assert done.out.startswith("--- 1\nclass A")
     assert "\n--- 2\nimport os and" in done.out
 
 
 def test_a_stop_text_ends_generation(door: Door, model_folder: Path) -> None:
-    arguments = [f"run={model_folder}", "prompt=import", "max_new_tokens=40", "sampling.temperature=0"]
+    arguments = [
+        f"run={model_folder}",
+        "prompt=import",
+        "max_new_tokens=40",
+        "sampling.temperature=0",
+    ]
     free = door(generate.main, *arguments).out
     tokenizer = load_tokenizer(model_folder)
     third = tokenizer.decode(tokenizer.encode(free)[:4][-1:])
@@ -74,7 +84,9 @@ def test_a_character_is_shown_when_all_its_bytes_are_there(data_folder: Path) ->
         (["run=nowhere"], "nowhere holds no model"),
     ],
 )
-def test_mistakes_are_one_line(door: Door, model_folder: Path, arguments: list[str], said: str) -> None:
+def test_mistakes_are_one_line(
+    door: Door, model_folder: Path, arguments: list[str], said: str
+) -> None:
     done = door(generate.main, f"run={model_folder}", *arguments)
     assert (done.code, done.err.count("\n")) == (2, 1), done
     assert said in done.err

@@ -26,7 +26,9 @@ def test_the_variant_of_the_tutorial_passes_every_check(monkeypatch: pytest.Monk
     exec(block("python"), namespace)
     assert len(block("python").splitlines()) <= 30
     monkeypatch.setitem(ATTENTIONS, options["name"], namespace["TwoSpeedAttention"])
-    assert [finding for finding in Check(options, backend="aot_eager").all() if not finding.holds] == []
+    assert [
+        finding for finding in Check(options, backend="aot_eager").all() if not finding.holds
+    ] == []
 
 
 def test_every_command_of_the_readme_exists() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from momentum_gpt.config import (
+from momentum_gpt.core.config import (
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -22,7 +22,8 @@ from momentum_gpt.config import (
     TrainConfig,
     TrainingConfig,
 )
-from momentum_gpt.tracking import Tracker, read_metrics, run_id, show_afterwards
+from momentum_gpt.core.files import read_json_lines
+from momentum_gpt.tracking import Tracker, run_id, show_afterwards
 
 
 def config(folder: Path, wandb: str) -> TrainConfig:
@@ -62,16 +63,27 @@ def test_an_offline_run_holds_config_tags_group_token_axis_and_every_record(tmp_
     assert message is not None
     assert "wandb sync" in message
     text = json.dumps(inspect(tmp_path))
-    for part in ("train/loss", "0.3333333333333333", '"g"', '"t"', "momentum", "ema_decay", "tokens", "step_metric"):
+    for part in (
+        "train/loss",
+        "0.3333333333333333",
+        '"g"',
+        '"t"',
+        "momentum",
+        "ema_decay",
+        "tokens",
+        "step_metric",
+    ):
         assert part in text, part
-    assert [r["tokens"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [8, 16, 24]
+    assert [r["tokens"] for r in read_json_lines(tmp_path / "run" / "metrics.jsonl")] == [8, 16, 24]
 
 
 def test_what_is_measured_afterwards_is_a_run_of_its_own_on_the_token_axis(tmp_path: Path) -> None:
     c = config(tmp_path, "offline")
     Tracker(c, 0).close()
     trained = set((tmp_path / "run" / "wandb").glob("offline-run-*"))
-    message = show_afterwards(c, [{"step": step, "tokens": step * 8, "val/loss": 1.0 / step} for step in (3, 6)])
+    message = show_afterwards(
+        c, [{"step": step, "tokens": step * 8, "val/loss": 1.0 / step} for step in (3, 6)]
+    )
     (evaluated,) = set((tmp_path / "run" / "wandb").glob("offline-run-*")) - trained
     assert message is not None
     assert str(evaluated) in message
@@ -94,7 +106,11 @@ def test_a_resumed_run_drops_what_comes_again_and_keeps_its_id(tmp_path: Path) -
     again = Tracker(c, 2)
     again.log(3, 3, {"train/loss": 30.0})
     again.close()
-    assert [(r["step"], r["train/loss"]) for r in read_metrics(path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert [(r["step"], r["train/loss"]) for r in read_json_lines(path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+    ]
     assert run_id(tmp_path / "run") == run_id(tmp_path / "run")
 
 
@@ -119,11 +135,13 @@ def test_a_server_that_does_not_answer_neither_delays_nor_ends_the_run(
         assert time.monotonic() - began < 60
     assert message is not None
     assert "offline" in message
-    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 200
+    assert len(read_json_lines(tmp_path / "run" / "metrics.jsonl")) == 200
     assert '"train/loss"' in json.dumps(inspect(tmp_path))
 
 
-def test_no_key_is_written_into_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_written_into_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "5ec" + "0" * 37)
     tracker = Tracker(config(tmp_path, "offline"), 0)
     tracker.close()

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
+from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.data import TokenShards
 from momentum_gpt.models import load_model
 from momentum_gpt.models.weights import weights_sha256
-from momentum_gpt.tracking import read_metrics
 from tests.conftest import SMOKE, Result, command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +43,9 @@ def start(folder: Path, data: Path, name: str, *more: str) -> subprocess.Popen[s
     )
 
 
-def wait_until(holds: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_until(
+    holds: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120
+) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert process.poll() is None, process.communicate()[0]
@@ -54,7 +56,10 @@ def wait_until(holds: Callable[[], Any], process: subprocess.Popen[str], seconds
 def deterministic(folder: Path) -> list[dict[str, Any]]:
     """The records of a run without those that depend on the clock."""
     clock = ("train/tokens_per_s", "train/mfu", "train/data_wait", "eval/seconds")
-    return [{k: v for k, v in record.items() if k not in clock} for record in read_metrics(folder / "metrics.jsonl")]
+    return [
+        {k: v for k, v in record.items() if k not in clock}
+        for record in read_json_lines(folder / "metrics.jsonl")
+    ]
 
 
 def manifest(run: Path) -> dict[str, Any]:
@@ -73,23 +78,36 @@ def latest_step(run: Path) -> int:
 def straight(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 40 steps without a stop, momentum attention."""
     folder = tmp_path_factory.mktemp("runs")
-    done = command(*arguments(folder, data_folder, "straight", "attention=momentum", "training.max_steps=40"))
+    done = command(
+        *arguments(folder, data_folder, "straight", "attention=momentum", "training.max_steps=40")
+    )
     assert done.code == 0, done.err
     return folder / "straight"
 
 
 def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) -> None:
-    assert {path.name for path in straight.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints", "evaluations"}
+    assert {path.name for path in straight.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "evaluations",
+    }
     assert (straight / "checkpoints" / "latest").read_text() == "step_00000040\n"
     last = straight / "checkpoints" / "step_00000040"
     assert {path.name for path in last.iterdir()} == {"model", "engine", "manifest.json"}
-    assert {path.name for path in (last / "model").iterdir()} == {"config.json", "model.safetensors", "tokenizer.model"}
+    assert {path.name for path in (last / "model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.model",
+    }
     found = manifest(straight)
     assert (found["step"], found["tokens"], found["world_size"]) == (40, 40 * 512, 1)
-    assert set(found["files"]) == {str(p.relative_to(last)) for p in last.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert set(found["files"]) == {
+        str(p.relative_to(last)) for p in last.rglob("*") if p.is_file()
+    } - {"manifest.json"}
     for key in ("canary_loss", "initial_weights_sha256", "data_sha256", "order_sha256"):
         assert found[key], key
-    records = read_metrics(straight / "metrics.jsonl")
+    records = read_json_lines(straight / "metrics.jsonl")
     keys = set().union(*records)
     wanted = {
         "train/loss",
@@ -101,10 +119,12 @@ def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) ->
         "optim/lr",
         "optim/grad_norm",
     }
-    assert wanted | {"icl/score", "icl/induction/acc", "icl/induction/loss", "step", "tokens"} <= keys
+    assert (
+        wanted | {"icl/score", "icl/induction/acc", "icl/induction/loss", "step", "tokens"} <= keys
+    )
     assert records[0]["train/loss"] == pytest.approx(6.24, abs=0.1)  # ln 512
     assert records[-1]["val/loss"] < 6.0
-    lines = read_metrics(straight / "evaluations" / "perplexity.jsonl")
+    lines = read_json_lines(straight / "evaluations" / "perplexity.jsonl")
     assert [(line["step"], line["context_length"]) for line in lines] == [
         (step, length) for step in (10, 20, 30, 40) for length in (16, 32, 64)
     ]
@@ -115,17 +135,28 @@ def test_the_model_folder_is_all_that_an_evaluator_needs(straight: Path, data_fo
     model = load_model(straight)
     block = torch.from_numpy(TokenShards(data_folder, "validation").read(0, 65))[None]
     with torch.no_grad():
-        assert model(block[:, :-1], block[:, 1:]).item() == pytest.approx(manifest(straight)["canary_loss"], rel=1e-6)
-    done = command("momentum_gpt.evaluate", f"run={straight}", "evaluation.tokens=2048", "evaluation.induction_sequences=4")
+        assert model(block[:, :-1], block[:, 1:]).item() == pytest.approx(
+            manifest(straight)["canary_loss"], rel=1e-6
+        )
+    done = command(
+        "momentum_gpt.evaluate",
+        f"run={straight}",
+        "evaluation.tokens=2048",
+        "evaluation.induction_sequences=4",
+    )
     assert done.code == 0, done.err
     again = json.loads((straight / "evaluations" / "validation.jsonl").read_text())
-    in_training = next(r for r in reversed(read_metrics(straight / "metrics.jsonl")) if "val/loss" in r)
+    in_training = next(
+        r for r in reversed(read_json_lines(straight / "metrics.jsonl")) if "val/loss" in r
+    )
     for key in ("val/loss", "val/ppl@16", "icl/score", "icl/induction/loss"):
         assert again[key] == pytest.approx(in_training[key], rel=1e-5), key
     (straight / "evaluations" / "validation.jsonl").unlink()
 
 
-def test_killed_twice_and_resumed_it_is_the_straight_run_to_the_bit(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+def test_killed_twice_and_resumed_it_is_the_straight_run_to_the_bit(
+    straight: Path, data_folder: Path, tmp_path: Path
+) -> None:
     """kill -9 at some moment after the first checkpoint, and again after a later one: a resume of a resume."""
     more = ["attention=momentum", "training.max_steps=40", "training.save_every=4"]
     killed = tmp_path / "straight"
@@ -152,12 +183,23 @@ def test_two_ranks_give_the_curve_of_one(straight: Path, data_folder: Path, tmp_
         [
             str(ROOT / "launch" / "local.sh"),
             "2",
-            *arguments(tmp_path, data_folder, "two", "attention=momentum", "training.max_steps=40", "deepspeed=zero2")[1:],
+            *arguments(
+                tmp_path,
+                data_folder,
+                "two",
+                "attention=momentum",
+                "training.max_steps=40",
+                "deepspeed=zero2",
+            )[1:],
             "training.max_tokens_per_forward=128",
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        },
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -165,14 +207,25 @@ def test_two_ranks_give_the_curve_of_one(straight: Path, data_folder: Path, tmp_
     assert manifest(tmp_path / "two")["order_sha256"] == manifest(straight)["order_sha256"]
     for mine, theirs in zip(deterministic(tmp_path / "two"), deterministic(straight), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
-    one = command(*arguments(tmp_path, data_folder, "two", "attention=momentum", "training.max_steps=40", "deepspeed=zero2"))
+    one = command(
+        *arguments(
+            tmp_path,
+            data_folder,
+            "two",
+            "attention=momentum",
+            "training.max_steps=40",
+            "deepspeed=zero2",
+        )
+    )
     assert one.code == 2
     assert "training.max_tokens_per_forward was 128 and is 512" in one.err
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(data_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
+    data_folder: Path, tmp_path: Path
+) -> None:
     process = start(tmp_path, data_folder, "x", *LONG)
-    wait_until(lambda: len(read_metrics(tmp_path / "x" / "metrics.jsonl")) > 5, process)
+    wait_until(lambda: len(read_json_lines(tmp_path / "x" / "metrics.jsonl")) > 5, process)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -181,7 +234,12 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(data_folder: P
     step = latest_step(tmp_path / "x")
     assert f"stopped after step {step}" in out
     again = start(tmp_path, data_folder, "x", *LONG)
-    wait_until(lambda: (read_metrics(tmp_path / "x" / "metrics.jsonl") or [{"step": 0}])[-1]["step"] > step, again)
+    wait_until(
+        lambda: (
+            (read_json_lines(tmp_path / "x" / "metrics.jsonl") or [{"step": 0}])[-1]["step"] > step
+        ),
+        again,
+    )
     os.killpg(again.pid, signal.SIGTERM)
     out, _ = again.communicate(timeout=60)
     assert f"resume    from {tmp_path}/x/checkpoints/step_{step:08d}" in out
@@ -190,7 +248,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(data_folder: P
 
 def test_ctrl_c_on_two_ranks_ends_as_cleanly(data_folder: Path, tmp_path: Path) -> None:
     process = start(tmp_path, data_folder, "x", *LONG, "launch.nproc_per_node=2")
-    wait_until(lambda: len(read_metrics(tmp_path / "x" / "metrics.jsonl")) > 5, process)
+    wait_until(lambda: len(read_json_lines(tmp_path / "x" / "metrics.jsonl")) > 5, process)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
@@ -198,7 +256,9 @@ def test_ctrl_c_on_two_ranks_ends_as_cleanly(data_folder: Path, tmp_path: Path) 
     assert "Traceback" not in out
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_aloud(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_newest_checkpoint_is_passed_over_aloud(
+    straight: Path, data_folder: Path, tmp_path: Path
+) -> None:
     import shutil
 
     run = Path(shutil.copytree(straight, tmp_path / "straight"))
@@ -206,22 +266,35 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(straight: Path, data_f
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    (run / "checkpoints" / "latest").write_text("step_00000030\n")  # else the run counts as complete
-    done = command(*arguments(tmp_path, data_folder, "straight", "attention=momentum", "training.max_steps=40"))
+    (run / "checkpoints" / "latest").write_text(
+        "step_00000030\n"
+    )  # else the run counts as complete
+    done = command(
+        *arguments(tmp_path, data_folder, "straight", "attention=momentum", "training.max_steps=40")
+    )
     assert done.code == 0, done.err
-    assert "passed over a checkpoint: step_00000040 is damaged (model/model.safetensors is not what was written)" in done.out
+    assert (
+        "passed over a checkpoint: step_00000040 is damaged (model/model.safetensors is not what was written)"
+        in done.out
+    )
     assert "step_00000030" in done.out
     assert deterministic(run) == deterministic(straight)
 
 
 def test_a_complete_run_is_not_trained_again(straight: Path, data_folder: Path) -> None:
     before = (straight / "metrics.jsonl").read_bytes()
-    done = command(*arguments(straight.parent, data_folder, "straight", "attention=momentum", "training.max_steps=40"))
+    done = command(
+        *arguments(
+            straight.parent, data_folder, "straight", "attention=momentum", "training.max_steps=40"
+        )
+    )
     assert (done.code, "is complete: all 40 steps are done" in done.out) == (0, True)
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
-def test_other_tokens_under_a_run_are_noticed(straight: Path, data_folder: Path, text_folder: Path, tmp_path: Path) -> None:
+def test_other_tokens_under_a_run_are_noticed(
+    straight: Path, data_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
     import shutil
 
     other = tmp_path / "other"
@@ -237,22 +310,40 @@ def test_other_tokens_under_a_run_are_noticed(straight: Path, data_folder: Path,
     (run / "checkpoints" / "latest").write_text("step_00000030\n")
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(data_folder), str(other)))
-    done = command(*arguments(tmp_path, other, "straight", "attention=momentum", "training.max_steps=40"))
+    done = command(
+        *arguments(tmp_path, other, "straight", "attention=momentum", "training.max_steps=40")
+    )
     assert (done.code, "was trained on other tokens than" in done.err) == (2, True), done
 
 
 def test_a_sweep_trains_one_run_after_the_other(data_folder: Path, tmp_path: Path) -> None:
-    more = ["--multirun", "attention=momentum", "attention.ema_decay=0.3,0.5", "training.max_steps=2"]
-    done = command(*arguments(tmp_path / "runs", data_folder, "decay_${attention.ema_decay}", *more), cwd=tmp_path)
+    more = [
+        "--multirun",
+        "attention=momentum",
+        "attention.ema_decay=0.3,0.5",
+        "training.max_steps=2",
+    ]
+    done = command(
+        *arguments(tmp_path / "runs", data_folder, "decay_${attention.ema_decay}", *more),
+        cwd=tmp_path,
+    )
     assert done.code == 0, done.err
-    assert {path.name: latest_step(path) for path in (tmp_path / "runs").iterdir()} == {"decay_0.3": 2, "decay_0.5": 2}
+    assert {path.name: latest_step(path) for path in (tmp_path / "runs").iterdir()} == {
+        "decay_0.3": 2,
+        "decay_0.5": 2,
+    }
 
 
-def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(data_folder: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(
+    data_folder: Path, tmp_path: Path
+) -> None:
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 120))
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments(tmp_path, data_folder, "x")], stdout=child, stderr=child, start_new_session=True
+        [sys.executable, "-m", *arguments(tmp_path, data_folder, "x")],
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
     )
     os.close(child)
     seen = b""
@@ -271,7 +362,9 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(data_folder: Path,
     assert "\r" in text
 
 
-def test_document_masks_and_the_choice_of_the_kernel_are_said_and_kept(data_folder: Path, tmp_path: Path) -> None:
+def test_document_masks_and_the_choice_of_the_kernel_are_said_and_kept(
+    data_folder: Path, tmp_path: Path
+) -> None:
     """The model that is saved still knows where documents end."""
     more = ["attention=momentum", "data.document_mask=true", "training.max_steps=10"]
     done = command(*arguments(tmp_path, data_folder, "masked", *more))
@@ -281,16 +374,26 @@ def test_document_masks_and_the_choice_of_the_kernel_are_said_and_kept(data_fold
     model, end = load_model(tmp_path / "masked"), TokenShards(data_folder).tokenizer.eos_id
     assert model.document_end == end
     first, second = [7, 8, 9], [end, 10, 11, 12]
-    torch.testing.assert_close(model(torch.tensor([first + second]))[:, 3:], model(torch.tensor([second])))
+    torch.testing.assert_close(
+        model(torch.tensor([first + second]))[:, 3:], model(torch.tensor([second]))
+    )
 
 
-def test_training_goes_on_from_other_weights_with_another_attention(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_other_weights_with_another_attention(
+    straight: Path, data_folder: Path, tmp_path: Path
+) -> None:
     """Decay 0 is vanilla attention: before the first step a momentum model of those weights has their loss."""
     vanilla = tmp_path / "weights"
     shutil.copytree(straight / "checkpoints" / "step_00000040" / "model", vanilla)
     about = json.loads((vanilla / "config.json").read_text())
     (vanilla / "config.json").write_text(json.dumps(about | {"attention": {"name": "vanilla"}}))
-    more = [f"init={vanilla}", "attention=momentum", "attention.ema_decay=0.0", "optim.lr=1e-12", "optim.min_lr=0"]
+    more = [
+        f"init={vanilla}",
+        "attention=momentum",
+        "attention.ema_decay=0.0",
+        "optim.lr=1e-12",
+        "optim.min_lr=0",
+    ]
     done = command(*arguments(tmp_path, data_folder, "further", *more, "training.max_steps=10"))
     assert done.code == 0, done.err
     expected, mine = load_model(vanilla), load_model(tmp_path / "further")
@@ -300,10 +403,17 @@ def test_training_goes_on_from_other_weights_with_another_attention(straight: Pa
     assert begun == weights_sha256(expected)
 
 
-def test_a_run_from_other_weights_is_resumed_without_them(straight: Path, data_folder: Path, tmp_path: Path) -> None:
+def test_a_run_from_other_weights_is_resumed_without_them(
+    straight: Path, data_folder: Path, tmp_path: Path
+) -> None:
     weights = tmp_path / "weights"
     shutil.copytree(straight / "checkpoints" / "step_00000040" / "model", weights)
-    more = [f"init={weights}", "attention=momentum", "training.save_every=5", "training.max_steps=10"]
+    more = [
+        f"init={weights}",
+        "attention=momentum",
+        "training.save_every=5",
+        "training.max_steps=10",
+    ]
     assert command(*arguments(tmp_path, data_folder, "begun", *more)).code == 0
     whole, begun = deterministic(tmp_path / "begun"), manifest(tmp_path / "begun")
     folder = tmp_path / "begun" / "checkpoints"

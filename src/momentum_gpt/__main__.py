@@ -23,7 +23,11 @@ def main() -> None:
     asked_for_help = verb in ("", "-h", "--help")
     if not asked_for_help:
         print(f"error: there is no verb {verb!r}", file=sys.stderr)
-    print("usage: momentum-gpt VERB [option=value ...]\n", *(f"\n  {name:<10} {does}" for name, does in VERBS.items()), sep="")
+    print(
+        "usage: momentum-gpt VERB [option=value ...]\n",
+        *(f"\n  {name:<10} {does}" for name, does in VERBS.items()),
+        sep="",
+    )
     print("\nmomentum-gpt VERB --help shows a verb's options.")
     sys.exit(0 if asked_for_help else 2)
 

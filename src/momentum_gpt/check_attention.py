@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from momentum_gpt import entry
-from momentum_gpt.config import require
+from momentum_gpt.cli import run_command
+from momentum_gpt.core.config import require
 from momentum_gpt.models.conformance import SHAPE, Check, Finding, costs
 
 COST_SHAPE = (4, 12, 1024, 64)
@@ -33,12 +33,18 @@ class CheckAttentionConfig:
     def __post_init__(self) -> None:
         require(self.repeats >= 0, "repeats", self.repeats, "at least 0")
         backends = ("inductor", "aot_eager")
-        require(self.compiler in backends, "compiler", self.compiler, f"one of {', '.join(backends)}")
+        require(
+            self.compiler in backends, "compiler", self.compiler, f"one of {', '.join(backends)}"
+        )
 
 
 def check_attention(config: CheckAttentionConfig) -> int:
-    options = ", ".join(f"{key} {value}" for key, value in config.attention.items() if key != "name")
-    print(f"{config.attention['name']}{f' ({options})' if options else ''}: {SHAPE.n_heads} heads, d_head {SHAPE.d_head}\n")
+    options = ", ".join(
+        f"{key} {value}" for key, value in config.attention.items() if key != "name"
+    )
+    print(
+        f"{config.attention['name']}{f' ({options})' if options else ''}: {SHAPE.n_heads} heads, d_head {SHAPE.d_head}\n"
+    )
     print(f"{'check':<30}{'measured':>10}{'bound':>10}  unit")
     failed = 0
     for check in Check(config.attention, config.compiler).checks():
@@ -58,10 +64,14 @@ def line(finding: Finding) -> str:
 
 def cost_table(config: CheckAttentionConfig) -> str:
     B, H, T, D = COST_SHAPE
-    layer = {**config.attention, "layers": None} if "layers" in config.attention else config.attention
+    layer = (
+        {**config.attention, "layers": None} if "layers" in config.attention else config.attention
+    )
     found = costs([{"name": "vanilla"}, layer], B, H, T, D, config.repeats)
     head = f"\n{B} sequences, {H} heads, {T} tokens, d_head {D}, fp32, {torch.get_num_threads()} threads"
-    rows = [f"{head}\n{'cost, forward and backward':<32}{'vanilla':>12}{config.attention['name']:>18}{'ratio':>8}"]
+    rows = [
+        f"{head}\n{'cost, forward and backward':<32}{'vanilla':>12}{config.attention['name']:>18}{'ratio':>8}"
+    ]
     for what, unit, of in MEASURES:
         vanilla, variant = of(found[0]), of(found[1])
         ratio = f"{variant / vanilla:8.3f}" if vanilla else ""
@@ -79,7 +89,7 @@ MEASURES = (
 
 
 def main() -> None:
-    entry.run(check_attention, CheckAttentionConfig, "check_attention")
+    run_command(check_attention, CheckAttentionConfig, "check_attention")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from momentum_gpt import entry
+from momentum_gpt.cli import run_command
 from momentum_gpt.comparison import icl, perplexity, seeds
-from momentum_gpt.comparison.report import report
+from momentum_gpt.comparison.report.page import report
 from momentum_gpt.comparison.runs import Run, common_ground, differences, load_runs
 from momentum_gpt.comparison.table import NOTE, Grid, as_text
 
@@ -55,7 +55,7 @@ def paired(folders: list[str], runs: list[Run]) -> Iterator[Grid]:
 
 
 def main() -> None:
-    entry.run(compare, CompareConfig, "compare")
+    run_command(compare, CompareConfig, "compare")
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from momentum_gpt import distributed, entry
-from momentum_gpt.config import EvaluationConfig, TrainConfig, plan_batch, read_config, require
-from momentum_gpt.data import Texts, TokenShards, load_tokenizer, read_texts
-from momentum_gpt.errors import UserError
+from momentum_gpt.cli import run_command
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import EvaluationConfig, TrainConfig, read_config, require
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.data import Texts, TokenShards, load_tokenizer, open_validation, read_texts
 from momentum_gpt.evaluation import Measured, evaluate, keep_records
 from momentum_gpt.evaluation.tables import few_shot_table, perplexity_table
 from momentum_gpt.evaluation.targets import TOKENS, Stream
 from momentum_gpt.models import GPT, load_model
 from momentum_gpt.models.weights import model_folder
-from momentum_gpt.source import open_source
 from momentum_gpt.tracking import show_afterwards
 
 TOKENS_PER_FORWARD = 16384
@@ -58,9 +58,16 @@ class EvaluateConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        require(self.checkpoints in ("latest", "all"), "checkpoints", self.checkpoints, "one of latest, all")
+        require(
+            self.checkpoints in ("latest", "all"),
+            "checkpoints",
+            self.checkpoints,
+            "one of latest, all",
+        )
         if self.data and self.text.source:
-            raise UserError(f"set data or text, one of both, got {self.data!r} and {self.text.source!r}")
+            raise UserError(
+                f"set data or text, one of both, got {self.data!r} and {self.text.source!r}"
+            )
         if self.text.source and self.evaluation.documents is None:
             self.evaluation.documents = "apart"
 
@@ -79,8 +86,14 @@ def evaluate_run(config: EvaluateConfig) -> None:
     for folder in folders(run_dir, config.checkpoints):
         model = load_model(folder, distributed.local_device())
         config.evaluation.check(model.config.seq_len)
-        measured = evaluate_on(open_stream(folder, config), model, config) if other else evaluate_as_trained(model, config)
-        print(f"{config.run}, {folder.parent.name if is_run else folder.name}{f', on {other}' if other else ''}")
+        measured = (
+            evaluate_on(open_stream(folder, config), model, config)
+            if other
+            else evaluate_as_trained(model, config)
+        )
+        print(
+            f"{config.run}, {folder.parent.name if is_run else folder.name}{f', on {other}' if other else ''}"
+        )
         for key, value in measured.metrics.items():
             print(f"  {key:<24} {value:.4f}")
         for kind, table in (("perplexity", perplexity_table), ("icl", few_shot_table)):
@@ -110,7 +123,9 @@ def open_stream(folder: Path, config: EvaluateConfig) -> Stream:
     assert config.text.source is not None
     text = config.text
     texts = read_texts(config.text.source, text.config, text.split, text.field)
-    return Texts(texts, load_tokenizer(folder), config.evaluation.tokens or TOKENS, f"text={text.source!r}")
+    return Texts(
+        texts, load_tokenizer(folder), config.evaluation.tokens or TOKENS, f"text={text.source!r}"
+    )
 
 
 def evaluate_on(stream: Stream, model: GPT, config: EvaluateConfig) -> Measured:
@@ -127,26 +142,40 @@ def evaluate_on(stream: Stream, model: GPT, config: EvaluateConfig) -> Measured:
 def evaluate_as_trained(model: GPT, config: EvaluateConfig) -> Measured:
     """A run's model on what the run was measured on."""
     trained = config_of(Path(config.run))
-    plan = plan_batch(trained.training, trained.model.seq_len, world_size=1)
-    return open_source(trained, plan).evaluate(model, config.evaluation)
+    tokens_per_forward = trained.training.max_tokens_per_forward
+    return evaluate(
+        model,
+        open_validation(trained),
+        config.evaluation,
+        trained.model.seq_len,
+        tokens_per_forward,
+    )
 
 
 def config_of(run_dir: Path) -> TrainConfig:
     """The run's config, wherever its folder is now."""
-    return replace(read_config(run_dir / "config.yaml"), name=run_dir.resolve().name, runs=str(run_dir.resolve().parent))
+    return replace(
+        read_config(run_dir / "config.yaml"),
+        name=run_dir.resolve().name,
+        runs=str(run_dir.resolve().parent),
+    )
 
 
-def record(run_dir: Path, checkpoint: Path, other: str | None, measured: Measured) -> dict[str, int]:
+def record(
+    run_dir: Path, checkpoint: Path, other: str | None, measured: Measured
+) -> dict[str, int]:
     """Keep what was measured, the metrics only where they are those of the run's own data; returns its step and tokens."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     where = {key: manifest[key] for key in ("step", "tokens")}
     own = {} if other else {"validation": [measured.metrics]}
-    keep_records(run_dir, {"checkpoint": checkpoint.name, "data": other} | where, own | measured.records)
+    keep_records(
+        run_dir, {"checkpoint": checkpoint.name, "data": other} | where, own | measured.records
+    )
     return where
 
 
 def main() -> None:
-    entry.run(evaluate_run, EvaluateConfig, "evaluate")
+    run_command(evaluate_run, EvaluateConfig, "evaluate")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,24 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from momentum_gpt import entry
-from momentum_gpt.data.export import fuzzed_texts, write_tokenizer
-from momentum_gpt.data.tokenizer import ByteLevelTokenizer, Tokenizer, load_tokenizer, tokenizer_file
-from momentum_gpt.errors import UserError
+from momentum_gpt.cli import run_command
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.data.hf_tokenizer import fuzzed_texts, write_tokenizer
+from momentum_gpt.data.tokenizer import (
+    ByteLevelTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    tokenizer_file,
+)
 from momentum_gpt.models import GPT, load_model
-from momentum_gpt.models.export import Checked, Text, check_export, is_gpt2, require_transformers, write_model
+from momentum_gpt.models.hf.write import (
+    Checked,
+    Text,
+    check_export,
+    is_gpt2,
+    require_transformers,
+    write_model,
+)
 from momentum_gpt.models.weights import model_folder
 
 N_TEXTS = 500
@@ -36,7 +48,9 @@ class ExportConfig:
 def export(config: ExportConfig) -> None:
     output = Path(config.output)
     if output.exists():
-        raise UserError(f"output={config.output!r} exists, and nothing is overwritten: take another, or remove it")
+        raise UserError(
+            f"output={config.output!r} exists, and nothing is overwritten: take another, or remove it"
+        )
     require_transformers()
     source, model = model_folder(Path(config.run)), load_model(config.run)
     staging = output.with_name(f".{output.name}.partial")
@@ -63,9 +77,14 @@ def write_and_check(folder: Path, source: Path, model: GPT) -> Checked:
     if tokenizer is None:
         print(f"{source} has no tokenizer: the export has none either")
     else:
-        eos_id, pad_id = tokenizer.eos_id, write_tokenizer(folder, tokenizer, tokenizer_file(source), model.config.seq_len)
+        eos_id, pad_id = (
+            tokenizer.eos_id,
+            write_tokenizer(folder, tokenizer, tokenizer_file(source), model.config.seq_len),
+        )
         if not isinstance(tokenizer, ByteLevelTokenizer):
-            shutil.copy(tokenizer_file(source), folder)  # so that our own load_tokenizer reads it back
+            shutil.copy(
+                tokenizer_file(source), folder
+            )  # so that our own load_tokenizer reads it back
         ids = {text: tokenizer.encode(text) for text in fuzzed_texts(tokenizer.pieces, N_TEXTS)}
         texts = {text: Text(its, tokenizer.decode(its)) for text, its in ids.items()}
     write_model(folder, model, eos_id, pad_id)
@@ -78,7 +97,7 @@ def tokenizer_of(folder: Path) -> Tokenizer | None:
 
 
 def main() -> None:
-    entry.run(export, ExportConfig, "export")
+    run_command(export, ExportConfig, "export")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from momentum_gpt import distributed, entry
+from momentum_gpt.cli import run_command
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import Sampling
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Tokenizer, load_tokenizer
-from momentum_gpt.errors import UserError
 from momentum_gpt.models import load_model
-from momentum_gpt.models.generate import Sampling, generate
+from momentum_gpt.models.decoding import generate
 from momentum_gpt.models.weights import model_folder
 
 
@@ -43,7 +45,9 @@ def generate_text(config: GenerateConfig) -> None:
         raise UserError(f"give prompt={config.prompt!r} or prompts, not both")
     texts = [Text(tokenizer, tokenizer.encode(prompt) or [tokenizer.eos_id]) for prompt in prompts]
     stop = frozenset([tokenizer.eos_id, *(token_of(text, tokenizer) for text in config.stop)])
-    steps = generate(model, [text.ids for text in texts], config.max_new_tokens, config.sampling, stop)
+    steps = generate(
+        model, [text.ids for text in texts], config.max_new_tokens, config.sampling, stop
+    )
     alone = len(texts) == 1
     if alone:
         write(texts[0].grown())
@@ -53,7 +57,11 @@ def generate_text(config: GenerateConfig) -> None:
                 text.ids.append(token)
         if alone:
             write(texts[0].grown())
-    write(texts[0].rest() + "\n" if alone else "".join(f"--- {i + 1}\n{text.rest()}\n" for i, text in enumerate(texts)))
+    write(
+        texts[0].rest() + "\n"
+        if alone
+        else "".join(f"--- {i + 1}\n{text.rest()}\n" for i, text in enumerate(texts))
+    )
 
 
 class Text:
@@ -79,7 +87,9 @@ class Text:
 def token_of(text: str, tokenizer: Tokenizer) -> int:
     ids = tokenizer.encode(text)
     if len(ids) != 1:
-        raise UserError(f"stop: {text!r} is {len(ids)} tokens, and must be one: take a shorter text")
+        raise UserError(
+            f"stop: {text!r} is {len(ids)} tokens, and must be one: take a shorter text"
+        )
     return ids[0]
 
 
@@ -89,7 +99,7 @@ def write(text: str) -> None:
 
 
 def main() -> None:
-    entry.run(generate_text, GenerateConfig, "generate")
+    run_command(generate_text, GenerateConfig, "generate")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ def main() -> None:
     try:
         from lm_eval.__main__ import cli_evaluate
 
-        import momentum_gpt.evaluation.harness  # noqa: F401 - registers the model
+        import momentum_gpt.evaluation.few_shot.lm_eval_model  # noqa: F401 - registers the model
     except ModuleNotFoundError as missing:
-        print(f"error: {missing.name} is not installed: pip install 'momentum-gpt[harness]'", file=sys.stderr)
+        print(
+            f"error: {missing.name} is not installed: pip install 'momentum-gpt[harness]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     cli_evaluate()
 

@@ -20,11 +20,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from momentum_gpt import entry
+from momentum_gpt.cli import run_command
 from momentum_gpt.comparison.recall import Cell, as_text, page
 from momentum_gpt.comparison.runs import load_run
-from momentum_gpt.config import POSITIONS, TASKS, require
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.config import POSITIONS, TASKS, require
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import ATTENTIONS
 
 
@@ -70,10 +70,17 @@ class Job:
 def jobs_of(config: RecallConfig) -> Iterator[Job]:
     for positions in config.positions:
         for name in config.attentions:
-            decays = config.decays if "ema_decay" in inspect.signature(ATTENTIONS[name]).parameters else [None]
+            decays = (
+                config.decays
+                if "ema_decay" in inspect.signature(ATTENTIONS[name]).parameters
+                else [None]
+            )
             for decay in decays:
                 cell = Cell(name if decay is None else f"{name} {decay}", positions)
-                options = (f"attention={name}", *([] if decay is None else [f"attention.ema_decay={decay}"]))
+                options = (
+                    f"attention={name}",
+                    *([] if decay is None else [f"attention.ema_decay={decay}"]),
+                )
                 yield from (Job(cell, seed, options) for seed in range(config.seeds))
 
 
@@ -83,8 +90,17 @@ def train(job: Job, config: RecallConfig) -> float:
     Raises:
         UserError: the run did not finish.
     """
-    arguments = [f"experiment={config.task}", f"name={job.name}", f"runs={config.output}", *job.options]
-    arguments += [f"model.positions={job.cell.positions}", f"training.seed={job.seed}", "tracking.wandb=disabled"]
+    arguments = [
+        f"experiment={config.task}",
+        f"name={job.name}",
+        f"runs={config.output}",
+        *job.options,
+    ]
+    arguments += [
+        f"model.positions={job.cell.positions}",
+        f"training.seed={job.seed}",
+        "tracking.wandb=disabled",
+    ]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // config.jobs))
     log = Path(config.output) / f"{job.name}.log"
     began = time.perf_counter()
@@ -98,7 +114,9 @@ def train(job: Job, config: RecallConfig) -> float:
         )
     if done.returncode:
         last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
-        raise UserError(f"the run {job.name} ended with {done.returncode}; the last line of {log}: {last}")
+        raise UserError(
+            f"the run {job.name} ended with {done.returncode}; the last line of {log}: {last}"
+        )
     return time.perf_counter() - began
 
 
@@ -111,18 +129,29 @@ def recall(config: RecallConfig) -> None:
         try:
             for number, finished in enumerate(as_completed(waiting), start=1):
                 job = waiting[finished]
-                seconds, accuracy = finished.result(), load_run(str(folder / job.name)).final["val/acc"]
-                print(f"[{number}/{len(jobs)}] {job.name:<32} {accuracy:6.1%} right, {seconds:.0f} s", flush=True)
+                seconds, accuracy = (
+                    finished.result(),
+                    load_run(str(folder / job.name)).final["val/acc"],
+                )
+                print(
+                    f"[{number}/{len(jobs)}] {job.name:<32} {accuracy:6.1%} right, {seconds:.0f} s",
+                    flush=True,
+                )
         except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)  # those that run are interrupted as we are, and save
+            executor.shutdown(
+                wait=False, cancel_futures=True
+            )  # those that run are interrupted as we are, and save
             raise
-    runs = {job.cell: [load_run(str(folder / other.name)) for other in jobs if other.cell == job.cell] for job in jobs}
+    runs = {
+        job.cell: [load_run(str(folder / other.name)) for other in jobs if other.cell == job.cell]
+        for job in jobs
+    }
     (folder / "recall.html").write_text(page(config.task, runs))
     print(f"\n{as_text(runs)}\n\nfigure: {folder / 'recall.html'}")
 
 
 def main() -> None:
-    entry.run(recall, RecallConfig, "recall")
+    run_command(recall, RecallConfig, "recall")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from momentum_gpt.config import TrainConfig
+from momentum_gpt.core.config import TrainConfig
+from momentum_gpt.core.files import keep_json_lines
 
 SERVER_ANSWERS_WITHIN = 3
 """Seconds that a W&B server has to answer its first request; after that the run is offline."""
@@ -33,7 +34,7 @@ class Tracker:
 
     def __init__(self, config: TrainConfig, step: int) -> None:
         self.path = config.run_dir / "metrics.jsonl"
-        keep_until(self.path, step)
+        keep_json_lines(self.path, lambda record: record["step"] <= step)
         self.file = self.path.open("a")
         self.dashboard = None if config.tracking.wandb == "disabled" else Dashboard(config)
 
@@ -58,25 +59,6 @@ def show_afterwards(config: TrainConfig, records: list[dict[str, Any]]) -> str |
     for record in records:
         dashboard.records.put(record)
     return dashboard.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line that a kill cut short is left out."""
-    records = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
-def keep_until(path: Path, step: int) -> None:
-    """Drop the records after `step`."""
-    kept = [record for record in read_metrics(path) if record["step"] <= step]
-    partial = path.with_name(".metrics.partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(partial, path)
 
 
 class Dashboard:
@@ -111,9 +93,15 @@ class Dashboard:
                 run.log(record)
             run.finish()
             folder = Path(run.dir).parent
-            self.message = f"W&B, offline; to upload: wandb sync {folder}" if run.offline else f"W&B: {run.url}"
+            self.message = (
+                f"W&B, offline; to upload: wandb sync {folder}"
+                if run.offline
+                else f"W&B: {run.url}"
+            )
         except Exception as error:  # a dashboard must never end a run
-            self.message = f"W&B stopped ({' '.join(str(error).split())}); metrics.jsonl is complete"
+            self.message = (
+                f"W&B stopped ({' '.join(str(error).split())}); metrics.jsonl is complete"
+            )
             log.warning(self.message)
 
     def _start(self) -> Any:
@@ -140,13 +128,23 @@ class Dashboard:
             "settings": settings,
         }
         if self.afterwards:
-            arguments |= {"name": f"{self.config.name}, evaluated", "job_type": "evaluate", "id": None, "resume": None}
+            arguments |= {
+                "name": f"{self.config.name}, evaluated",
+                "job_type": "evaluate",
+                "id": None,
+                "resume": None,
+            }
         if tracking.wandb == "online" or (tracking.wandb == "auto" and _logged_in(wandb)):
             try:
-                urllib.request.urlopen(wandb.setup().settings.base_url, timeout=SERVER_ANSWERS_WITHIN).close()
+                urllib.request.urlopen(
+                    wandb.setup().settings.base_url, timeout=SERVER_ANSWERS_WITHIN
+                ).close()
                 return wandb.init(mode="online", **arguments)
             except Exception as error:
-                log.warning("W&B is not reachable (%s): this run is logged offline", " ".join(str(error).split()))
+                log.warning(
+                    "W&B is not reachable (%s): this run is logged offline",
+                    " ".join(str(error).split()),
+                )
         return wandb.init(mode="offline", **arguments)
 
 

@@ -12,25 +12,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from momentum_gpt import entry
-from momentum_gpt.config import TrainConfig, flat, plan_batch, read_config, write_config
-from momentum_gpt.errors import UserError
+from momentum_gpt.cli import is_sweep, run_command
+from momentum_gpt.core.config import CHANGES_NOTHING, TrainConfig, flat, read_config, write_config
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.data import SyntheticTask, open_validation
 from momentum_gpt.evaluation.budget import settle_evaluation
-from momentum_gpt.launcher import run_ranks
+from momentum_gpt.launching.torchrun import run_ranks
 from momentum_gpt.models import build_attention
 from momentum_gpt.models.weights import check_start, load_model_config
-from momentum_gpt.source import open_source
 from momentum_gpt.training.checkpoint import latest_step
 from momentum_gpt.training.engine import check_deepspeed_options
-
-MAY_CHANGE = (
-    "launch.",
-    "tracking.",
-    "resume",
-    "runs",
-    *(f"training.{it}" for it in ("log_every", "save_every", "keep_checkpoints")),
-)
-"""Options that a run may be resumed with other values of: they change nothing of what it computes."""
 
 
 def train(config: TrainConfig) -> int:
@@ -47,13 +38,18 @@ def settle(config: TrainConfig) -> None:
     build_attention(config.attention, config.model)
     if said := check_deepspeed_options(config.deepspeed, config.training.precision):
         print(said)
-    plan = plan_batch(config.training, config.model.seq_len, config.launch.nproc_per_node)
-    source = open_source(config, plan)
-    if source.tokenizer:
-        print(f"measuring {settle_evaluation(config.evaluation, config.training, config.model.seq_len, source.tokenizer)}")
-    needed = source.vocab_size
-    if config.init and latest_step(config.run_dir / "checkpoints"):  # what it began with is in its checkpoint
-        config.model.vocab_size = config.model.vocab_size or read_config(config.run_dir / "config.yaml").model.vocab_size
+    validation = open_validation(config)
+    if not isinstance(validation, SyntheticTask):
+        print(
+            f"measuring {settle_evaluation(config.evaluation, config.training, config.model.seq_len, validation.tokenizer)}"
+        )
+    needed = validation.vocab_size
+    if config.init and latest_step(
+        config.run_dir / "checkpoints"
+    ):  # what it began with is in its checkpoint
+        config.model.vocab_size = (
+            config.model.vocab_size or read_config(config.run_dir / "config.yaml").model.vocab_size
+        )
     elif config.init:
         settle_init(config, config.init, needed)
     if config.model.vocab_size is None:
@@ -70,7 +66,9 @@ def settle_init(config: TrainConfig, init: str, needed: int) -> None:
     known = load_model_config(init).vocab_size
     assert known is not None
     if known < needed:
-        raise UserError(f"the data have {needed} tokens, but init={init!r} knows {known}: prepare the data with its tokenizer")
+        raise UserError(
+            f"the data have {needed} tokens, but init={init!r} knows {known}: prepare the data with its tokenizer"
+        )
     config.model.vocab_size = config.model.vocab_size or known
     check_start(config.model, init)
 
@@ -84,12 +82,22 @@ def claim_run_folder(config: TrainConfig) -> Path:
     path = config.run_dir / "config.yaml"
     if path.is_file():
         if config.resume == "never":
-            raise UserError(f"{config.run_dir} exists already and resume=never: choose another name, or resume=auto to go on")
+            raise UserError(
+                f"{config.run_dir} exists already and resume=never: choose another name, or resume=auto to go on"
+            )
         old, new = flat(read_config(path)), flat(config)
-        changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)]
+        changed = [
+            key
+            for key in sorted(old | new)
+            if old.get(key) != new.get(key) and not key.startswith(CHANGES_NOTHING)
+        ]
         if changed:
-            differences = ", ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed)
-            raise UserError(f"{config.run_dir} is a run with another config ({differences}): choose another name")
+            differences = ", ".join(
+                f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed
+            )
+            raise UserError(
+                f"{config.run_dir} is a run with another config ({differences}): choose another name"
+            )
     config.run_dir.mkdir(parents=True, exist_ok=True)
     write_config(config, path)
     return path
@@ -97,7 +105,7 @@ def claim_run_folder(config: TrainConfig) -> Path:
 
 def launch(config: TrainConfig, path: Path) -> int:
     """Run the worker: here, or once per rank under torchrun. In a sweep always so: DeepSpeed starts once a process."""
-    if config.launch.nproc_per_node > 1 or entry.is_sweep():
+    if config.launch.nproc_per_node > 1 or is_sweep():
         return run_ranks(path, config.launch.nproc_per_node)
     from momentum_gpt.worker import work
 
@@ -105,7 +113,7 @@ def launch(config: TrainConfig, path: Path) -> int:
 
 
 def main() -> None:
-    entry.run(train, TrainConfig, "train")
+    run_command(train, TrainConfig, "train")
 
 
 if __name__ == "__main__":

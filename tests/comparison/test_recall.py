@@ -8,13 +8,27 @@ from typing import Any
 
 import pytest
 
-from momentum_gpt.comparison.recall import Cell, Runs, accuracies, as_text, interval, page, quarters, steps_to_learn
+from momentum_gpt.comparison.recall import (
+    Cell,
+    Runs,
+    accuracies,
+    as_text,
+    interval,
+    page,
+    quarters,
+    steps_to_learn,
+)
 from momentum_gpt.comparison.runs import Run
 
 
 def run_of(*accuracy: float) -> Run:
     config: Any = None
-    return Run("x", config, [{"step": 50 * (i + 1), "val/acc": value} for i, value in enumerate(accuracy)], {})
+    return Run(
+        "x",
+        config,
+        [{"step": 50 * (i + 1), "val/acc": value} for i, value in enumerate(accuracy)],
+        {},
+    )
 
 
 RUNS: Runs = {

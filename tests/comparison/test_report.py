@@ -13,7 +13,7 @@ import pytest
 from momentum_gpt import compare
 from momentum_gpt.comparison.runs import common_ground, differences, load_runs
 from momentum_gpt.comparison.table import as_text, columns
-from momentum_gpt.tracking import read_metrics
+from momentum_gpt.core.files import read_json_lines
 from tests.conftest import CHROMIUM, SMOKE, Result, command
 
 Door = Callable[..., Result]
@@ -22,8 +22,19 @@ Door = Callable[..., Result]
 @pytest.fixture(scope="module")
 def runs(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    for name, more in (("vanilla", []), ("momentum", ["attention=momentum"]), ("other seed", ["training.seed=1"])):
-        done = command("momentum_gpt.train", f"name='{name}'", f"data={data_folder}", f"runs={folder}", *SMOKE, *more)
+    for name, more in (
+        ("vanilla", []),
+        ("momentum", ["attention=momentum"]),
+        ("other seed", ["training.seed=1"]),
+    ):
+        done = command(
+            "momentum_gpt.train",
+            f"name='{name}'",
+            f"data={data_folder}",
+            f"runs={folder}",
+            *SMOKE,
+            *more,
+        )
         assert done.code == 0, done.err
     return folder
 
@@ -34,11 +45,16 @@ def both(runs: Path) -> list[str]:
 
 def test_the_table_holds_the_last_evaluation_and_the_differences(runs: Path) -> None:
     loaded = load_runs(both(runs))
-    last = [next(r for r in reversed(read_metrics(Path(f) / "metrics.jsonl")) if "val/loss" in r) for f in both(runs)]
+    last = [
+        next(r for r in reversed(read_json_lines(Path(f) / "metrics.jsonl")) if "val/loss" in r)
+        for f in both(runs)
+    ]
     table = {f"{column.title} {column.unit}": column for column in columns(loaded)}
     assert table["val loss nats/token"].values == [r["val/loss"] for r in last]
     assert table["ppl@64 per token"].values == [r["val/ppl@64"] for r in last]
-    assert table["ppl@64 per token"].values[0] == pytest.approx(math.exp(table["val loss nats/token"].values[0]))
+    assert table["ppl@64 per token"].values[0] == pytest.approx(
+        math.exp(table["val loss nats/token"].values[0])
+    )
     text = as_text(loaded)
     assert f"{last[1]['val/loss'] - last[0]['val/loss']:+.4f}" in text
     assert len({len(line) for line in text.splitlines()}) == 1
@@ -48,7 +64,10 @@ def test_runs_that_differ_in_the_attention_alone_share_weights_and_tokens(runs: 
     loaded = load_runs(both(runs))
     found = differences(loaded)
     assert {key.partition(".")[0] for key in found} == {"attention"}
-    assert (found["attention.name"], found["attention.ema_decay"]) == (["vanilla", "momentum"], [None, 0.5])
+    assert (found["attention.name"], found["attention.ema_decay"]) == (
+        ["vanilla", "momentum"],
+        [None, 0.5],
+    )
     assert common_ground(loaded)[:3] == [
         "Identical initial weights.",
         "Identical training tokens.",
@@ -65,21 +84,29 @@ def test_another_seed_is_told_apart(runs: Path) -> None:
 def test_other_tokenizers_are_not_compared(runs: Path, tmp_path: Path, door: Door) -> None:
     copy = Path(shutil.copytree(runs / "momentum", tmp_path / "momentum"))
     manifest = copy / "checkpoints" / "step_00000020" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'))
+    manifest.write_text(
+        manifest.read_text().replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0')
+    )
     done = door(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={tmp_path}/report.html")
     assert (done.code, "different tokenizers" in done.err) == (2, True)
     assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.browser
-def test_the_report_opens_in_a_browser_without_a_network(runs: Path, tmp_path: Path, door: Door) -> None:
+def test_the_report_opens_in_a_browser_without_a_network(
+    runs: Path, tmp_path: Path, door: Door
+) -> None:
     from playwright.sync_api import sync_playwright
 
     hostile = Path(shutil.copytree(runs / "momentum", tmp_path / "<img src=x onerror=alert(1)>"))
-    done = door(compare.main, f"runs=['{runs}/vanilla','{hostile}']", f"output={tmp_path}/report.html")
+    done = door(
+        compare.main, f"runs=['{runs}/vanilla','{hostile}']", f"output={tmp_path}/report.html"
+    )
     assert done.code == 0, done.err
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_context(offline=True, viewport={"width": 1300, "height": 900}).new_page()
         requests: list[str] = []
         errors: list[Any] = []

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from momentum_gpt.config import BatchPlan
+from momentum_gpt.core.config import BatchPlan
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Batches, TokenShards
 from momentum_gpt.data.batches import Permutation
-from momentum_gpt.errors import UserError
 
 
 def batches(data_folder: Path, plan: BatchPlan, seed: int = 0) -> Batches:
@@ -68,11 +68,21 @@ def test_targets_are_the_next_tokens_of_the_stream(data_folder: Path) -> None:
 
 
 def test_a_step_holds_the_same_sequences_however_it_is_split(data_folder: Path) -> None:
-    splits = [BatchPlan(8, 8, 1, 1), BatchPlan(8, 2, 4, 1), BatchPlan(8, 2, 2, 2), BatchPlan(8, 1, 2, 4), BatchPlan(8, 4, 1, 2)]
+    splits = [
+        BatchPlan(8, 8, 1, 1),
+        BatchPlan(8, 2, 4, 1),
+        BatchPlan(8, 2, 2, 2),
+        BatchPlan(8, 1, 2, 4),
+        BatchPlan(8, 4, 1, 2),
+    ]
     seen = []
     for plan in splits:
         b = batches(data_folder, plan)
-        rows = [b(3, micro, rank)[0] for micro in range(plan.grad_accum_steps) for rank in range(plan.world_size)]
+        rows = [
+            b(3, micro, rank)[0]
+            for micro in range(plan.grad_accum_steps)
+            for rank in range(plan.world_size)
+        ]
         seen.append(torch.cat(rows))
     for other in seen[1:]:
         assert torch.equal(seen[0], other)
@@ -80,7 +90,11 @@ def test_a_step_holds_the_same_sequences_however_it_is_split(data_folder: Path) 
 
 def test_the_seed_decides_the_order_and_the_hash_of_it(data_folder: Path) -> None:
     plan = BatchPlan(8, 8, 1, 1)
-    a, again, b = batches(data_folder, plan, 0), batches(data_folder, BatchPlan(8, 2, 2, 2), 0), batches(data_folder, plan, 1)
+    a, again, b = (
+        batches(data_folder, plan, 0),
+        batches(data_folder, BatchPlan(8, 2, 2, 2), 0),
+        batches(data_folder, plan, 1),
+    )
     assert not np.array_equal(a.windows(0), b.windows(0))
 
     def order_hash(x: Batches) -> str:

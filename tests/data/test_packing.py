@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momentum_gpt.config import BatchPlan
+from momentum_gpt.core.config import BatchPlan
 from momentum_gpt.data import PackedBatches, TokenShards, ahead
 from momentum_gpt.data.packing import best_fit
-from momentum_gpt.data.synthetic import NO_TARGET
+from momentum_gpt.data.synthetic_tasks import NO_TARGET
 
 
 @given(sizes=st.lists(st.integers(1, 20), max_size=60))
@@ -30,7 +30,9 @@ def test_no_bin_is_too_full_and_the_fit_is_the_best(sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("seq_len", [32, 200, 5000])
-def test_every_token_is_a_target_once_behind_the_one_before_it(data_folder: Path, seq_len: int) -> None:
+def test_every_token_is_a_target_once_behind_the_one_before_it(
+    data_folder: Path, seq_len: int
+) -> None:
     shards = TokenShards(data_folder)
     packed = PackedBatches(shards, seq_len, 0, BatchPlan(1, 1, 1, 1))
     seen = []
@@ -51,8 +53,12 @@ def test_documents_that_fit_are_not_cut(data_folder: Path) -> None:
     packed = PackedBatches(shards, 5000, 0, BatchPlan(1, 1, 1, 1))
     ends = np.flatnonzero(shards.read(0, len(shards)) == shards.tokenizer.eos_id)
     whole = np.diff(ends)
-    assert sorted(size for size in packed.sizes if size < 5000) == sorted([n % 5000 for n in [ends[0], *whole] if n % 5000])
-    assert packed.cut_share == pytest.approx(sum(n for n in [ends[0], *whole] if n > 5000) / ends[-1])
+    assert sorted(size for size in packed.sizes if size < 5000) == sorted(
+        [n % 5000 for n in [ends[0], *whole] if n % 5000]
+    )
+    assert packed.cut_share == pytest.approx(
+        sum(n for n in [ends[0], *whole] if n > 5000) / ends[-1]
+    )
 
 
 def test_batches_made_ahead_are_the_batches(data_folder: Path) -> None:

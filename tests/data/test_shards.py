@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from data_prep.corpora import split_of
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.data import TokenShards, load_tokenizer
-from momentum_gpt.data.shards import sha256_of_file, token_dtype
-from momentum_gpt.errors import UserError
+from momentum_gpt.data.shards import token_dtype
 
 
 @pytest.fixture
@@ -20,7 +21,9 @@ def copy(data_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(data_folder, tmp_path / "copy"))
 
 
-def test_every_document_is_there_once_in_its_split_and_decodes_to_its_text(data_folder: Path, text_folder: Path) -> None:
+def test_every_document_is_there_once_in_its_split_and_decodes_to_its_text(
+    data_folder: Path, text_folder: Path
+) -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted(text_folder.glob("*.txt"))]
     found = []
     for split in ("train", "validation"):
@@ -30,7 +33,8 @@ def test_every_document_is_there_once_in_its_split_and_decodes_to_its_text(data_
         assert len(ends) == shards.documents
         assert ends[-1] == len(stream) - 1
         decoded = [
-            shards.tokenizer.decode(piece[piece != shards.tokenizer.eos_id]) for piece in np.split(stream, ends + 1)[:-1]
+            shards.tokenizer.decode(piece[piece != shards.tokenizer.eos_id])
+            for piece in np.split(stream, ends + 1)[:-1]
         ]
         assert all(split_of(text, 0.25) == split for text in decoded)
         found += decoded
@@ -40,7 +44,9 @@ def test_every_document_is_there_once_in_its_split_and_decodes_to_its_text(data_
 def test_the_folder_has_several_shards_and_reads_cross_them(data_folder: Path) -> None:
     shards = TokenShards(data_folder, "train")
     assert len(shards.shards) > 2
-    whole = np.concatenate([np.load(path) for path in sorted(data_folder.glob("train_*.npy"))]).astype(np.int64)
+    whole = np.concatenate(
+        [np.load(path) for path in sorted(data_folder.glob("train_*.npy"))]
+    ).astype(np.int64)
     assert np.array_equal(shards.read(0, len(shards)), whole)
     edge = int(shards.starts[1])
     assert np.array_equal(shards.read(edge - 5, 11), whole[edge - 5 : edge + 6])
@@ -56,7 +62,10 @@ def test_the_manifest_says_what_lies_there(data_folder: Path) -> None:
     assert manifest["tokenizer_sha256"] == sha256_of_file(data_folder / "tokenizer.model")
     for entry in manifest["splits"]["train"] + manifest["splits"]["validation"]:
         shard = np.load(data_folder / entry["file"])
-        assert (len(shard), sha256_of_file(data_folder / entry["file"])) == (entry["tokens"], entry["sha256"])
+        assert (len(shard), sha256_of_file(data_folder / entry["file"])) == (
+            entry["tokens"],
+            entry["sha256"],
+        )
         assert (shard == manifest["eos_id"]).sum() == entry["documents"]
 
 
@@ -65,7 +74,9 @@ def test_ids_that_do_not_fit_16_bits_take_32() -> None:
     assert token_dtype(2**16 + 1) == np.uint32
 
 
-def test_a_missing_or_foreign_folder_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_a_missing_or_foreign_folder_is_refused_with_the_command_that_makes_one(
+    tmp_path: Path,
+) -> None:
     for folder in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=r"python -m data_prep\.prepare"):
             TokenShards(folder)
@@ -75,9 +86,11 @@ def test_a_missing_or_foreign_folder_is_refused_with_the_command_that_makes_one(
 
 
 def test_a_tokenizer_that_did_not_make_the_shards_is_refused(copy: Path, tmp_path: Path) -> None:
-    from data_prep.tokenizer import TokenizerConfig, train
+    from data_prep.train_tokenizer import TokenizerConfig, train
 
-    (copy / "tokenizer.model").write_bytes(train(["some other text, " * 50], TokenizerConfig(vocab_size=275)))
+    (copy / "tokenizer.model").write_bytes(
+        train(["some other text, " * 50], TokenizerConfig(vocab_size=275))
+    )
     assert load_tokenizer(copy).vocab_size == 275
     with pytest.raises(UserError, match="is not the tokenizer that made these shards"):
         TokenShards(copy)

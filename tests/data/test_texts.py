@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Texts, load_tokenizer, read_texts
 from momentum_gpt.data.texts import _rows
-from momentum_gpt.errors import UserError
 
 DOCUMENTS = ["one\r\n\ttwo  three\n", "", "häßlich ☃ " * 300, " last"]
 
@@ -41,7 +41,9 @@ def test_files_are_read_as_they_are(folder: Path, names: str, expected: list[str
 def test_of_a_folder_with_splits_one_is_read_and_the_field_that_is_named(folder: Path) -> None:
     for split, name in (("train", "b.jsonl.gz"), ("test-00000-of-00001", "a.jsonl")):
         (folder / name).rename(folder / f"{split}.{name.partition('.')[2]}")
-    assert list(read_texts(str(folder), None, "test", "body")) == [text.upper() for text in DOCUMENTS]
+    assert list(read_texts(str(folder), None, "test", "body")) == [
+        text.upper() for text in DOCUMENTS
+    ]
     assert list(read_texts(str(folder), None, "train", "text")) == DOCUMENTS
 
 
@@ -62,12 +64,18 @@ def test_a_stream_is_the_documents_and_their_ends(data_folder: Path) -> None:
     assert len(few) == len(tokenizer.encode(DOCUMENTS[0])) + 1
 
 
-def test_mistakes_are_named(folder: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_named(
+    folder: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for source, field, said in (
         (str(folder / "a.jsonl"), "content", "has no field 'content': name it with text.field="),
         (str(folder / "*.md"), "text", "has no file of .txt, .jsonl"),
-        (str(folder / "nothing.txt"), "text", "is no file here, and as a set of the hub cannot be read"),
+        (
+            str(folder / "nothing.txt"),
+            "text",
+            "is no file here, and as a set of the hub cannot be read",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             list(read_texts(source, None, "test", field))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.tokenizer import TokenizerConfig, forecast, sample, train
+from data_prep.train_tokenizer import TokenizerConfig, forecast, sample, train
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Tokenizer, load_tokenizer
-from momentum_gpt.errors import UserError
 
 SOURCE = Path(textwrap.__file__).read_text(encoding="utf-8")
 TEXTS = [*SOURCE.split("\n\n"), "Die Straße, naïve café — 日本語.\n"]
@@ -23,13 +23,27 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(alphabet=st.characters(exclude_characters="\u2581", exclude_categories=("Cs",))))
+@given(
+    text=st.text(alphabet=st.characters(exclude_characters="\u2581", exclude_categories=("Cs",)))
+)
 def test_any_text_without_the_space_mark_comes_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "  a   b    ", "\n\n\n\ta\r\n", "\0", "<s></s><unk><0x0A>", "ﬁ ﬀ ① Å", "a\u00a0b", "\ufeffx", "🙂👩‍👩‍👧"]
+    "text",
+    [
+        "",
+        " ",
+        "  a   b    ",
+        "\n\n\n\ta\r\n",
+        "\0",
+        "<s></s><unk><0x0A>",
+        "ﬁ ﬀ ① Å",
+        "a\u00a0b",
+        "\ufeffx",
+        "🙂👩‍👩‍👧",
+    ],
 )
 def test_texts_that_tokenizers_like_to_change_come_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -54,7 +68,9 @@ def test_ordinary_ids_are_text(tokenizer: Tokenizer) -> None:
 
 
 def test_the_same_text_gives_the_same_tokenizer() -> None:
-    assert train(TEXTS, TokenizerConfig(vocab_size=400)) == train(TEXTS, TokenizerConfig(vocab_size=400))
+    assert train(TEXTS, TokenizerConfig(vocab_size=400)) == train(
+        TEXTS, TokenizerConfig(vocab_size=400)
+    )
 
 
 def test_the_sample_is_bounded_and_does_not_depend_on_the_order() -> None:
@@ -65,7 +81,10 @@ def test_the_sample_is_bounded_and_does_not_depend_on_the_order() -> None:
 
 
 def test_too_little_text_names_the_largest_vocabulary() -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.vocab_size=5000 does not fit this text of 11 bytes: take at most \d+"):
+    with pytest.raises(
+        UserError,
+        match=r"tokenizer\.vocab_size=5000 does not fit this text of 11 bytes: take at most \d+",
+    ):
         train(["hello world"], TokenizerConfig(vocab_size=5000))
 
 
@@ -86,13 +105,20 @@ def test_endless_lines_and_nul_bytes_do_not_end_the_training() -> None:
     """A megabyte without a newline, as minified code and some languages have it, is seen in pieces."""
     endless = "".join(SOURCE.split("\n")) * 80
     assert len(endless) > 1_000_000
-    tokenizer = Tokenizer(train([endless, "\0" * 1000, "a\0b " * 1000], TokenizerConfig(vocab_size=400)))
+    tokenizer = Tokenizer(
+        train([endless, "\0" * 1000, "a\0b " * 1000], TokenizerConfig(vocab_size=400))
+    )
     for text in (endless[:100_000], "\0a\0"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_the_forecast_of_memory_grows_with_the_text_up_to_the_sample() -> None:
-    small, bounded = forecast(TokenizerConfig(), 10**7), forecast(TokenizerConfig(sample_bytes=10**7), 10**12)
+    small, bounded = (
+        forecast(TokenizerConfig(), 10**7),
+        forecast(TokenizerConfig(sample_bytes=10**7), 10**12),
+    )
     assert small == bounded
     assert 0.3 < small < 1
-    assert forecast(TokenizerConfig(model_type="unigram"), 10**8) > 2 * forecast(TokenizerConfig(), 10**8)
+    assert forecast(TokenizerConfig(model_type="unigram"), 10**8) > 2 * forecast(
+        TokenizerConfig(), 10**8
+    )

@@ -64,12 +64,17 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         Path(folder).mkdir(exist_ok=True)
     run("chown", "munge:munge", *munge, "/etc/munge/munge.key")
     Path("/run/munge").chmod(0o711)
-    subprocess.run(["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "/usr/sbin/munged"], check=False)
+    subprocess.run(
+        ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "/usr/sbin/munged"],
+        check=False,
+    )
     folder = tmp_path / "slurm"
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 - 512
-    config = CONFIG.format(host=socket.gethostname(), folder=folder, cores=os.cpu_count(), memory=memory)
+    config = CONFIG.format(
+        host=socket.gethostname(), folder=folder, cores=os.cpu_count(), memory=memory
+    )
     (folder / "slurm.conf").write_text(config)
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     run("slurmctld", "-f", str(folder / "slurm.conf"))
@@ -86,7 +91,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_slurm_makes_the_same_bytes(slurm: None, text_folder: Path, tmp_path: Path) -> None:
     prepare(text_folder, tmp_path / "here")
-    prepare(text_folder, tmp_path / "there", "executor=slurm", "executor.partition=cpu", "executor.memory_gb=1")
+    prepare(
+        text_folder,
+        tmp_path / "there",
+        "executor=slurm",
+        "executor.partition=cpu",
+        "executor.memory_gb=1",
+    )
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
@@ -94,7 +105,14 @@ def test_slurm_makes_the_same_bytes(slurm: None, text_folder: Path, tmp_path: Pa
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     binary = str(Path(sys.executable).with_name("ray"))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    run(binary, "start", "--head", "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats")
+    run(
+        binary,
+        "start",
+        "--head",
+        "--node-ip-address=127.0.0.1",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    )
     yield
     run(binary, "stop", "--force")
 

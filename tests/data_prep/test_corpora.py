@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from data_prep.corpora import Document, Faults, build_corpus, split_of
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.errors import UserError
 
 
 def texts(**options: Any) -> list[str]:
@@ -36,14 +36,24 @@ def test_files_folders_and_globs_plain_and_packed(tmp_path: Path) -> None:
     (tmp_path / "sub" / "c.jsonl.gz").write_bytes(gzip.compress(jsonl("four")))
     (tmp_path / "sub" / "d.jsonl.zst").write_bytes(zstandard.compress(jsonl("five")))
     (tmp_path / "ignored.md").write_text("no")
-    assert sorted(texts(kind="text", paths=[str(tmp_path)])) == ["five", "four", "one", "three", "two"]
+    assert sorted(texts(kind="text", paths=[str(tmp_path)])) == [
+        "five",
+        "four",
+        "one",
+        "three",
+        "two",
+    ]
     assert texts(kind="text", paths=str(tmp_path / "*.txt")) == ["one"]
-    assert texts(kind="text", paths=[str(tmp_path / "sub" / "d.jsonl.zst"), str(tmp_path / "a.txt")]) == ["five", "one"]
+    assert texts(
+        kind="text", paths=[str(tmp_path / "sub" / "d.jsonl.zst"), str(tmp_path / "a.txt")]
+    ) == ["five", "one"]
 
 
 def test_a_zst_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
     """Concatenated frames are common; a reader that stops after the first loses the rest without a word."""
-    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(jsonl("one")) + zstandard.compress(jsonl("two")))
+    (tmp_path / "a.jsonl.zst").write_bytes(
+        zstandard.compress(jsonl("one")) + zstandard.compress(jsonl("two"))
+    )
     assert texts(kind="text", paths=[str(tmp_path)]) == ["one", "two"]
 
 
@@ -53,7 +63,9 @@ def test_a_gz_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
         texts(kind="text", paths=[str(tmp_path)])
 
 
-def test_documents_of_a_text_file_are_cut_at_the_separator_or_before_a_title(tmp_path: Path) -> None:
+def test_documents_of_a_text_file_are_cut_at_the_separator_or_before_a_title(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.txt"
     path.write_text(" = One = \nfirst\n\n\n = Two = \nsecond\n = = Part = = \nmore\n")
     assert texts(kind="text", paths=[str(path)]) == [path.read_text()]
@@ -70,7 +82,11 @@ def test_validation_files_are_validation(tmp_path: Path) -> None:
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text(name)
     corpus = build_corpus(
-        {"kind": "text", "paths": [str(tmp_path / "train.txt")], "validation_paths": [str(tmp_path / "valid.txt")]}
+        {
+            "kind": "text",
+            "paths": [str(tmp_path / "train.txt")],
+            "validation_paths": [str(tmp_path / "valid.txt")],
+        }
     )
     assert list(corpus.documents()) == [Document("train", "train"), Document("valid", "validation")]
 
@@ -81,7 +97,9 @@ def test_the_split_is_a_function_of_the_text() -> None:
     assert splits.count("validation") == pytest.approx(500, abs=100)
 
 
-def test_a_local_folder_in_the_hubs_layout_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_in_the_hubs_layout_goes_through_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path / "set"
     folder.mkdir()
@@ -90,11 +108,16 @@ def test_a_local_folder_in_the_hubs_layout_goes_through_datasets(tmp_path: Path,
     (folder / "validation.jsonl").write_bytes(jsonl("v"))
     for streaming in (False, True):
         options = {"kind": "hub", "dataset": str(folder), "streaming": streaming}
-        assert texts(**options, document_start=" = [^=].* = \n?$") == [" = A = \na\n = = B = = \n", " = C = \nc\n"]
+        assert texts(**options, document_start=" = [^=].* = \n?$") == [
+            " = A = \na\n = = B = = \n",
+            " = C = \nc\n",
+        ]
         assert texts(**options, max_documents=2) == [" = A = \n", "a\n"]
         corpus = build_corpus({**options, "validation_split": "validation"})
         assert list(corpus.documents())[-1] == Document("v", "validation")
-        with pytest.raises(UserError, match=r"has no column 'body': its columns are text; set corpus.column"):
+        with pytest.raises(
+            UserError, match=r"has no column 'body': its columns are text; set corpus.column"
+        ):
             texts(**options, column="body")
         with pytest.raises(UserError, match="split 'dev' cannot be loaded"):
             texts(**options, split="dev")
@@ -103,7 +126,9 @@ def test_a_local_folder_in_the_hubs_layout_goes_through_datasets(tmp_path: Path,
 def test_bad_input_is_named(tmp_path: Path) -> None:
     latin = tmp_path / "latin.txt"
     latin.write_bytes("naïve".encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin\.txt is not UTF-8: byte 0xef at offset 2; convert it"):
+    with pytest.raises(
+        UserError, match=r"latin\.txt is not UTF-8: byte 0xef at offset 2; convert it"
+    ):
         texts(kind="text", paths=[str(latin)])
     lines = tmp_path / "a.jsonl"
     for content, said in (
@@ -128,7 +153,10 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         ({"kind": "web"}, "corpus.kind must be one of stdlib, text, hub, got 'web'"),
         ({"kind": "text", "path": "a"}, "Key 'path' not in 'TextCorpus'"),
         ({"kind": "text"}, "mandatory value: paths"),
-        ({"kind": "hub", "dataset": "a", "streaming": "perhaps"}, "could not be converted|not a valid bool"),
+        (
+            {"kind": "hub", "dataset": "a", "streaming": "perhaps"},
+            "could not be converted|not a valid bool",
+        ),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], said: str) -> None:
@@ -137,7 +165,9 @@ def test_wrong_options_are_named(options: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize("part_bytes", [1, 7, 100, 1000, 10**9])
-def test_parts_of_any_size_hold_every_document_once_and_whole(tmp_path: Path, part_bytes: int) -> None:
+def test_parts_of_any_size_hold_every_document_once_and_whole(
+    tmp_path: Path, part_bytes: int
+) -> None:
     documents = [f"= {number}\n" + "line\n" * (number % 5) + "é" * number for number in range(30)]
     (tmp_path / "a.jsonl").write_bytes(jsonl(*documents))
     (tmp_path / "b.txt").write_text("".join(document + "\n" for document in documents))
@@ -145,7 +175,9 @@ def test_parts_of_any_size_hold_every_document_once_and_whole(tmp_path: Path, pa
     parts = list(corpus.parts(part_bytes))
     read = [document.text for part in parts for document in corpus.read(part, Faults())]
     assert read == [*documents, *(document + "\n" for document in documents)]
-    assert sum(part.size for part in parts) == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert sum(part.size for part in parts) == sum(
+        path.stat().st_size for path in tmp_path.iterdir()
+    )
     assert all(corpus.sha256(part) for part in parts)
 
 
@@ -172,8 +204,15 @@ def test_endless_documents_are_cut_at_lines_and_spaces_and_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_prep.corpora.LONGEST_DOCUMENT", 50)
-    for name, text in (("lines", "a line of words\n" * 20), ("words", "word " * 100), ("none", "日本語" * 60)):
-        for path, content in ((tmp_path / f"{name}.txt", text.encode()), (tmp_path / f"{name}.jsonl", jsonl(text))):
+    for name, text in (
+        ("lines", "a line of words\n" * 20),
+        ("words", "word " * 100),
+        ("none", "日本語" * 60),
+    ):
+        for path, content in (
+            (tmp_path / f"{name}.txt", text.encode()),
+            (tmp_path / f"{name}.jsonl", jsonl(text)),
+        ):
             path.write_bytes(content)
             read = texts(kind="text", paths=str(path))
             assert "".join(read) == text
@@ -182,7 +221,10 @@ def test_endless_documents_are_cut_at_lines_and_spaces_and_nothing_is_lost(
 
 
 def test_what_was_begun_of_a_damaged_file_is_no_document(tmp_path: Path) -> None:
-    for name, content in (("a.txt.gz", b"some text " * 5000), ("b.jsonl.gz", jsonl(*map(str, range(5000))))):
+    for name, content in (
+        ("a.txt.gz", b"some text " * 5000),
+        ("b.jsonl.gz", jsonl(*map(str, range(5000)))),
+    ):
         (tmp_path / name).write_bytes(gzip.compress(content)[:-40])
     corpus, faults = build_corpus({"kind": "text", "paths": [str(tmp_path)]}), Faults(skip=True)
     read = [document.text for part in corpus.parts(10**9) for document in corpus.read(part, faults)]

@@ -16,7 +16,13 @@ from tests.data_prep.test_prepare import SMALL, contents
 
 
 def prepare(text: Path, output: Path) -> subprocess.Popen[bytes]:
-    arguments = ["corpus=text", f"corpus.paths={text}", f"output={output}", *SMALL, "executor.workers=2"]
+    arguments = [
+        "corpus=text",
+        f"corpus.paths={text}",
+        f"output={output}",
+        *SMALL,
+        "executor.workers=2",
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "data_prep.prepare", *arguments],
         start_new_session=True,

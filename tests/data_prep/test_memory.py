@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.tokenizer import TokenizerConfig, train
+from data_prep.train_tokenizer import TokenizerConfig, train
 from tests.data.test_tokenizer import TEXTS
 
 MEASURED = """
@@ -25,14 +25,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def peak_memory(*arguments: str) -> int:
     """KB, of a preparation in one process."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *arguments, "executor.workers=1"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", MEASURED, *arguments, "executor.workers=1"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1])
 
 
 @pytest.mark.slow
-def test_ten_times_the_text_takes_at_most_a_fifth_more_memory(text_folder: Path, tmp_path: Path) -> None:
+def test_ten_times_the_text_takes_at_most_a_fifth_more_memory(
+    text_folder: Path, tmp_path: Path
+) -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(text_folder.glob("*.txt")))
     (tmp_path / "tokenizer.model").write_bytes(train(TEXTS, TokenizerConfig(vocab_size=400)))
     peaks = []
@@ -41,7 +46,12 @@ def test_ten_times_the_text_takes_at_most_a_fifth_more_memory(text_folder: Path,
         with path.open("w") as file:
             for copy in range(40 * times):
                 file.write(f"=== {copy}\n{text}\n")
-        arguments = ["corpus=text", f"corpus.paths={path}", "corpus.document_start='=== '", "deduplicate=false"]
+        arguments = [
+            "corpus=text",
+            f"corpus.paths={path}",
+            "corpus.document_start='=== '",
+            "deduplicate=false",
+        ]
         arguments += [
             f"tokenizer.path={tmp_path / 'tokenizer.model'}",
             "piece_bytes=10000000000",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.tokenizer import TokenizerConfig, train
+from data_prep.train_tokenizer import TokenizerConfig, train
 from data_prep.words import LONGEST_WORD, WordEncoder, cuts_are_exact
 from momentum_gpt.data import Tokenizer
 from tests.conftest import SHARED_DATA
@@ -38,13 +38,24 @@ def same(encoder: WordEncoder, texts: list[str]) -> None:
 
 def test_prose_code_other_scripts_and_runs_of_spaces(tokenizer: Tokenizer) -> None:
     encoder = WordEncoder(tokenizer)
-    for texts in (TEXTS, [SOURCE], ["", " ", "\n", "  \n  ", "x", ""], ["a\u2581b \u2581 c", "plain"], []):
+    for texts in (
+        TEXTS,
+        [SOURCE],
+        ["", " ", "\n", "  \n  ", "x", ""],
+        ["a\u2581b \u2581 c", "plain"],
+        [],
+    ):
         same(encoder, texts)
         same(encoder, texts)  # from a table that knows all the words
 
 
 @settings(max_examples=300, deadline=None)
-@given(texts=st.lists(st.text(alphabet=st.sampled_from(list("ab \n\t.0\u2581é日\u3000\u00a0\0")), max_size=40), max_size=5))
+@given(
+    texts=st.lists(
+        st.text(alphabet=st.sampled_from(list("ab \n\t.0\u2581é日\u3000\u00a0\0")), max_size=40),
+        max_size=5,
+    )
+)
 def test_any_mixture_of_spaces_and_letters(tokenizer: Tokenizer, texts: list[str]) -> None:
     same(WordEncoder(tokenizer), texts)
 
@@ -53,21 +64,34 @@ def test_the_table_is_bounded_and_long_words_are_not_remembered(tokenizer: Token
     encoder = WordEncoder(tokenizer, most_ids=200)
     long = "x" * (LONGEST_WORD + 1)
     for part in range(40):
-        same(encoder, [f"word{part} {long}{part} again{part} {long}", SOURCE[part * 100 : part * 100 + 300]])
+        same(
+            encoder,
+            [f"word{part} {long}{part} again{part} {long}", SOURCE[part * 100 : part * 100 + 300]],
+        )
         assert len(encoder.ids) < 200 + 500
         assert all(len(word) <= LONGEST_WORD for word in encoder.words)
 
 
 def test_tokenizers_for_which_the_cut_is_not_exact_are_known(tokenizer: Tokenizer) -> None:
     assert cuts_are_exact(tokenizer)
-    assert not cuts_are_exact(Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=500, model_type="unigram"))))
+    assert not cuts_are_exact(
+        Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=500, model_type="unigram")))
+    )
     import io
 
     import sentencepiece
 
-    for option in ({"split_by_whitespace": False}, {"add_dummy_prefix": True}, {"normalization_rule_name": "nmt_nfkc"}):
+    for option in (
+        {"split_by_whitespace": False},
+        {"add_dummy_prefix": True},
+        {"normalization_rule_name": "nmt_nfkc"},
+    ):
         model = io.BytesIO()
-        options = {"add_dummy_prefix": False, "remove_extra_whitespaces": False, "normalization_rule_name": "identity"}
+        options = {
+            "add_dummy_prefix": False,
+            "remove_extra_whitespaces": False,
+            "normalization_rule_name": "identity",
+        }
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(SOURCE.split("\n") * 2), model_writer=model, model_type="bpe", vocab_size=2000,
             eos_id=2, minloglevel=2, **(options | option),
@@ -76,7 +100,9 @@ def test_tokenizers_for_which_the_cut_is_not_exact_are_known(tokenizer: Tokenize
 
 
 @pytest.mark.shared_data
-def test_every_real_document_has_the_ids_of_plain_sentencepiece_and_decodes_to_its_bytes(tokenizer: Tokenizer) -> None:
+def test_every_real_document_has_the_ids_of_plain_sentencepiece_and_decodes_to_its_bytes(
+    tokenizer: Tokenizer,
+) -> None:
     encoder, documents = WordEncoder(tokenizer), 0
     for path in sorted((SHARED_DATA / "text").rglob("valid.txt")):
         text = path.read_text(encoding="utf-8")

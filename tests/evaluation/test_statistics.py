@@ -36,7 +36,9 @@ def test_holm_by_hand() -> None:
 
 def test_the_mean_interval_is_students() -> None:
     low, high = mean_interval(np.array([1.0, 2.0, 3.0]))
-    assert (low, high) == pytest.approx((2 - 4.30265 / math.sqrt(3), 2 + 4.30265 / math.sqrt(3)), abs=1e-4)
+    assert (low, high) == pytest.approx(
+        (2 - 4.30265 / math.sqrt(3), 2 + 4.30265 / math.sqrt(3)), abs=1e-4
+    )
     assert all(map(math.isnan, mean_interval(np.array([1.0]))))
 
 
@@ -44,7 +46,9 @@ def test_the_bootstrap_of_one_seed_is_the_normal_interval_of_a_mean() -> None:
     values = np.random.default_rng(0).integers(0, 2, (1, 1000)).astype(float)
     low, high = bootstrap(values)
     error = values.std() / math.sqrt(1000)
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.003)
+    assert (low, high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.003
+    )
 
 
 def test_the_bootstrap_draws_seeds_too() -> None:
@@ -57,7 +61,10 @@ def test_the_smallest_detectable_difference_is_found_four_times_of_five() -> Non
     generator = np.random.default_rng(1)
     n = 2000
     effect = smallest_detectable(generator.normal(0, 1, n))
-    found = [abs(x.mean()) > 1.96 * x.std(ddof=1) / math.sqrt(n) for x in generator.normal(effect, 1, (2000, n))]
+    found = [
+        abs(x.mean()) > 1.96 * x.std(ddof=1) / math.sqrt(n)
+        for x in generator.normal(effect, 1, (2000, n))
+    ]
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
 
 
@@ -75,7 +82,9 @@ def test_the_ratio_of_sums_has_the_interval_of_simulated_samples() -> None:
     true_width = np.subtract(*np.quantile(ratios, [0.975, 0.025]))
     assert low < 0.3 < high
     assert high - low == pytest.approx(true_width, rel=0.2)
-    assert smallest_detectable_ratio(sums, sizes) == pytest.approx(true_width / 3.92 * 2.80, rel=0.2)
+    assert smallest_detectable_ratio(sums, sizes) == pytest.approx(
+        true_width / 3.92 * 2.80, rel=0.2
+    )
     assert all(map(math.isnan, bootstrap_ratio(sums[:1], sizes[:1])))
 
 

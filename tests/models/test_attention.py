@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from momentum_gpt.config import ModelConfig
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.config import ModelConfig
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import ATTENTIONS, GPT, build_attention
 from momentum_gpt.models.attention import MomentumAttention, Place, VanillaAttention
 from momentum_gpt.models.gpt import init_weights
@@ -32,7 +32,10 @@ PLACE = Place(layer=0, n_layers=2, n_heads=2, d_head=4)
 
 def heads(T: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(T)
-    return [torch.randn(2, 2, T, 4, dtype=torch.float64, generator=generator).requires_grad_() for _ in range(3)]
+    return [
+        torch.randn(2, 2, T, 4, dtype=torch.float64, generator=generator).requires_grad_()
+        for _ in range(3)
+    ]
 
 
 def momentum_by_the_formula(q: Tensor, k: Tensor, v: Tensor, eta: float) -> Tensor:
@@ -42,10 +45,18 @@ def momentum_by_the_formula(q: Tensor, k: Tensor, v: Tensor, eta: float) -> Tens
     for b in range(v.shape[0]):
         for h in range(v.shape[1]):
             for t in range(v.shape[2]):
-                scores = torch.stack([q[b, h, t] @ k[b, h, i] / math.sqrt(q.shape[-1]) for i in range(t + 1)])
+                scores = torch.stack(
+                    [q[b, h, t] @ k[b, h, i] / math.sqrt(q.shape[-1]) for i in range(t + 1)]
+                )
                 weights = scores.exp() / scores.exp().sum()
                 y = sum(weights[i] * v[b, h, i] for i in range(t + 1))
-                rows.append(y + sum((eta ** (t - i) * v[b, h, i] for i in range(t)), torch.zeros_like(v[b, h, t])))
+                rows.append(
+                    y
+                    + sum(
+                        (eta ** (t - i) * v[b, h, i] for i in range(t)),
+                        torch.zeros_like(v[b, h, t]),
+                    )
+                )
     return torch.stack(rows).view_as(out)
 
 
@@ -53,12 +64,16 @@ def momentum_by_the_formula(q: Tensor, k: Tensor, v: Tensor, eta: float) -> Tens
 @pytest.mark.parametrize("T", [1, 2, 7, 33])
 def test_momentum_is_the_formula_in_output_and_every_gradient(T: int, eta: float) -> None:
     inputs = heads(T)
-    upstream = torch.randn(2, 2, T, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    upstream = torch.randn(
+        2, 2, T, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     mine, expected = MomentumAttention(PLACE, eta)(*inputs), momentum_by_the_formula(*inputs, eta)
     torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-12)
     gradients = [torch.autograd.grad((y * upstream).sum(), inputs) for y in (mine, expected)]
     for name, a, b in zip("qkv", *gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"gradient of {name}: {m}")
+        torch.testing.assert_close(
+            a, b, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"gradient of {name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -91,7 +106,9 @@ def test_the_options_by_hand(options: dict[str, Any], weights: list[float]) -> N
     q, k, v = (x.detach() for x in heads(3))
     term = (attend(q, k, v) - VanillaAttention(PLACE)(q, k, v))[0, 0, 2]
     expected = sum(weight * value for weight, value in zip(weights, v[0, 0], strict=True))
-    torch.testing.assert_close(term, expected, rtol=1e-6, atol=1e-7)  # a learned decay is kept in float32
+    torch.testing.assert_close(
+        term, expected, rtol=1e-6, atol=1e-7
+    )  # a learned decay is kept in float32
 
 
 def test_lists_of_decays_reach_their_layer_and_head() -> None:
@@ -119,7 +136,9 @@ def test_a_learned_decay_is_trained_and_stays_inside_its_bounds() -> None:
 
 def test_layers_without_momentum_have_no_decay_to_learn() -> None:
     model = GPT(TINY, {"name": "momentum", "ema_decay": 0.5, "learned": True, "layers": [1]})
-    assert [name for name, _ in model.named_parameters() if "decay" in name] == ["blocks.1.attention.attend.decay_logits"]
+    assert [name for name, _ in model.named_parameters() if "decay" in name] == [
+        "blocks.1.attention.attend.decay_logits"
+    ]
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
@@ -147,10 +166,26 @@ def test_an_extra_parameter_of_a_variant_changes_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [1.0, -0.1, 2, float("nan"), "0.5", None, True, [], [0.5], [0.5, 1.0], [[0.5]], [[0.5, 0.5, 0.5]]]
+    "bad",
+    [
+        1.0,
+        -0.1,
+        2,
+        float("nan"),
+        "0.5",
+        None,
+        True,
+        [],
+        [0.5],
+        [0.5, 1.0],
+        [[0.5]],
+        [[0.5, 0.5, 0.5]],
+    ],
 )
 def test_a_decay_out_of_bounds_is_refused(bad: object) -> None:
-    with pytest.raises(UserError, match=r"attention\.ema_decay must be a number in \[0, 1\), a list of 2 .*, got"):
+    with pytest.raises(
+        UserError, match=r"attention\.ema_decay must be a number in \[0, 1\), a list of 2 .*, got"
+    ):
         build_attention({"name": "momentum", "ema_decay": bad}, TINY)
 
 
@@ -158,8 +193,14 @@ def test_a_decay_out_of_bounds_is_refused(bad: object) -> None:
     ("options", "said"),
     [
         ({"learned": 1}, "attention.learned must be true or false, got 1"),
-        ({"layers": [2]}, r"attention.layers must be a list of layers from 0 to 1, or null for all, got \[2\]"),
-        ({"ema_decay": 0.0, "learned": True}, "attention.ema_decay must be above 0 to be learned from there on, got 0.0"),
+        (
+            {"layers": [2]},
+            r"attention.layers must be a list of layers from 0 to 1, or null for all, got \[2\]",
+        ),
+        (
+            {"ema_decay": 0.0, "learned": True},
+            "attention.ema_decay must be above 0 to be learned from there on, got 0.0",
+        ),
     ],
 )
 def test_options_out_of_bounds_are_refused(options: dict[str, Any], said: str) -> None:

@@ -40,7 +40,9 @@ def test_every_check_holds(options: dict[str, Any]) -> None:
 class Wrong(MomentumAttention):
     """Momentum attention with parts that the mistakes below replace; as it stands, it is right."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None
+    ) -> Tensor:
         y = softmax_attention(q, k, v, documents, cache)
         values = v.to(torch.promote_types(v.dtype, torch.float32))
         ids = documents.ids if documents else None
@@ -96,7 +98,9 @@ class CompilesEachLength(Wrong):
 
 
 class NeverRestarts(Wrong):
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None
+    ) -> Tensor:
         if documents is None:
             return super().forward(q, k, v, None, cache)
         return add_ema_of_past(softmax_attention(q, k, v, documents, None), v, self.ema_decay(v))
@@ -105,7 +109,9 @@ class NeverRestarts(Wrong):
 class Caching(Wrong):
     """Keeps another state than it should."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None
+    ) -> Tensor:
         y = super().forward(q, k, v, documents, cache)
         if cache:
             cache.tensors["ema"] = self.state(cache.get("ema"), v)
@@ -126,7 +132,9 @@ class StateInBfloat16(Caching):
 
 
 class PaddingReachesTheState(Wrong):
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None
+    ) -> Tensor:
         if cache is None:
             return super().forward(q, k, v, documents, None)
         past, state = ema_of_past(v, self.ema_decay(v), cache.get("ema"))
@@ -135,7 +143,9 @@ class PaddingReachesTheState(Wrong):
 
 
 class SumsInBfloat16(Wrong):
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None
+    ) -> Tensor:
         if v.dtype != torch.bfloat16 or cache:
             return super().forward(q, k, v, documents, cache)
         state, pasts = torch.zeros_like(v[:, :, 0]), []
@@ -192,7 +202,9 @@ def test_without_a_mistake_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) 
         assert failures({"name": "wrong", "ema_decay": 0.5, **more}) == []
 
 
-@pytest.mark.parametrize(("mistake", "options", "check"), MISTAKES, ids=[mistake.__name__ for mistake, _, _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("mistake", "options", "check"), MISTAKES, ids=[mistake.__name__ for mistake, _, _ in MISTAKES]
+)
 def test_a_planted_mistake_is_caught_by_its_check(
     mistake: type[Wrong], options: dict[str, Any], check: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +215,9 @@ def test_a_planted_mistake_is_caught_by_its_check(
 def test_the_cost_of_momentum_is_a_few_more_operations_and_one_more_tensor() -> None:
     """The sum takes 2 x 32 operations a value each way, softmax attention 12 T; it keeps the attention's own output."""
     B, H, T, D = 1, 2, 256, 16
-    vanilla, momentum = costs([{"name": "vanilla"}, {"name": "momentum", "ema_decay": 0.5}], B, H, T, D, repeats=1)
+    vanilla, momentum = costs(
+        [{"name": "vanilla"}, {"name": "momentum", "ema_decay": 0.5}], B, H, T, D, repeats=1
+    )
     assert momentum.flops - vanilla.flops == 2 * 64 * B * H * T * D
     assert vanilla.flops == 12 * B * H * T * T * D
     assert momentum.kept_bytes - vanilla.kept_bytes <= 4 * B * H * T * D + 4

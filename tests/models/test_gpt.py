@@ -9,10 +9,17 @@ import torch
 import transformers
 from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbedding
 
-from momentum_gpt.config import ModelConfig
+from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.models import GPT
 from momentum_gpt.models.attention import Documents, blocks_of, documents_of, softmax_attention
-from momentum_gpt.models.gpt import document_ids_of, init_weights, positions_in_documents, rotary_angles, rotate, sinusoids
+from momentum_gpt.models.gpt import (
+    document_ids_of,
+    init_weights,
+    positions_in_documents,
+    rotary_angles,
+    rotate,
+    sinusoids,
+)
 
 MOMENTUM = {"name": "momentum", "ema_decay": 0.5}
 VANILLA = {"name": "vanilla"}
@@ -28,14 +35,21 @@ def gpt2_and_ours() -> tuple[transformers.GPT2LMHeadModel, GPT]:
     weights = {k.removeprefix("transformer."): v for k, v in theirs.state_dict().items()}
     names = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
     for i in range(3):
-        inner = {"norm1": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj", "norm2": "ln_2"}
+        inner = {
+            "norm1": "ln_1",
+            "attention.qkv": "attn.c_attn",
+            "attention.out": "attn.c_proj",
+            "norm2": "ln_2",
+        }
         inner |= {"mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
         names |= {f"blocks.{i}.{ours_}": f"h.{i}.{theirs_}" for ours_, theirs_ in inner.items()}
     state = {}
     for name in ours.state_dict():
         module, kind = name.rsplit(".", 1)
         tensor = weights[f"{names[module]}.{kind}"]
-        state[name] = tensor.T if ".c_" in names[module] and kind == "weight" else tensor  # Conv1D keeps (in, out)
+        state[name] = (
+            tensor.T if ".c_" in names[module] and kind == "weight" else tensor
+        )  # Conv1D keeps (in, out)
     ours.load_state_dict(state)
     return theirs, ours.eval()
 
@@ -46,7 +60,9 @@ def test_equals_gpt2_of_transformers_with_the_same_random_weights() -> None:
     with torch.no_grad():
         expected, logits = theirs(tokens).logits, ours(tokens)
         loss = theirs(tokens, labels=tokens).loss
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+        torch.testing.assert_close(
+            logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item()
+        )
         torch.testing.assert_close(ours(tokens[:, :-1], tokens[:, 1:]), loss, rtol=1e-5, atol=1e-5)
 
 
@@ -77,7 +93,9 @@ def test_the_order_of_the_past_matters(positions: str) -> None:
     model = GPT(ModelConfig(2, 2, 16, 64, vocab_size=50, positions=positions), VANILLA)
     init_weights(model, 0)
     tokens = torch.arange(20)[None]
-    assert not torch.allclose(model(tokens)[:, -1], model(tokens.flip(1).roll(-1, 1).flip(0))[:, -1], atol=1e-6)
+    assert not torch.allclose(
+        model(tokens)[:, -1], model(tokens.flip(1).roll(-1, 1).flip(0))[:, -1], atol=1e-6
+    )
 
 
 def test_sinusoidal_positions_are_fairseqs() -> None:
@@ -127,17 +145,24 @@ PACKED = torch.tensor([[5, 6, END, 7, 8, 9, 10, END, 11], [20, END, END, 21, 22,
 def test_documents_are_numbered_and_their_positions_counted_by_hand() -> None:
     ids = document_ids_of(PACKED, END)
     assert ids.tolist() == [[0, 0, 1, 1, 1, 1, 1, 2, 2], [0, 1, 2, 2, 2, 2, 2, 2, 2]]
-    assert positions_in_documents(ids).tolist() == [[0, 1, 0, 1, 2, 3, 4, 0, 1], [0, 0, 0, 1, 2, 3, 4, 5, 6]]
+    assert positions_in_documents(ids).tolist() == [
+        [0, 1, 0, 1, 2, 3, 4, 0, 1],
+        [0, 0, 0, 1, 2, 3, 4, 5, 6],
+    ]
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
 @pytest.mark.parametrize("attention", [VANILLA, MOMENTUM], ids=["vanilla", "momentum"])
 def test_packed_documents_are_read_as_if_each_stood_alone(positions: str, attention: dict) -> None:
-    model = GPT(ModelConfig(2, 2, 16, 32, vocab_size=50, positions=positions), attention, document_end=END).double()
+    model = GPT(
+        ModelConfig(2, 2, 16, 32, vocab_size=50, positions=positions), attention, document_end=END
+    ).double()
     init_weights(model, 0)
     for row, sizes in zip(PACKED, ([2, 5, 2], [1, 1, 7]), strict=True):
         alone = torch.cat([model(part[None]) for part in row.split(sizes)], dim=1)
-        torch.testing.assert_close(model(PACKED)[(row == PACKED).all(1)], alone, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            model(PACKED)[(row == PACKED).all(1)], alone, rtol=1e-10, atol=1e-10
+        )
     model.document_end = None
     assert not torch.allclose(model(PACKED[:1])[:, -1], alone[:, -1])
 
@@ -147,8 +172,12 @@ def test_the_blocks_for_cuda_are_the_mask_for_the_cpu() -> None:
     ids = torch.sort(torch.randint(0, 4, (2, 200), generator=torch.Generator().manual_seed(0)))[0]
     q, k, v = torch.randn(3, 2, 2, 200, 16, generator=torch.Generator().manual_seed(1))
 
-    def by_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def by_blocks(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
         return softmax_attention(q, k, v, Documents(ids, blocks_of(ids)), None)
 
     expected = softmax_attention(q, k, v, documents_of(ids), None)
-    torch.testing.assert_close(torch.compile(by_blocks, fullgraph=True, backend="aot_eager")(q, k, v, ids), expected)
+    torch.testing.assert_close(
+        torch.compile(by_blocks, fullgraph=True, backend="aot_eager")(q, k, v, ids), expected
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from momentum_gpt.config import ModelConfig
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.config import ModelConfig
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import GPT, load_model, save_model
 from momentum_gpt.models.gpt import init_weights
 
@@ -24,7 +24,9 @@ def saved(folder: Path) -> GPT:
 
 
 @pytest.mark.parametrize("where", [".", "model", "checkpoints/step_00000007/model"])
-def test_a_model_comes_back_from_its_folder_its_checkpoint_and_its_run(tmp_path: Path, where: str) -> None:
+def test_a_model_comes_back_from_its_folder_its_checkpoint_and_its_run(
+    tmp_path: Path, where: str
+) -> None:
     model = saved(tmp_path / where)
     (tmp_path / "checkpoints").mkdir(exist_ok=True)
     (tmp_path / "checkpoints" / "latest").write_text("step_00000007\n")

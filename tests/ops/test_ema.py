@@ -33,11 +33,26 @@ def random_values(T: int) -> Tensor:
 def test_output_and_every_gradient_are_those_of_the_formula(T: int, decay: float) -> None:
     upstream = random_values(T) + 1
     results = []
-    for function in (formula, lambda v, d: ema_of_past(v, d)[0], lambda v, d: ema_of_past_by_definition(v, d)[0]):
-        values, eta = random_values(T).requires_grad_(), torch.tensor(decay, dtype=torch.float64, requires_grad=True)
+    for function in (
+        formula,
+        lambda v, d: ema_of_past(v, d)[0],
+        lambda v, d: ema_of_past_by_definition(v, d)[0],
+    ):
+        values, eta = (
+            random_values(T).requires_grad_(),
+            torch.tensor(decay, dtype=torch.float64, requires_grad=True),
+        )
         past = function(values, eta)
         results.append(
-            (past, *torch.autograd.grad((past * upstream).sum(), (values, eta), allow_unused=True, materialize_grads=True))
+            (
+                past,
+                *torch.autograd.grad(
+                    (past * upstream).sum(),
+                    (values, eta),
+                    allow_unused=True,
+                    materialize_grads=True,
+                ),
+            )
         )
     for fast in results[1:]:
         for mine, expected in zip(fast, results[0], strict=True):
@@ -78,9 +93,13 @@ def test_each_document_starts_anew() -> None:
     values = random_values(90)
     ids = torch.tensor([0] * 37 + [1] * 13 + [2] * 40).expand(2, -1)
     together = ema_of_past(values, 0.9, document_ids=ids)[0]
-    apart = torch.cat([ema_of_past(part, 0.9)[0] for part in values.split([37, 13, 40], dim=2)], dim=2)
+    apart = torch.cat(
+        [ema_of_past(part, 0.9)[0] for part in values.split([37, 13, 40], dim=2)], dim=2
+    )
     torch.testing.assert_close(together, apart)
-    torch.testing.assert_close(together, formula(values, torch.tensor(0.9, dtype=torch.float64), ids))
+    torch.testing.assert_close(
+        together, formula(values, torch.tensor(0.9, dtype=torch.float64), ids)
+    )
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
@@ -110,7 +129,9 @@ def test_each_head_may_have_its_own_decay(documents: bool) -> None:
     (gradient,) = torch.autograd.grad((together * upstream).sum(), decays)
     for head in range(3):
         decay = decays[head].detach().clone().requires_grad_()
-        alone = ema_of_past_by_definition(values[:, head : head + 1], decay, state[:, head : head + 1], ids)[0]
+        alone = ema_of_past_by_definition(
+            values[:, head : head + 1], decay, state[:, head : head + 1], ids
+        )[0]
         torch.testing.assert_close(together[:, head : head + 1], alone)
         (expected,) = torch.autograd.grad((alone * upstream[:, head : head + 1]).sum(), decay)
         torch.testing.assert_close(gradient[head], expected)

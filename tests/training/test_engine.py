@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from momentum_gpt import distributed
-from momentum_gpt.config import (
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import (
     DataConfig,
     ModelConfig,
     OptimConfig,
@@ -19,7 +19,7 @@ from momentum_gpt.config import (
     TrainingConfig,
     plan_batch,
 )
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.training import engine as engines
@@ -31,7 +31,9 @@ SEQUENCES = 4  # in a step
 SHAPE = ModelConfig(n_layers=2, n_heads=2, d_model=32, seq_len=16, vocab_size=64)
 
 
-def config(stage: int, precision: str = "fp32", accumulate: int = 4, world: int = 1, **training: Any) -> TrainConfig:
+def config(
+    stage: int, precision: str = "fp32", accumulate: int = 4, world: int = 1, **training: Any
+) -> TrainConfig:
     micro = SEQUENCES // (accumulate * world)
     return TrainConfig(
         name="test",
@@ -39,7 +41,13 @@ def config(stage: int, precision: str = "fp32", accumulate: int = 4, world: int 
         model=SHAPE,
         attention={"name": "momentum", "ema_decay": 0.5},
         optim=OptimConfig(lr=1e-2, min_lr=1e-3, warmup_steps=2, grad_clip=0.5),
-        training=TrainingConfig(STEPS, SEQUENCES * 16, max_tokens_per_forward=micro * 16, precision=precision, **training),
+        training=TrainingConfig(
+            STEPS,
+            SEQUENCES * 16,
+            max_tokens_per_forward=micro * 16,
+            precision=precision,
+            **training,
+        ),
         deepspeed={"zero_optimization": {"stage": stage}},
     )
 
@@ -54,7 +62,9 @@ def steps(engine: Any, c: TrainConfig, first: int, last: int) -> list[tuple[floa
     done = []
     for step in range(first, last):
         engines.set_lr(engine, lr_at(step, c.optim, STEPS))
-        rows = batch(step).view(plan.grad_accum_steps, plan.world_size, plan.micro_batch_size, 17)[:, distributed.rank()]
+        rows = batch(step).view(plan.grad_accum_steps, plan.world_size, plan.micro_batch_size, 17)[
+            :, distributed.rank()
+        ]
         loss = engines.train_batch(engine, [(block[:, :-1], block[:, 1:]) for block in rows])
         done.append((distributed.mean_over_ranks(loss), engines.grad_norm(engine)))
     return done
@@ -106,10 +116,14 @@ def check_against_the_oracle(world: int, accumulate: int, folder: Path) -> None:
     for (stage, precision, _), (done, found) in zip(ways, results, strict=True):
         what = f"stage {stage}, {precision}, {world} rank(s)"
         tolerance = 1e-5 if precision == "fp32" else 2e-2
-        assert [loss for loss, _ in done] == pytest.approx([loss for loss, _ in expected], rel=tolerance), what
+        assert [loss for loss, _ in done] == pytest.approx(
+            [loss for loss, _ in expected], rel=tolerance
+        ), what
         if not (stage == 0 and precision == "fp32"):  # DeepSpeed computes no norm there
             bound = 1e-4 if precision == "fp32" else 5e-2
-            assert [norm for _, norm in done] == pytest.approx([norm for _, norm in expected], rel=bound), what
+            assert [norm for _, norm in done] == pytest.approx(
+                [norm for _, norm in expected], rel=bound
+            ), what
         assert found.keys() == weights.keys(), what
         for name, tensor in found.items():
             assert tensor.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
@@ -207,7 +221,9 @@ def test_no_op_of_deepspeed_is_built_or_loaded(tmp_path: Path) -> None:
 
 
 def test_what_is_derived_cannot_be_set() -> None:
-    with pytest.raises(UserError, match=r"deepspeed\.train_batch_size is derived.*training\.tokens_per_step"):
+    with pytest.raises(
+        UserError, match=r"deepspeed\.train_batch_size is derived.*training\.tokens_per_step"
+    ):
         engines.check_deepspeed_options({"train_batch_size": 4}, "fp32")
     with pytest.raises(UserError, match="must be 0, 1, 2 or 3, got 4"):
         engines.check_deepspeed_options({"zero_optimization": {"stage": 4}}, "fp32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from momentum_gpt.config import ModelConfig, OptimConfig
+from momentum_gpt.core.config import ModelConfig, OptimConfig
 from momentum_gpt.models import GPT
 from momentum_gpt.training.optim import build_optimizer, lr_at
 
@@ -16,7 +16,9 @@ def table(schedule: str, max_steps: int = 11, **options: float) -> list[float]:
 
 def test_polynomial_by_hand() -> None:
     """Two steps of warm-up, then 1 to 0.2 in eight equal falls: the last update runs at min_lr."""
-    assert table("polynomial") == pytest.approx([0.5, 1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    assert table("polynomial") == pytest.approx(
+        [0.5, 1.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
+    )
     assert table("polynomial", power=2.0)[6] == pytest.approx(0.2 + 0.8 * 0.5**2)
 
 
@@ -29,7 +31,9 @@ def test_cosine_by_hand() -> None:
 
 
 def test_wsd_by_hand() -> None:
-    assert table("wsd", max_steps=10, decay_fraction=0.5) == pytest.approx([0.5, 1, 1, 1, 1, 1.0, 0.8, 0.6, 0.4, 0.2])
+    assert table("wsd", max_steps=10, decay_fraction=0.5) == pytest.approx(
+        [0.5, 1, 1, 1, 1, 1.0, 0.8, 0.6, 0.4, 0.2]
+    )
 
 
 @pytest.mark.parametrize("schedule", ["polynomial", "cosine", "wsd"])
@@ -42,6 +46,11 @@ def test_short_runs_and_no_warmup_stay_in_bounds(schedule: str) -> None:
 
 def test_weight_decay_is_on_matrices_and_embeddings_alone() -> None:
     model = GPT(ModelConfig(1, 2, 8, 8, vocab_size=16), {"name": "vanilla"})
-    groups = build_optimizer(model, OptimConfig(lr=1.0, min_lr=0.1, warmup_steps=0, weight_decay=0.3)).param_groups
-    assert {group["weight_decay"]: {p.ndim for p in group["params"]} for group in groups} == {0.3: {2}, 0.0: {1}}
+    groups = build_optimizer(
+        model, OptimConfig(lr=1.0, min_lr=0.1, warmup_steps=0, weight_decay=0.3)
+    ).param_groups
+    assert {group["weight_decay"]: {p.ndim for p in group["params"]} for group in groups} == {
+        0.3: {2},
+        0.0: {1},
+    }
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))

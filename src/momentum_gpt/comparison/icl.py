@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from momentum_gpt.comparison.table import Grid, interval
+from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.evaluation.statistics import bootstrap, holm, mcnemar, smallest_detectable
 
 Key = tuple[str, int]
@@ -38,8 +38,7 @@ class Difference:
 
 def load_records(folder: str) -> dict[Key, dict[int, dict[str, Any]]]:
     """The newest checkpoint's records by (task, k), then seed; of records made twice the last. {} if there are none."""
-    path = Path(folder) / "evaluations" / "icl.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = read_json_lines(Path(folder) / "evaluations" / "icl.jsonl")
     newest = max((line["step"] for line in lines), default=0)
     found: dict[Key, dict[int, dict[str, Any]]] = {}
     for line in lines:
@@ -53,10 +52,14 @@ def differences(first: str, other: str) -> list[Difference]:
     a, b = load_records(first), load_records(other)
     found, p_values = [], []
     for key in [key for key in a if key in b]:
-        seeds = [seed for seed in a[key] if seed in b[key] and a[key][seed]["n"] == b[key][seed]["n"]]
+        seeds = [
+            seed for seed in a[key] if seed in b[key] and a[key][seed]["n"] == b[key][seed]["n"]
+        ]
         if not seeds:
             continue
-        rights = [np.array([its[key][seed]["right"] for seed in seeds], dtype=float) for its in (a, b)]  # (seeds, queries)
+        rights = [
+            np.array([its[key][seed]["right"] for seed in seeds], dtype=float) for its in (a, b)
+        ]  # (seeds, queries)
         found.append((key, len(seeds), rights))
         p_values.append(mcnemar(rights[0][0], rights[1][0]))
     adjusted = holm(p_values)
@@ -78,12 +81,44 @@ def differences(first: str, other: str) -> list[Difference]:
 
 def grid(first: str, other: str, rows: list[Difference]) -> Grid:
     """A difference is marked if its interval leaves out 0 and its adjusted p-value is below 0.05."""
-    head = ["task", "k", "seeds", "queries", first, other, "difference", "95% interval", "McNemar p", "Holm", "detectable", ""]
+    head = [
+        "task",
+        "k",
+        "seeds",
+        "queries",
+        first,
+        other,
+        "difference",
+        "95% interval",
+        "McNemar p",
+        "Holm",
+        "detectable",
+        "",
+    ]
     cells = []
     for row in rows:
         low, high = row.interval
         real = (low > 0 or high < 0) and row.p_holm < 0.05
-        numbers = [f"{row.first:.3f}", f"{row.other:.3f}", f"{row.other - row.first:+.3f}", interval(row.interval, 3)]
-        tests = [f"{row.p_value:.3f}", f"{row.p_holm:.3f}", f"{row.detectable:.3f}" if row.detectable else "-"]
-        cells.append([row.task, str(row.k), str(row.seeds), str(row.queries), *numbers, *tests, "*" if real else ""])
+        numbers = [
+            f"{row.first:.3f}",
+            f"{row.other:.3f}",
+            f"{row.other - row.first:+.3f}",
+            interval(row.interval, 3),
+        ]
+        tests = [
+            f"{row.p_value:.3f}",
+            f"{row.p_holm:.3f}",
+            f"{row.detectable:.3f}" if row.detectable else "-",
+        ]
+        cells.append(
+            [
+                row.task,
+                str(row.k),
+                str(row.seeds),
+                str(row.queries),
+                *numbers,
+                *tests,
+                "*" if real else "",
+            ]
+        )
     return Grid(f"Few-shot accuracy of {other} against {first}, paired by query", head, cells)

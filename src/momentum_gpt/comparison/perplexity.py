@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from momentum_gpt.comparison.table import Grid, interval
+from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.evaluation.statistics import bootstrap_ratio, in_blocks, smallest_detectable_ratio
-from momentum_gpt.tracking import read_metrics
 
 Key = tuple[str | None, int, int | None, str]
 """The text (None: the run's own), context length, stride, document policy."""
@@ -39,10 +39,14 @@ class Difference:
 
 def load_records(folder: str) -> dict[Key, dict[str, Any]]:
     """The records of the newest step by what was measured; of records made twice the last. {} if there are none."""
-    lines = read_metrics(Path(folder) / "evaluations" / "perplexity.jsonl")
+    lines = read_json_lines(Path(folder) / "evaluations" / "perplexity.jsonl")
     newest = max((line["step"] for line in lines), default=0)
     keys = ("context_length", "stride", "documents")
-    return {(line.get("data"), *(line[key] for key in keys)): line for line in lines if line["step"] == newest}
+    return {
+        (line.get("data"), *(line[key] for key in keys)): line
+        for line in lines
+        if line["step"] == newest
+    }
 
 
 def differences(first: str, other: str) -> list[Difference]:
@@ -54,7 +58,9 @@ def differences(first: str, other: str) -> list[Difference]:
 
 def difference(key: Key, first: dict[str, Any], other: dict[str, Any]) -> Difference:
     text, context_length, stride, _ = key
-    sums, sizes = in_blocks(np.array(other["nats"]) - np.array(first["nats"]), np.array(first["n_targets"]))
+    sums, sizes = in_blocks(
+        np.array(other["nats"]) - np.array(first["nats"]), np.array(first["n_targets"])
+    )
     return Difference(
         text,
         context_length,
@@ -70,12 +76,31 @@ def difference(key: Key, first: dict[str, Any], other: dict[str, Any]) -> Differ
 
 def grid(first: str, other: str, rows: list[Difference]) -> Grid:
     """A difference is marked if its interval leaves out 0."""
-    head = ["text", "context", "stride", "pieces", "targets", first, other, "difference", "95% interval", "detectable", ""]
+    head = [
+        "text",
+        "context",
+        "stride",
+        "pieces",
+        "targets",
+        first,
+        other,
+        "difference",
+        "95% interval",
+        "detectable",
+        "",
+    ]
     cells = []
     for row in rows:
         low, high = row.interval
         about = [row.text or "validation", str(row.context_length), str(row.stride or "-")]
-        numbers = [f"{row.first:.4f}", f"{row.other:.4f}", f"{row.other - row.first:+.4f}", interval(row.interval, 4)]
+        numbers = [
+            f"{row.first:.4f}",
+            f"{row.other:.4f}",
+            f"{row.other - row.first:+.4f}",
+            interval(row.interval, 4),
+        ]
         counts = [f"{row.pieces:,}", f"{row.targets:,}"]
-        cells.append([*about, *counts, *numbers, f"{row.detectable:.4f}", "*" if low > 0 or high < 0 else ""])
+        cells.append(
+            [*about, *counts, *numbers, f"{row.detectable:.4f}", "*" if low > 0 or high < 0 else ""]
+        )
     return Grid(f"Loss of {other} against {first}, nats per token, paired by document", head, cells)

@@ -10,7 +10,7 @@ from statistics import fmean, median, stdev
 import plotly.graph_objects as go
 from scipy.stats import t as student
 
-from momentum_gpt.comparison.report import COLOURS, STYLE, chart
+from momentum_gpt.comparison.report.page import COLOURS, STYLE, chart
 from momentum_gpt.comparison.runs import Run
 
 LEARNED = 0.9
@@ -32,8 +32,14 @@ Runs = dict[Cell, list[Run]]
 
 def accuracies(runs: list[Run]) -> dict[int, list[float]]:
     """Step -> each run's accuracy, at the steps that all have."""
-    by_step = [{row["step"]: row["val/acc"] for row in run.records if "val/acc" in row} for run in runs]
-    return {step: [its[step] for its in by_step] for step in by_step[0] if all(step in its for its in by_step)}
+    by_step = [
+        {row["step"]: row["val/acc"] for row in run.records if "val/acc" in row} for run in runs
+    ]
+    return {
+        step: [its[step] for its in by_step]
+        for step in by_step[0]
+        if all(step in its for its in by_step)
+    }
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -46,21 +52,42 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 def steps_to_learn(run: Run) -> float:
     """The first evaluated step at which the run has learned the task; infinite if it never has."""
-    return next((row["step"] for row in run.records if row.get("val/acc", 0.0) >= LEARNED), math.inf)
+    return next(
+        (row["step"] for row in run.records if row.get("val/acc", 0.0) >= LEARNED), math.inf
+    )
 
 
 def as_text(runs: Runs) -> str:
     """One row a cell: mean accuracy and its interval at each quarter of the training, and when it was learned."""
     steps = quarters(list(accuracies(next(iter(runs.values())))))
-    rows = [["positions", "attention", *(f"step {step:,}" for step in steps), f"reached {LEARNED:.0%}", "median step"]]
+    rows = [
+        [
+            "positions",
+            "attention",
+            *(f"step {step:,}" for step in steps),
+            f"reached {LEARNED:.0%}",
+            "median step",
+        ]
+    ]
     for cell, its in runs.items():
         values = accuracies(its)
         learned = [steps_to_learn(run) for run in its]
         reached = f"{sum(map(math.isfinite, learned))} of {len(its)}"
         middle = f"{median(learned):,.0f}".replace("inf", "-")
-        rows.append([cell.positions, cell.variant, *(summary(values[step]) for step in steps), reached, middle])
+        rows.append(
+            [
+                cell.positions,
+                cell.variant,
+                *(summary(values[step]) for step in steps),
+                reached,
+                middle,
+            ]
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
@@ -96,16 +123,30 @@ def page(task: str, runs: Runs) -> str:
 
 def figure(positions: str, runs: Runs) -> go.Figure:
     traces = []
-    for number, (cell, its) in enumerate((cell, its) for cell, its in runs.items() if cell.positions == positions):
+    for number, (cell, its) in enumerate(
+        (cell, its) for cell, its in runs.items() if cell.positions == positions
+    ):
         values, colour = accuracies(its), COLOURS[number % len(COLOURS)]
         steps, intervals = list(values), [interval(row) for row in values.values()]
         group = {"legendgroup": cell.variant, "mode": "lines"}
         if len(its) > 1:
             around = [high for _, high in intervals] + [low for low, _ in reversed(intervals)]
-            band = {"fill": "toself", "fillcolor": colour, "opacity": 0.15, "line": {"width": 0}, "hoverinfo": "skip"}
-            traces.append(go.Scatter(x=steps + steps[::-1], y=around, showlegend=False, **band, **group))
+            band = {
+                "fill": "toself",
+                "fillcolor": colour,
+                "opacity": 0.15,
+                "line": {"width": 0},
+                "hoverinfo": "skip",
+            }
+            traces.append(
+                go.Scatter(x=steps + steps[::-1], y=around, showlegend=False, **band, **group)
+            )
         means = [fmean(row) for row in values.values()]
-        traces.append(go.Scatter(x=steps, y=means, name=cell.variant, line={"color": colour, "width": 2}, **group))
+        traces.append(
+            go.Scatter(
+                x=steps, y=means, name=cell.variant, line={"color": colour, "width": 2}, **group
+            )
+        )
     drawn = chart(f"{positions.capitalize()} positions", "steps", "accuracy at the answers", traces)
     drawn.update_yaxes(tickformat=".0%", range=[0, 1.02])
     return drawn

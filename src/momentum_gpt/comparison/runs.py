@@ -10,12 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from momentum_gpt.config import TrainConfig, flat, read_config
-from momentum_gpt.errors import UserError
-from momentum_gpt.tracking import read_metrics
-
-NOT_OF_THE_EXPERIMENT = ("name", "runs", "resume", "launch.", "tracking.", "training.log_every", "training.save_every")
-"""Options whose differences are no part of a comparison."""
+from momentum_gpt.core.config import CHANGES_NOTHING, TrainConfig, flat, read_config
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,11 @@ class Run:
     def variant(self) -> str:
         """The attention's name, and its options that are switched on: what is off or null would only widen a table."""
         given = self.config.attention.items()
-        options = [f"{key} {value}" for key, value in given if key != "name" and value is not None and value is not False]
+        options = [
+            f"{key} {value}"
+            for key, value in given
+            if key != "name" and value is not None and value is not False
+        ]
         return self.config.attention["name"] + (f" ({', '.join(options)})" if options else "")
 
     @cached_property
@@ -54,7 +55,11 @@ class Run:
 
     def by_number(self, prefix: str) -> dict[int, float]:
         """The final values of `prefix` + number, e.g. {64: ..., 128: ...} of "val/ppl@"."""
-        return {int(key.removeprefix(prefix)): value for key, value in self.final.items() if key.startswith(prefix)}
+        return {
+            int(key.removeprefix(prefix)): value
+            for key, value in self.final.items()
+            if key.startswith(prefix)
+        }
 
 
 def load_run(folder: str) -> Run:
@@ -65,17 +70,29 @@ def load_run(folder: str) -> Run:
     """
     path = Path(folder)
     if not (path / "config.yaml").is_file():
-        raise UserError(f"runs: {folder!r} is not a run folder (it has no config.yaml): give folders like runs/NAME")
-    records = read_metrics(path / "metrics.jsonl")
+        raise UserError(
+            f"runs: {folder!r} is not a run folder (it has no config.yaml): give folders like runs/NAME"
+        )
+    records = read_json_lines(path / "metrics.jsonl")
     if not any("val/loss" in record for record in records):
-        raise UserError(f"runs: {folder!r} has no evaluation yet: let it train to its first one (training.eval_every)")
+        raise UserError(
+            f"runs: {folder!r} has no evaluation yet: let it train to its first one (training.eval_every)"
+        )
     latest = path / "checkpoints" / "latest"
     manifest = {}
     if latest.is_file():
-        manifest = json.loads((latest.parent / latest.read_text().strip() / "manifest.json").read_text())
+        manifest = json.loads(
+            (latest.parent / latest.read_text().strip() / "manifest.json").read_text()
+        )
     step = next(record["step"] for record in reversed(records) if "val/loss" in record)
-    again = [line for line in read_metrics(path / "evaluations" / "validation.jsonl") if line["step"] == step]
-    return Run(path.name, read_config(path / "config.yaml"), records, manifest, again[-1] if again else {})
+    again = [
+        line
+        for line in read_json_lines(path / "evaluations" / "validation.jsonl")
+        if line["step"] == step
+    ]
+    return Run(
+        path.name, read_config(path / "config.yaml"), records, manifest, again[-1] if again else {}
+    )
 
 
 def load_runs(folders: list[str]) -> list[Run]:
@@ -85,7 +102,9 @@ def load_runs(folders: list[str]) -> list[Run]:
         UserError: fewer than two, one named twice, or different tokenizers, whose perplexities have different units.
     """
     if len(set(folders)) < 2 or len(set(folders)) < len(folders):
-        raise UserError(f"runs must name two or more different run folders, got {folders}: runs=[runs/A,runs/B]")
+        raise UserError(
+            f"runs must name two or more different run folders, got {folders}: runs=[runs/A,runs/B]"
+        )
     runs = alike([load_run(folder) for folder in folders])
     tokenizers = {run.name: run.manifest["tokenizer_sha256"][:12] for run in runs if run.manifest}
     if len(set(tokenizers.values())) > 1:
@@ -98,7 +117,9 @@ def load_runs(folders: list[str]) -> list[Run]:
 
 def alike(runs: list[Run]) -> list[Run]:
     """Take what was measured afterwards only if it was of all runs, on as many targets."""
-    if {run.afterwards.get("val/targets") for run in runs} - {runs[0].afterwards.get("val/targets")} or not runs[0].afterwards:
+    if {run.afterwards.get("val/targets") for run in runs} - {
+        runs[0].afterwards.get("val/targets")
+    } or not runs[0].afterwards:
         return [replace(run, afterwards={}) for run in runs]
     return runs
 
@@ -106,7 +127,9 @@ def alike(runs: list[Run]) -> list[Run]:
 def differences(runs: list[Run]) -> dict[str, list[Any]]:
     """The options that are not the same in all runs, and each run's value (None where it has no such option)."""
     configs = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config if not key.startswith(NOT_OF_THE_EXPERIMENT))
+    keys = dict.fromkeys(
+        key for config in configs for key in config if not key.startswith(CHANGES_NOTHING)
+    )
     values = {key: [config.get(key) for config in configs] for key in keys}
     return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
@@ -127,16 +150,31 @@ def common_ground(runs: list[Run]) -> list[str]:
         return None if any(None in values for values in found) else max(map(len, found)) == 1
 
     sentences = []
-    for key, what in (("initial_weights_sha256", "identical initial weights"), ("data_sha256", "identical training tokens")):
-        unknown, yes, no = f"Not known (no checkpoint): {what}.", f"{what.capitalize()}{each}.", f"NOT {what}{each}."
+    for key, what in (
+        ("initial_weights_sha256", "identical initial weights"),
+        ("data_sha256", "identical training tokens"),
+    ):
+        unknown, yes, no = (
+            f"Not known (no checkpoint): {what}.",
+            f"{what.capitalize()}{each}.",
+            f"NOT {what}{each}.",
+        )
         sentences.append({None: unknown, True: yes, False: no}[same(key)])
     if same("step"):
-        order = "Identical order of the tokens" if same("order_sha256") else "NOT the same order of the tokens"
+        order = (
+            "Identical order of the tokens"
+            if same("order_sha256")
+            else "NOT the same order of the tokens"
+        )
         sentences.append(f"{order}{each}.")
     else:
         sentences.append("NOT the same number of steps.")
     if len({run.final.get("val/targets") for run in runs}) > 1:
-        sentences.append("NOT measured on as many validation targets: evaluate each with the same evaluation.tokens.")
+        sentences.append(
+            "NOT measured on as many validation targets: evaluate each with the same evaluation.tokens."
+        )
     if len({run.variant for run in runs}) == len(runs):
-        sentences.append("One run of each variant: whether a difference is real takes several seeds (training.seed).")
+        sentences.append(
+            "One run of each variant: whether a difference is real takes several seeds (training.seed)."
+        )
     return sentences

@@ -15,9 +15,17 @@ import numpy as np
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.runs import differences as unlike
 from momentum_gpt.comparison.table import Grid, interval
-from momentum_gpt.evaluation.statistics import holm, mean_interval, paired_t, sign_flip, smallest_detectable
+from momentum_gpt.evaluation.statistics import (
+    holm,
+    mean_interval,
+    paired_t,
+    sign_flip,
+    smallest_detectable,
+)
 
-COMPARED = re.compile(r"val/(loss|bpb|acc|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/(acc|soft)@\d+)")
+COMPARED = re.compile(
+    r"val/(loss|bpb|acc|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/(acc|soft)@\d+)"
+)
 """The metrics that are compared."""
 
 
@@ -43,7 +51,11 @@ class Difference:
 
 def variants(runs: list[Run]) -> dict[str, dict[int, Run]]:
     """Name of a variant -> its runs by training seed, in the order of the runs. Whatever else differs is part of its name."""
-    others = {key: its for key, its in unlike(runs).items() if not key.startswith("attention.") and key != "training.seed"}
+    others = {
+        key: its
+        for key, its in unlike(runs).items()
+        if not key.startswith("attention.") and key != "training.seed"
+    }
     found: dict[str, dict[int, Run]] = {}
     for number, run in enumerate(runs):
         name = ", ".join([run.variant, *(f"{key} {its[number]}" for key, its in others.items())])
@@ -57,7 +69,11 @@ def differences(first: dict[int, Run], other: dict[int, Run]) -> list[Difference
     if len(seeds) < 2:
         return []
     pairs = [(first[seed].final, other[seed].final) for seed in seeds]
-    metrics = [key for key in pairs[0][0] if COMPARED.fullmatch(key) and all(key in a and key in b for a, b in pairs)]
+    metrics = [
+        key
+        for key in pairs[0][0]
+        if COMPARED.fullmatch(key) and all(key in a and key in b for a, b in pairs)
+    ]
     gaps = {key: np.array([b[key] - a[key] for a, b in pairs]) for key in metrics}
     adjusted = {key: paired_t(gaps[key]) for key in metrics}
     few_shot = [key for key in metrics if "@" in key and key.startswith("icl/")]
@@ -80,13 +96,32 @@ def differences(first: dict[int, Run], other: dict[int, Run]) -> list[Difference
 
 def grid(first: str, other: str, rows: list[Difference]) -> Grid:
     """A difference is marked if its interval leaves out 0 and its adjusted p-value is below 0.05."""
-    head = ["metric", "seeds", first, other, "difference", "95% interval", "t-test p", "Holm", "flips p", "detectable", ""]
+    head = [
+        "metric",
+        "seeds",
+        first,
+        other,
+        "difference",
+        "95% interval",
+        "t-test p",
+        "Holm",
+        "flips p",
+        "detectable",
+        "",
+    ]
     cells = []
     for row in rows:
         low, high = row.interval
         real = (low > 0 or high < 0) and row.p_holm < 0.05
-        numbers = [f"{row.first:.4f}", f"{row.other:.4f}", f"{row.other - row.first:+.4f}", interval(row.interval, 4)]
+        numbers = [
+            f"{row.first:.4f}",
+            f"{row.other:.4f}",
+            f"{row.other - row.first:+.4f}",
+            interval(row.interval, 4),
+        ]
         tests = [f"{row.p_value:.3f}", f"{row.p_holm:.3f}", f"{row.p_flips:.3f}"]
         detectable = f"{row.detectable:.4f}" if row.detectable else "-"
-        cells.append([row.metric, str(row.seeds), *numbers, *tests, detectable, "*" if real else ""])
+        cells.append(
+            [row.metric, str(row.seeds), *numbers, *tests, detectable, "*" if real else ""]
+        )
     return Grid(f"{other} against {first}, paired by training seed", head, cells)

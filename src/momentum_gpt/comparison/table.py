@@ -57,10 +57,18 @@ class Column:
 
 def columns(runs: list[Run]) -> list[Column]:
     """What all the runs have, from their last evaluation."""
-    lengths = [length for length in runs[0].by_number("val/ppl@") if all(length in run.by_number("val/ppl@") for run in runs)]
+    lengths = [
+        length
+        for length in runs[0].by_number("val/ppl@")
+        if all(length in run.by_number("val/ppl@") for run in runs)
+    ]
     table = [Column("val loss", "nats/token", [run.final["val/loss"] for run in runs], 4)]
     for length in sorted(lengths):
-        table.append(Column(f"ppl@{length}", "per token", [run.by_number("val/ppl@")[length] for run in runs], 3))
+        table.append(
+            Column(
+                f"ppl@{length}", "per token", [run.by_number("val/ppl@")[length] for run in runs], 3
+            )
+        )
     for key, title, unit, digits in (
         ("icl/score", "ICL score", "nats", 3),
         ("icl/induction/acc", "induction", "accuracy", 4),

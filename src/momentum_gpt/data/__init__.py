@@ -4,7 +4,8 @@ from momentum_gpt.data.ahead import ahead
 from momentum_gpt.data.batches import Batches
 from momentum_gpt.data.packing import PackedBatches
 from momentum_gpt.data.shards import TokenShards, write_shard
-from momentum_gpt.data.synthetic import SyntheticBatches, SyntheticTask
+from momentum_gpt.data.sources import TrainingData, ValidationData, open_training, open_validation
+from momentum_gpt.data.synthetic_tasks import SyntheticBatches, SyntheticTask
 from momentum_gpt.data.texts import Texts, read_texts
 from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -16,8 +17,12 @@ __all__ = [
     "Texts",
     "TokenShards",
     "Tokenizer",
+    "TrainingData",
+    "ValidationData",
     "ahead",
     "load_tokenizer",
+    "open_training",
+    "open_validation",
     "read_texts",
     "write_shard",
 ]

@@ -9,17 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor
 
 from momentum_gpt.data.batches import Batches
-from momentum_gpt.data.synthetic import SyntheticBatches
+from momentum_gpt.data.synthetic_tasks import SyntheticBatches
 
 DEPTH = 2
 """Steps made ahead."""
 
 
-def ahead(batches: Batches | SyntheticBatches, rank: int, steps: range) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
+def ahead(
+    batches: Batches | SyntheticBatches, rank: int, steps: range
+) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
     """Each step, and its micro-batches for this rank."""
 
     def make(step: int) -> list[tuple[Tensor, Tensor]]:
-        return [batches(step, micro_step, rank) for micro_step in range(batches.plan.grad_accum_steps)]
+        return [
+            batches(step, micro_step, rank) for micro_step in range(batches.plan.grad_accum_steps)
+        ]
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         waiting = deque(thread.submit(make, step) for step in steps[:DEPTH])

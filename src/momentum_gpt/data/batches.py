@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from momentum_gpt.config import BatchPlan
+from momentum_gpt.core.config import BatchPlan
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data.shards import TokenShards
-from momentum_gpt.errors import UserError
 
 ROUNDS = 6
 """Of the Feistel network; four already make a pseudo-random permutation of a good round function."""
@@ -80,7 +80,9 @@ class Batches:
         size = self.plan.micro_batch_size
         first = (micro_step * self.plan.world_size + rank) * size
         rows = [self.window(int(w)) for w in self.windows(step)[first : first + size]]
-        tokens, targets = (torch.from_numpy(np.stack(half)) for half in zip(*rows, strict=True))  # (B, T)
+        tokens, targets = (
+            torch.from_numpy(np.stack(half)) for half in zip(*rows, strict=True)
+        )  # (B, T)
         return tokens, targets
 
     def window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +106,9 @@ class Batches:
 
     def order_hash(self, previous: str, step: int) -> str:
         """A hash of the windows of all steps up to this one, from that of the steps before."""
-        return hashlib.sha256(previous.encode() + self.windows(step).astype("<i8").tobytes()).hexdigest()
+        return hashlib.sha256(
+            previous.encode() + self.windows(step).astype("<i8").tobytes()
+        ).hexdigest()
 
     def describe(self) -> str:
         return f"{self.n_windows:,} windows of the concatenated stream"

@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 
 from momentum_gpt.data.batches import Batches
-from momentum_gpt.data.synthetic import NO_TARGET
+from momentum_gpt.data.synthetic_tasks import NO_TARGET
 
 
 class PackedBatches(Batches):
@@ -22,7 +22,12 @@ class PackedBatches(Batches):
         starts, lengths = documents(self.shards.shards, self.shards.tokenizer.eos_id)
         whole, rest = np.divmod(lengths, self.seq_len)
         self.cut_share = float(lengths[lengths > self.seq_len].sum() / max(1, lengths.sum()))
-        pieces = np.concatenate([np.repeat(starts, whole) + self.seq_len * _count_up(whole), starts + whole * self.seq_len])
+        pieces = np.concatenate(
+            [
+                np.repeat(starts, whole) + self.seq_len * _count_up(whole),
+                starts + whole * self.seq_len,
+            ]
+        )
         sizes = np.concatenate([np.full(whole.sum(), self.seq_len), rest])
         pieces, sizes = pieces[sizes > 0], sizes[sizes > 0]
         bins = best_fit(sizes, self.seq_len)

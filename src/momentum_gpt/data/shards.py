@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
-from momentum_gpt.errors import UserError
 
 FORMAT = "momentum-gpt token shards"
 VERSION = 1
@@ -26,16 +27,13 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 BLOCK_BYTES = 1 << 24
 """Bytes of a shard's file that one hash of the manifest covers: 16 MiB."""
 
 
-def write_shard(path: Path, dtype: np.dtype, n_tokens: int, n_documents: int, pieces: Iterable[np.ndarray]) -> dict[str, Any]:
+def write_shard(
+    path: Path, dtype: np.dtype, n_tokens: int, n_documents: int, pieces: Iterable[np.ndarray]
+) -> dict[str, Any]:
     """Write a shard of `n_tokens` tokens, piece by piece; returns its entry for the manifest.
 
     Args:
@@ -43,20 +41,33 @@ def write_shard(path: Path, dtype: np.dtype, n_tokens: int, n_documents: int, pi
     """
     done = 0
     with path.open("wb") as file:  # no memory map: its pages would count as ours
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_tokens,)}
+        header = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": (n_tokens,),
+        }
         np.lib.format.write_array_header_1_0(file, header)
         for piece in pieces:
             file.write(piece.astype(dtype, copy=False).tobytes())
             done += len(piece)
     assert done == n_tokens
     blocks = block_hashes(path)
-    return {"file": path.name, "tokens": n_tokens, "documents": n_documents, "sha256": sha256_of_file(path), "blocks": blocks}
+    return {
+        "file": path.name,
+        "tokens": n_tokens,
+        "documents": n_documents,
+        "sha256": sha256_of_file(path),
+        "blocks": blocks,
+    }
 
 
 def block_hashes(path: Path) -> list[str]:
     """The first 16 digits of the sha256 of each BLOCK_BYTES of the file: which of them is bad, if its own hash is."""
     with path.open("rb") as file:
-        return [hashlib.sha256(block).hexdigest()[:16] for block in iter(lambda: file.read(BLOCK_BYTES), b"")]
+        return [
+            hashlib.sha256(block).hexdigest()[:16]
+            for block in iter(lambda: file.read(BLOCK_BYTES), b"")
+        ]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -74,7 +85,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
         known = False
     if not known:
-        raise UserError(f"{str(folder)!r} is not a folder of token shards (its manifest.json is missing or foreign): {remedy}")
+        raise UserError(
+            f"{str(folder)!r} is not a folder of token shards (its manifest.json is missing or foreign): {remedy}"
+        )
     return manifest
 
 
@@ -99,6 +112,10 @@ class TokenShards:
         self.shards = [self._open(entry) for entry in self.manifest["splits"][split]]
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
         self.documents = sum(entry["documents"] for entry in self.manifest["splits"][split])
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
 
     def __len__(self) -> int:
         """Tokens in the split."""
@@ -137,7 +154,9 @@ class TokenShards:
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise UserError(f"shard {path} cannot be read ({error}): prepare the data again") from None
+            raise UserError(
+                f"shard {path} cannot be read ({error}): prepare the data again"
+            ) from None
         if shard.shape != (entry["tokens"],) or shard.dtype != np.dtype(self.manifest["dtype"]):
             raise UserError(
                 f"shard {path} holds {shard.size} tokens of {shard.dtype}, the manifest says {entry['tokens']} of "

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data.tokenizer import Tokenizer
-from momentum_gpt.errors import UserError
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 """Suffix -> what reads such files in `datasets`; .txt files are read whole, a document each."""
@@ -27,7 +27,9 @@ class Texts:
         UserError: there is none.
     """
 
-    def __init__(self, texts: Iterable[str], tokenizer: Tokenizer, n_tokens: int, name: str) -> None:
+    def __init__(
+        self, texts: Iterable[str], tokenizer: Tokenizer, n_tokens: int, name: str
+    ) -> None:
         self.name, self.tokenizer = name, tokenizer
         parts: list[np.ndarray] = []
         done = 0
@@ -61,23 +63,43 @@ def read_texts(source: str, config: str | None, split: str, field: str) -> Itera
         UserError: nothing is there, or it cannot be read.
     """
     folder = Path(source)
-    files = sorted(str(path) for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else sorted(glob.glob(source))
+    files = (
+        sorted(str(path) for path in folder.rglob("*") if path.is_file())
+        if folder.is_dir()
+        else sorted(glob.glob(source))
+    )
     readable = [file for file in files if kind_of(file)]
     if folder.is_dir():
         names = {file: Path(file).relative_to(folder).parts for file in readable}
-        readable = [file for file in readable if names[file][-1].startswith(split) or split in names[file][:-1]] or readable
+        readable = [
+            file
+            for file in readable
+            if names[file][-1].startswith(split) or split in names[file][:-1]
+        ] or readable
     if files and not readable:
-        raise UserError(f"text={source!r} has no file of .txt, {', '.join(BUILDERS)}, plain or .gz: give such files")
+        raise UserError(
+            f"text={source!r} has no file of .txt, {', '.join(BUILDERS)}, plain or .gz: give such files"
+        )
     try:
         if not readable:
             yield from (row[field] for row in _rows(source, config, split))
         for file in readable:
-            yield from [_whole(file)] if kind_of(file) == ".txt" else (row[field] for row in _rows(file, None, "train"))
+            yield from (
+                [_whole(file)]
+                if kind_of(file) == ".txt"
+                else (row[field] for row in _rows(file, None, "train"))
+            )
     except KeyError as missing:
-        raise UserError(f"text={source!r}: a document has no field {missing}: name it with text.field=") from None
-    except Exception as error:  # whatever the hub, the network or the reader says: it is for the user
+        raise UserError(
+            f"text={source!r}: a document has no field {missing}: name it with text.field="
+        ) from None
+    except (
+        Exception
+    ) as error:  # whatever the hub, the network or the reader says: it is for the user
         where = "" if readable else " is no file here, and as a set of the hub"
-        raise UserError(f"text={source!r}{where} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"text={source!r}{where} cannot be read: {' '.join(str(error).split())}"
+        ) from None
 
 
 def kind_of(file: str) -> str | None:

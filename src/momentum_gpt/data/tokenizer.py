@@ -12,7 +12,7 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as proto
 
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.errors import UserError
 
 
 class Tokenizer:
@@ -27,7 +27,9 @@ class Tokenizer:
         self.eos_id: int = self._processor.eos_id()
         """Stands at the end of every document."""
         if self.eos_id < 0:
-            raise UserError("the tokenizer has no end-of-sequence piece, which separates documents: train it with eos_id >= 0")
+            raise UserError(
+                "the tokenizer has no end-of-sequence piece, which separates documents: train it with eos_id >= 0"
+            )
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
@@ -51,7 +53,11 @@ class Tokenizer:
             self._processor.serialized_model_proto()
         )
         normalizer = about.normalizer_spec
-        changes = normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces or not normalizer.escape_whitespaces
+        changes = (
+            normalizer.add_dummy_prefix
+            or normalizer.remove_extra_whitespaces
+            or not normalizer.escape_whitespaces
+        )
         return (
             about.trainer_spec.model_type == proto.TrainerSpec.BPE  # type: ignore[attr-defined]
             and not about.trainer_spec.treat_whitespace_as_suffix
@@ -67,7 +73,9 @@ class Tokenizer:
 
     def byte_ids(self) -> np.ndarray:
         """The ids of single bytes, of which characters without a piece of their own are made."""
-        return np.array([i for i in range(self.vocab_size) if self._processor.is_byte(i)], dtype=np.int64)
+        return np.array(
+            [i for i in range(self.vocab_size) if self._processor.is_byte(i)], dtype=np.int64
+        )
 
 
 class ByteLevelTokenizer(Tokenizer):
@@ -87,7 +95,9 @@ class ByteLevelTokenizer(Tokenizer):
         self.vocab_size = self._tokenizer.get_vocab_size()
         ends = [i for i in map(self._tokenizer.token_to_id, self.ENDS) if i is not None]
         if not ends:
-            raise UserError(f"the tokenizer has none of {', '.join(self.ENDS)}, which separate documents")
+            raise UserError(
+                f"the tokenizer has none of {', '.join(self.ENDS)}, which separate documents"
+            )
         self.eos_id = ends[0]
         self._tokenizer.encode_special_tokens = True  # text that looks like one is text
 
@@ -95,7 +105,10 @@ class ByteLevelTokenizer(Tokenizer):
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_documents(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
-        return [np.array(it.ids, dtype=np.int32) for it in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            np.array(it.ids, dtype=np.int32)
+            for it in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -110,7 +123,9 @@ class ByteLevelTokenizer(Tokenizer):
 
     def byte_ids(self) -> np.ndarray:
         """None, unless it was a sentencepiece model: it has all bytes, and needs no fallback."""
-        return np.array([i for i, piece in enumerate(self.pieces) if self.BYTE.fullmatch(piece)], dtype=np.int64)
+        return np.array(
+            [i for i, piece in enumerate(self.pieces) if self.BYTE.fullmatch(piece)], dtype=np.int64
+        )
 
 
 def tokenizer_file(path: str | Path) -> Path:
@@ -120,11 +135,17 @@ def tokenizer_file(path: str | Path) -> Path:
         UserError: there is none.
     """
     path = Path(path)
-    candidates = [path / kind.file_name for kind in (Tokenizer, ByteLevelTokenizer)] if path.is_dir() else [path]
+    candidates = (
+        [path / kind.file_name for kind in (Tokenizer, ByteLevelTokenizer)]
+        if path.is_dir()
+        else [path]
+    )
     for file in candidates:
         if file.is_file():
             return file
-    raise UserError(f"{candidates[0]} does not exist: give a sentencepiece model, a tokenizer.json, or a folder with one")
+    raise UserError(
+        f"{candidates[0]} does not exist: give a sentencepiece model, a tokenizer.json, or a folder with one"
+    )
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from momentum_gpt.config import EvaluationConfig, IclConfig, TrainingConfig
+from momentum_gpt.core.config import EvaluationConfig, IclConfig, TrainingConfig
 from momentum_gpt.data import Tokenizer
-from momentum_gpt.evaluation.icl import QUERIES, Fitting, prepare_task
+from momentum_gpt.evaluation.few_shot.measure import QUERIES, Fitting, prepare_task
 from momentum_gpt.evaluation.perplexity import default_context_lengths
 from momentum_gpt.evaluation.suite import SEQUENCES
 from momentum_gpt.evaluation.targets import TOKENS
@@ -25,7 +25,9 @@ FEWEST = 16
 """Queries of a task, however small the share."""
 
 
-def settle_evaluation(evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer) -> str:
+def settle_evaluation(
+    evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer
+) -> str:
     """Fill in `tokens`, `windows`, `induction_sequences`, `icl.queries` where they are open; returns what comes of it, a line.
 
     Raises:
@@ -38,11 +40,18 @@ def settle_evaluation(evaluation: EvaluationConfig, training: TrainingConfig, se
         prefixes, of_query = few_shot_cost(icl, tokenizer, seq_len)
         if icl.queries is None:
             icl.queries = int(min(max(FEWEST, (allowed - prefixes) / of_query), QUERIES))
-        cost, few_shot = prefixes + icl.queries * of_query, f", {icl.queries:,} queries of each of {len(icl.tasks)} tasks"
+        cost, few_shot = (
+            prefixes + icl.queries * of_query,
+            f", {icl.queries:,} queries of each of {len(icl.tasks)} tasks",
+        )
     of_window = passes(evaluation, seq_len) * seq_len
     if evaluation.tokens is None:
         evaluation.windows = evaluation.windows or max(1, int((1 - PROBED) * allowed / of_window))
-        evaluation.tokens = max(TOKENS, seq_len) if evaluation.documents != "apart" else evaluation.windows * seq_len
+        evaluation.tokens = (
+            max(TOKENS, seq_len)
+            if evaluation.documents != "apart"
+            else evaluation.windows * seq_len
+        )
     if evaluation.induction_sequences is None:
         evaluation.induction_sequences = min(max(1, int(PROBED * allowed / seq_len)), SEQUENCES)
     n_windows = min(evaluation.windows or evaluation.tokens, evaluation.tokens // seq_len)
@@ -55,13 +64,20 @@ def settle_evaluation(evaluation: EvaluationConfig, training: TrainingConfig, se
 
 def tokens_between(training: TrainingConfig) -> int:
     """Tokens trained on between two evaluations."""
-    return min(training.eval_every or training.max_steps, training.max_steps) * training.tokens_per_step
+    return (
+        min(training.eval_every or training.max_steps, training.max_steps)
+        * training.tokens_per_step
+    )
 
 
 def passes(evaluation: EvaluationConfig, seq_len: int) -> float:
     """How often perplexity reads each token."""
     lengths = evaluation.context_lengths or default_context_lengths(seq_len)
-    overlapping = [length / evaluation.stride for length in lengths if evaluation.stride and evaluation.stride < length]
+    overlapping = [
+        length / evaluation.stride
+        for length in lengths
+        if evaluation.stride and evaluation.stride < length
+    ]
     return len({*lengths, seq_len}) + sum(overlapping)
 
 
@@ -71,7 +87,9 @@ def few_shot_cost(icl: IclConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[f
     for name in icl.tasks:
         task, train, asked, _ = prepare_task(name, tokenizer, icl, seq_len)
         fitting = Fitting(task, train, asked, tokenizer, icl, seq_len)
-        settings = [(k, seed) for k, _ in fitting.numbers() for seed in range(icl.seeds if k else 1)]
+        settings = [
+            (k, seed) for k, _ in fitting.numbers() for seed in range(icl.seeds if k else 1)
+        ]
         twice = 2 if icl.flipped else 1
         prefixes += twice * sum(len(fitting.prefix(k, seed)) for k, seed in settings)
         of_query += twice * len(settings) * fmean(request.n_tokens for request in asked.requests)

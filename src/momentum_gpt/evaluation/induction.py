@@ -31,6 +31,8 @@ def induction(
     def statistics(logits: Tensor, targets: Tensor) -> Tensor:
         return torch.stack([(logits.argmax(-1) == targets).float(), token_losses(logits, targets)])
 
-    values = score(model, showings, n_sequences, tokens_per_forward, statistics)[:, :, half:]  # (2, n_sequences, h - 1)
+    values = score(model, showings, n_sequences, tokens_per_forward, statistics)[
+        :, :, half:
+    ]  # (2, n_sequences, h - 1)
     accuracy, loss = values.double().mean(dim=(1, 2)).tolist()
     return {"icl/induction/acc": accuracy, "icl/induction/loss": loss}

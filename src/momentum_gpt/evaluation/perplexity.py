@@ -17,15 +17,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from momentum_gpt.config import EvaluationConfig
+from momentum_gpt.core.config import EvaluationConfig
 from momentum_gpt.data.packing import best_fit
-from momentum_gpt.data.synthetic import NO_TARGET
+from momentum_gpt.data.synthetic_tasks import NO_TARGET
 from momentum_gpt.evaluation.scoring import score, token_losses
 from momentum_gpt.evaluation.targets import Stream, Targets, Windows, choose_targets, read
 
 
 def perplexity(
-    model: nn.Module, stream: Stream, config: EvaluationConfig, seq_len: int, tokens_per_forward: int
+    model: nn.Module,
+    stream: Stream,
+    config: EvaluationConfig,
+    seq_len: int,
+    tokens_per_forward: int,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics, and a record for each context length (and stride) with the nats of each document.
 
@@ -59,11 +63,15 @@ def perplexity(
             metrics[f"val/ppl@{length}/stride"] = records[-1]["ppl"]
     whole = record(targets, nats, seq_len, seq_len, None)  # the last length is seq_len
     metrics["val/loss"] = whole["loss"]
-    metrics |= {f"val/{key}": whole[key] for key in ("bpb", "ppl_word", "targets", "bytes", "words")}
+    metrics |= {
+        f"val/{key}": whole[key] for key in ("bpb", "ppl_word", "targets", "bytes", "words")
+    }
     return metrics | by_position(nats, windows, seq_len), records
 
 
-def nats_of(model: nn.Module, targets: Targets, windows: Windows, length: int, tokens_per_forward: int) -> np.ndarray:
+def nats_of(
+    model: nn.Module, targets: Targets, windows: Windows, length: int, tokens_per_forward: int
+) -> np.ndarray:
     """-log p of each target, (targets,), float64. Documents apart are packed into rows of `length`, where none sees another."""
     stream, eos_id = targets.stream, targets.stream.tokenizer.eos_id
     in_row = best_fit(windows.lengths, length) if targets.apart else np.arange(len(windows.starts))
@@ -74,7 +82,10 @@ def nats_of(model: nn.Module, targets: Targets, windows: Windows, length: int, t
     column[order] = before - before[firsts[in_row[order]]]
 
     def rows(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        tokens, wanted = np.full((len(numbers), length), eos_id), np.full((len(numbers), length), NO_TARGET)
+        tokens, wanted = (
+            np.full((len(numbers), length), eos_id),
+            np.full((len(numbers), length), NO_TARGET),
+        )
         documents = np.full((len(numbers), length), length)  # what fills up is one more
         for row, number in enumerate(numbers):
             for window in order[firsts[number] : firsts[number + 1]]:
@@ -88,17 +99,22 @@ def nats_of(model: nn.Module, targets: Targets, windows: Windows, length: int, t
     def statistics(logits: Tensor, wanted: Tensor) -> Tensor:
         return token_losses(logits, wanted)[None]
 
-    values = score(model, rows, len(firsts) - 1, tokens_per_forward, statistics)[0].double().numpy()  # (rows, length)
+    values = (
+        score(model, rows, len(firsts) - 1, tokens_per_forward, statistics)[0].double().numpy()
+    )  # (rows, length)
     ends = column + windows.lengths
     parts = zip(in_row, ends - windows.scored, ends, strict=True)
     return np.concatenate([values[row, first:end] for row, first, end in parts])
 
 
-def record(targets: Targets, nats: np.ndarray, seq_len: int, length: int, stride: int | None) -> dict[str, Any]:
+def record(
+    targets: Targets, nats: np.ndarray, seq_len: int, length: int, stride: int | None
+) -> dict[str, Any]:
     """What is told of the nats of all targets at one context length."""
     of_text = float(nats[targets.is_text].sum())
     n_bytes, n_words = (
-        sum(map(count, targets.texts)) for count in (lambda text: len(text.encode()), lambda text: len(text.split()))
+        sum(map(count, targets.texts))
+        for count in (lambda text: len(text.encode()), lambda text: len(text.split()))
     )
     loss = float(nats.sum()) / len(nats)
     piece, document = targets.pieces(seq_len)
@@ -122,7 +138,12 @@ def record(targets: Targets, nats: np.ndarray, seq_len: int, length: int, stride
 
 def by_position(nats: np.ndarray, windows: Windows, seq_len: int) -> dict[str, float]:
     """`val/loss@posP` and `icl/score`, where there are targets with as much context."""
-    seen = np.concatenate([np.arange(n - scored, n) for n, scored in zip(windows.lengths, windows.scored, strict=True)])
+    seen = np.concatenate(
+        [
+            np.arange(n - scored, n)
+            for n, scored in zip(windows.lengths, windows.scored, strict=True)
+        ]
+    )
     sums, counts = np.bincount(seen, nats, seq_len), np.bincount(seen, minlength=seq_len)
     metrics = {}
     for end in (2**i for i in range(seq_len.bit_length())):
@@ -140,7 +161,10 @@ def icl_score(loss_by_position: np.ndarray | list[float]) -> float:
     is the mean over a sixteenth of the context around that place, (15/16, 1] and (1/16, 1/8], for less noise.
     """
     T = len(loss_by_position)
-    late, early = loss_by_position[T * 15 // 16 :], loss_by_position[T // 16 : max(T // 8, T // 16 + 1)]
+    late, early = (
+        loss_by_position[T * 15 // 16 :],
+        loss_by_position[T // 16 : max(T // 8, T // 16 + 1)],
+    )
     return float(np.mean(late) - np.mean(early))
 
 

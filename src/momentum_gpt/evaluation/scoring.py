@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from momentum_gpt import distributed
+from momentum_gpt.core import distributed
 
 Rows = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 """Row numbers (n,) -> tokens and targets, (n, T) each, and, where documents must not see one another, their numbers, too."""
@@ -22,7 +22,11 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score(
-    model: nn.Module, rows: Rows, n_rows: int, tokens_per_forward: int, statistics: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module,
+    rows: Rows,
+    n_rows: int,
+    tokens_per_forward: int,
+    statistics: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """What `statistics(logits, targets)` says of each target of each row, on every rank.
 
@@ -38,7 +42,9 @@ def score(
     device = next(model.parameters()).device
     results: Tensor | None = None
     for numbers in _shares(n_rows, max(1, tokens_per_forward // rows(np.array([0]))[0].shape[1])):
-        tokens, targets, *documents = (torch.from_numpy(part).to(device) for part in rows(np.minimum(numbers, n_rows - 1)))
+        tokens, targets, *documents = (
+            torch.from_numpy(part).to(device) for part in rows(np.minimum(numbers, n_rows - 1))
+        )
         logits = model(tokens, document_ids=documents[0]) if documents else model(tokens)
         values = statistics(logits, targets).float().cpu()  # (S, B, T)
         if results is None:

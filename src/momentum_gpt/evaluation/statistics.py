@@ -27,7 +27,10 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float
 def paired_t(differences: np.ndarray) -> float:
     """Student's two-sided p-value that the mean difference is 0; 1 where all are alike, whose spread says nothing."""
     n = len(differences)
-    mean, error = abs(float(np.mean(differences))), float(np.std(differences, ddof=1)) / math.sqrt(n)
+    mean, error = (
+        abs(float(np.mean(differences))),
+        float(np.std(differences, ddof=1)) / math.sqrt(n),
+    )
     return 1.0 if error <= 1e-9 * mean else float(2 * student.sf(mean / error, n - 1))
 
 
@@ -42,13 +45,17 @@ def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[f
     return _middle(means, level)
 
 
-def in_blocks(sums: np.ndarray, sizes: np.ndarray, most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+def in_blocks(
+    sums: np.ndarray, sizes: np.ndarray, most: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
     """Documents, (documents,) each, joined to `most` blocks, neighbours to neighbours, where there are more."""
     block = np.arange(len(sums)) * min(len(sums), most) // len(sums)
     return np.bincount(block, sums), np.bincount(block, sizes)
 
 
-def bootstrap_ratio(sums: np.ndarray, sizes: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_ratio(
+    sums: np.ndarray, sizes: np.ndarray, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """The percentile interval of sum(sums) / sum(sizes), (documents,) each, which are drawn again; (nan, nan) for one alone."""
     n = len(sums)
     if n < 2:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -12,11 +10,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from momentum_gpt.config import EvaluationConfig
-from momentum_gpt.evaluation.icl import evaluate_icl
+from momentum_gpt.core.config import EvaluationConfig
+from momentum_gpt.core.files import append_json_lines
+from momentum_gpt.data import SyntheticTask
+from momentum_gpt.evaluation.few_shot.measure import evaluate_icl
 from momentum_gpt.evaluation.induction import induction
 from momentum_gpt.evaluation.perplexity import perplexity
-from momentum_gpt.evaluation.targets import Stream
+from momentum_gpt.evaluation.synthetic import answers
+from momentum_gpt.evaluation.targets import TOKENS, Stream
 
 SEQUENCES = 64
 """Of the induction probe, where nothing says how many."""
@@ -28,22 +29,33 @@ class Measured(NamedTuple):
     """By kind: `perplexity`, one a context length; `icl`, one a (task, k, seed)."""
 
 
-def evaluate(model: nn.Module, stream: Stream, config: EvaluationConfig, seq_len: int, tokens_per_forward: int) -> Measured:
+def evaluate(
+    model: nn.Module,
+    stream: Stream | SyntheticTask,
+    config: EvaluationConfig,
+    seq_len: int,
+    tokens_per_forward: int,
+) -> Measured:
     """Perplexity by context length, loss by position, the in-context-learning score, the induction probe, few-shot tasks.
 
     Every rank must call this: the rows are shared out and summed.
 
     Args:
         model: tokens (B, T) -> logits (B, T, V).
-        stream: the validation split, or other text.
+        stream: the validation split, other text, or a synthetic task, of which only the answers are measured.
         seq_len: the longest context, tokens.
     """
+    if isinstance(stream, SyntheticTask):
+        n_sequences = max(1, (config.tokens or TOKENS) // seq_len)
+        return Measured(answers(model, stream, n_sequences, tokens_per_forward), {})
     was_training, began = model.training, time.perf_counter()
     model.eval()
     metrics, by_length = perplexity(model, stream, config, seq_len, tokens_per_forward)
     if seq_len >= 4:
         sequences = config.induction_sequences or SEQUENCES
-        metrics |= induction(model, stream.tokenizer.ordinary_ids(), seq_len, sequences, tokens_per_forward)
+        metrics |= induction(
+            model, stream.tokenizer.ordinary_ids(), seq_len, sequences, tokens_per_forward
+        )
     few_shot = list(evaluate_icl(model, stream.tokenizer, config.icl, seq_len, tokens_per_forward))
     metrics |= icl_metrics(few_shot)
     metrics["eval/seconds"] = time.perf_counter() - began
@@ -61,7 +73,10 @@ def icl_metrics(records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def keep_records(
-    run_dir: Path, where: dict[str, Any], records: dict[str, list[dict[str, Any]]], leave_out: frozenset[str] = frozenset()
+    run_dir: Path,
+    where: dict[str, Any],
+    records: dict[str, list[dict[str, Any]]],
+    leave_out: frozenset[str] = frozenset(),
 ) -> None:
     """Add a line for each to `evaluations/KIND.jsonl`, from which a line that a kill cut short is dropped.
 
@@ -69,20 +84,9 @@ def keep_records(
         where: what every line begins with: step, tokens.
         leave_out: keys that are too long to keep.
     """
-    folder = run_dir / "evaluations"
-    folder.mkdir(exist_ok=True)
     for kind, lines in records.items():
-        path = folder / f"{kind}.jsonl"
-        if path.is_file() and not ends_a_line(path):
-            path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")))
-        with path.open("a") as file:
-            for line in lines:
-                kept = {key: value for key, value in (where | line).items() if key not in leave_out}
-                file.write(json.dumps(kept) + "\n")
-
-
-def ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        return file.read() in (b"", b"\n")
+        kept = [
+            {key: value for key, value in (where | line).items() if key not in leave_out}
+            for line in lines
+        ]
+        append_json_lines(run_dir / "evaluations" / f"{kind}.jsonl", kept)

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from momentum_gpt.config import EvaluationConfig
+from momentum_gpt.core.config import EvaluationConfig
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Tokenizer
-from momentum_gpt.errors import UserError
 
 TOKENS = 65_536
 """Scored at each context length, where nothing says how many."""
@@ -58,7 +58,12 @@ class Targets:
     @cached_property
     def tokens(self) -> np.ndarray:
         """(targets,)"""
-        return np.concatenate([read(self.stream, int(a), int(n)) for a, n in zip(self.starts, self.sizes, strict=True)])
+        return np.concatenate(
+            [
+                read(self.stream, int(a), int(n))
+                for a, n in zip(self.starts, self.sizes, strict=True)
+            ]
+        )
 
     @cached_property
     def documents(self) -> np.ndarray:
@@ -145,6 +150,9 @@ def first_documents(stream: Stream, n_tokens: int) -> tuple[np.ndarray, np.ndarr
         block = stream.read(done, min(BLOCK, len(stream) - done))
         ends += (done + np.flatnonzero(block == stream.tokenizer.eos_id)).tolist()
         done += len(block)
-    starts, stops = np.array([0, *(end + 1 for end in ends)])[: len(ends)], np.minimum(np.array(ends, dtype=np.int64), n_tokens)
+    starts, stops = (
+        np.array([0, *(end + 1 for end in ends)])[: len(ends)],
+        np.minimum(np.array(ends, dtype=np.int64), n_tokens),
+    )
     kept = stops > starts
     return starts[kept], (stops - starts)[kept]

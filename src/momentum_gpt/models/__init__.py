@@ -5,4 +5,12 @@ from momentum_gpt.models.cache import Cache
 from momentum_gpt.models.gpt import GPT
 from momentum_gpt.models.weights import load_model, save_model, start_from
 
-__all__ = ["ATTENTIONS", "GPT", "Cache", "build_attention", "load_model", "save_model", "start_from"]
+__all__ = [
+    "ATTENTIONS",
+    "GPT",
+    "Cache",
+    "build_attention",
+    "load_model",
+    "save_model",
+    "start_from",
+]

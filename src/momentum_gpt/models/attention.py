@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from momentum_gpt.config import ModelConfig, require
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.config import ModelConfig, require
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.models.cache import LayerCache
 from momentum_gpt.ops import add_ema_of_past, ema_of_past, linear_attention
 
@@ -54,7 +54,10 @@ class Documents(NamedTuple):
 
 def documents_of(ids: Tensor) -> Documents:
     """The documents numbered by ids (B, T). On CUDA softmax attention takes them as FlexAttention, elsewhere as a mask."""
-    return Documents(ids, blocks_of(ids) if ids.is_cuda else (ids[:, None, :, None] == ids[:, None, None, :]).tril())
+    return Documents(
+        ids,
+        blocks_of(ids) if ids.is_cuda else (ids[:, None, :, None] == ids[:, None, None, :]).tril(),
+    )
 
 
 def blocks_of(ids: Tensor) -> BlockMask:
@@ -67,7 +70,9 @@ def blocks_of(ids: Tensor) -> BlockMask:
     return create_block_mask(sees, B, None, T, T, device=str(ids.device))
 
 
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cache: LayerCache | None) -> Tensor:
+def softmax_attention(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cache: LayerCache | None
+) -> Tensor:
     """Causal softmax attention: y_t = V softmax(K^T q_t / sqrt(D)) over the tokens up to t."""
     if cache is not None:
         k, v = cache.append(k, v)
@@ -82,14 +87,19 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | No
     return flex(q, k, v, block_mask=documents.mask)
 
 
-def attend_to_shared(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, shared_k: Tensor, shared_v: Tensor) -> Tensor:
+def attend_to_shared(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, shared_k: Tensor, shared_v: Tensor
+) -> Tensor:
     """Softmax attention to keys that all rows share, (1, H, P, D), and to their own, (B, H, L', D), as far as visible.
 
     All rows meet the shared keys in one product: nothing is copied to the rows. The softmax is computed in float32 at least.
     """
     before = torch.einsum("bhtd,hpd->bhtp", q, shared_k[0])
     own = (q @ k.mT).masked_fill(~visible, -torch.inf)
-    scores = torch.cat([before, own], dim=-1).to(torch.promote_types(q.dtype, torch.float32)) / q.shape[-1] ** 0.5
+    scores = (
+        torch.cat([before, own], dim=-1).to(torch.promote_types(q.dtype, torch.float32))
+        / q.shape[-1] ** 0.5
+    )
     weights = scores.softmax(-1).to(v.dtype)
     P = shared_k.shape[2]
     return torch.einsum("bhtp,hpd->bhtd", weights[..., :P], shared_v[0]) + weights[..., P:] @ v
@@ -100,18 +110,24 @@ def _compiled_flex_attention() -> Any:
     return torch.compile(flex_attention)
 
 
-def relaxed_attention(q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cache: LayerCache | None) -> Tensor:
+def relaxed_attention(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cache: LayerCache | None
+) -> Tensor:
     """Causal linear attention, y_t = V K^T q_t over the tokens up to t (Dai et al., arXiv 2212.10559, section 3.1)."""
     if cache is None:
         return linear_attention(q, k, v, None, documents.ids if documents else None)[0]
-    y, cache.tensors["sums"] = linear_attention(q, k, v * cache.is_real(v.shape[2]), cache.get("sums"))
+    y, cache.tensors["sums"] = linear_attention(
+        q, k, v * cache.is_real(v.shape[2]), cache.get("sums")
+    )
     return y
 
 
 def softmax_weights(q: Tensor, k: Tensor) -> Tensor:
     """The weights (B, H, T, T) of softmax attention, written out."""
     scores = q @ k.mT / q.shape[-1] ** 0.5
-    return scores.masked_fill(scores.new_ones(scores.shape[-2:]).triu(1).bool(), -torch.inf).softmax(-1)
+    return scores.masked_fill(
+        scores.new_ones(scores.shape[-2:]).triu(1).bool(), -torch.inf
+    ).softmax(-1)
 
 
 class VanillaAttention(nn.Module):
@@ -121,7 +137,12 @@ class VanillaAttention(nn.Module):
         super().__init__()
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        documents: Documents | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         return softmax_attention(q, k, v, documents, cache)
 
@@ -136,7 +157,12 @@ class LinearAttention(nn.Module):
         super().__init__()
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        documents: Documents | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         return relaxed_attention(q, k, v, documents, cache)
 
@@ -170,19 +196,39 @@ class MomentumAttention(nn.Module):
         layers: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        for option, value in (("learned", learned), ("normalised", normalised), ("include_current", include_current)):
+        for option, value in (
+            ("learned", learned),
+            ("normalised", normalised),
+            ("include_current", include_current),
+        ):
             require(isinstance(value, bool), f"attention.{option}", value, "true or false")
         decays = decays_of_heads(ema_decay, place)
-        known = layers is None or all(isinstance(i, int) and 0 <= i < place.n_layers for i in layers)
-        require(known, "attention.layers", layers, f"a list of layers from 0 to {place.n_layers - 1}, or null for all")
+        known = layers is None or all(
+            isinstance(i, int) and 0 <= i < place.n_layers for i in layers
+        )
+        require(
+            known,
+            "attention.layers",
+            layers,
+            f"a list of layers from 0 to {place.n_layers - 1}, or null for all",
+        )
         self.active = layers is None or place.layer in layers
         self.normalised, self.include_current = normalised, include_current
-        self.decays: float | Tensor = decays[0] if len(set(decays)) == 1 else torch.tensor(decays, dtype=torch.float64)
+        self.decays: float | Tensor = (
+            decays[0] if len(set(decays)) == 1 else torch.tensor(decays, dtype=torch.float64)
+        )
         self.decay_logits: nn.Parameter | None = None
         if learned:
-            require(min(decays) > 0, "attention.ema_decay", ema_decay, "above 0 to be learned from there on")
+            require(
+                min(decays) > 0,
+                "attention.ema_decay",
+                ema_decay,
+                "above 0 to be learned from there on",
+            )
             if self.active:
-                self.decay_logits = nn.Parameter(torch.tensor(decays, dtype=torch.float64).logit().float())  # (H,)
+                self.decay_logits = nn.Parameter(
+                    torch.tensor(decays, dtype=torch.float64).logit().float()
+                )  # (H,)
 
     def ema_decay(self, like: Tensor) -> float | Tensor:
         """A number, or one of each head, (H,), in the precision of the sum."""
@@ -190,12 +236,19 @@ class MomentumAttention(nn.Module):
         if self.decay_logits is not None:
             return self.decay_logits.to(precise).sigmoid().clamp(EDGE, 1 - EDGE)
         if isinstance(self.decays, Tensor):
-            self.decays = self.decays.to(like.device)  # no buffer: the model's precision must not round it
+            self.decays = self.decays.to(
+                like.device
+            )  # no buffer: the model's precision must not round it
             return self.decays.to(precise)
         return self.decays
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        documents: Documents | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         y = self.mix(q, k, v, documents, cache)
         if not self.active:
@@ -216,9 +269,13 @@ class MomentumAttention(nn.Module):
         y = self.mix_by_definition(q, k) @ v
         if not self.active:
             return y
-        decay = torch.as_tensor(self.ema_decay(v), dtype=v.dtype).expand(q.shape[1])[:, None, None]  # (H, 1, 1)
+        decay = torch.as_tensor(self.ema_decay(v), dtype=v.dtype).expand(q.shape[1])[
+            :, None, None
+        ]  # (H, 1, 1)
         t, i = torch.arange(v.shape[2])[:, None], torch.arange(v.shape[2])
-        weights = torch.where(i <= t if self.include_current else i < t, decay ** (t - i).clamp(min=0), 0.0)  # (H, T, T)
+        weights = torch.where(
+            i <= t if self.include_current else i < t, decay ** (t - i).clamp(min=0), 0.0
+        )  # (H, T, T)
         return y + (weights * (1 - decay) if self.normalised else weights) @ v
 
     def mix_by_definition(self, q: Tensor, k: Tensor) -> Tensor:
@@ -253,7 +310,12 @@ class ShiftAttention(nn.Module):
         self.weight = nn.Parameter(torch.full((place.n_heads,), float(weight)))
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None = None, cache: LayerCache | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        documents: Documents | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         y = softmax_attention(q, k, v, documents, cache)
         before = cache.get("previous") if cache else None  # (B, H, D)
@@ -298,7 +360,9 @@ def decays_of_heads(ema_decay: Any, place: Place) -> list[float]:
         require(fits, "attention.ema_decay", ema_decay, rule)
         of_layer = ema_decay[0] if len(ema_decay) == 1 else ema_decay[place.layer]
     of_heads = list(of_layer) if isinstance(of_layer, list | tuple) else [of_layer] * place.n_heads
-    numbers = all(isinstance(it, int | float) and not isinstance(it, bool) and 0 <= it < 1 for it in of_heads)
+    numbers = all(
+        isinstance(it, int | float) and not isinstance(it, bool) and 0 <= it < 1 for it in of_heads
+    )
     require(numbers and len(of_heads) == place.n_heads, "attention.ema_decay", ema_decay, rule)
     return [float(it) for it in of_heads]
 
@@ -313,12 +377,19 @@ def build_attention(options: dict[str, Any], config: ModelConfig) -> list[nn.Mod
     name = options.get("name")
     if name not in ATTENTIONS:
         raise UserError(f"attention.name must be one of {', '.join(ATTENTIONS)}, got {name!r}")
-    takes = list(inspect.signature(ATTENTIONS[name]).parameters.values())[1:]  # the first is its place
+    takes = list(inspect.signature(ATTENTIONS[name]).parameters.values())[
+        1:
+    ]  # the first is its place
     names = [p.name for p in takes]
     if unknown := sorted(set(arguments) - set(names)):
         rule = f"its options are {', '.join(names)}" if names else "it has no options"
         raise UserError(f"attention {name!r} does not take {', '.join(unknown)}: {rule}")
     if missing := [p.name for p in takes if p.default is p.empty and p.name not in arguments]:
-        raise UserError(f"attention {name!r} needs {', '.join(missing)}: add attention.{missing[0]}=...")
-    places = [Place(layer, config.n_layers, config.n_heads, config.d_head) for layer in range(config.n_layers)]
+        raise UserError(
+            f"attention {name!r} needs {', '.join(missing)}: add attention.{missing[0]}=..."
+        )
+    places = [
+        Place(layer, config.n_layers, config.n_heads, config.d_head)
+        for layer in range(config.n_layers)
+    ]
     return [ATTENTIONS[name](place, **arguments) for place in places]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.errors import UserError
 
 APPENDED = {"k", "v"}
 """What a layer keeps of every token; of everything else it keeps one state."""
@@ -26,7 +26,9 @@ class Cache:
         capacity: L; the model's `seq_len` at most.
     """
 
-    def __init__(self, n_layers: int, n_rows: int, capacity: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, n_layers: int, n_rows: int, capacity: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.capacity = capacity
         self.lengths = torch.zeros(n_rows, dtype=torch.long, device=device)
         self.n_new: Tensor | None = None
@@ -40,7 +42,9 @@ class Cache:
     def begin(self, T: int, n_new: Tensor | None) -> Tensor:
         """Make room for T more tokens; returns their positions, (B, T)."""
         if self.longest + T > self.capacity:
-            raise UserError(f"{self.longest} + {T} tokens do not fit a cache of {self.capacity}: give it more capacity")
+            raise UserError(
+                f"{self.longest} + {T} tokens do not fit a cache of {self.capacity}: give it more capacity"
+            )
         self.n_new = n_new
         self.longest += T
         return self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
@@ -56,13 +60,22 @@ class Cache:
         """
         assert len(self.lengths) == 1
         rows = Cache(len(self.layers), n_rows, self.longest + capacity, self.lengths.device)
-        rows.lengths, rows.longest, rows.base = self.lengths.expand(n_rows), self.longest, self.longest
+        rows.lengths, rows.longest, rows.base = (
+            self.lengths.expand(n_rows),
+            self.longest,
+            self.longest,
+        )
         for mine, its in zip(self.layers, rows.layers, strict=True):
             its.tensors = {
-                name: tensor.expand(n_rows, *tensor.shape[1:]) for name, tensor in mine.tensors.items() if name not in APPENDED
+                name: tensor.expand(n_rows, *tensor.shape[1:])
+                for name, tensor in mine.tensors.items()
+                if name not in APPENDED
             }
             if "k" in mine.tensors:
-                its.shared = mine.tensors["k"][:, :, : self.longest], mine.tensors["v"][:, :, : self.longest]
+                its.shared = (
+                    mine.tensors["k"][:, :, : self.longest],
+                    mine.tensors["v"][:, :, : self.longest],
+                )
         return rows
 
     def select(self, rows: Tensor, capacity: int) -> Cache:
@@ -108,7 +121,10 @@ class LayerCache:
     def visible(self, T: int) -> Tensor:
         """Which of its own L' tokens each of the T new ones may look at: (B, 1, T, L')."""
         places = self._places(T)
-        return torch.arange(self.cache.longest - self.cache.base, device=places.device) <= places[:, None, :, None]
+        return (
+            torch.arange(self.cache.longest - self.cache.base, device=places.device)
+            <= places[:, None, :, None]
+        )
 
     def _places(self, T: int) -> Tensor:
         """Where the T new tokens are among the rows' own, (B, T)."""
@@ -129,5 +145,7 @@ class LayerCache:
         if self.cache.n_new is None:
             self.tensors[name] = states[:, :, -1]
         else:
-            last = (self.cache.n_new - 1)[:, None, None, None].expand(-1, states.shape[1], 1, states.shape[3])
+            last = (self.cache.n_new - 1)[:, None, None, None].expand(
+                -1, states.shape[1], 1, states.shape[3]
+            )
             self.tensors[name] = states.gather(2, last)[:, :, 0]

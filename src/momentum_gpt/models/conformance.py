@@ -24,7 +24,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from momentum_gpt.config import ModelConfig
+from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.models.attention import build_attention, documents_of
 from momentum_gpt.models.cache import Cache
 from momentum_gpt.models.gpt import GPT, init_weights
@@ -85,7 +85,9 @@ class Check:
         for function in (attend, attend.definition):
             y = function(*inputs)
             wanted = [*inputs, *attend.parameters()]
-            gradients = torch.autograd.grad((y * upstream).sum(), wanted, allow_unused=True, materialize_grads=True)
+            gradients = torch.autograd.grad(
+                (y * upstream).sum(), wanted, allow_unused=True, materialize_grads=True
+            )
             results.append([y, *gradients])
         return Finding("equals its definition", largest(*results), EXACT, "difference")
 
@@ -96,7 +98,10 @@ class Check:
         for x in inputs:
             x[:, :, 41:] += 1.0
         return Finding(
-            "future changes no past", largest([attend(*inputs)[:, :, :41]], [before[:, :, :41]]), EXACT, "difference"
+            "future changes no past",
+            largest([attend(*inputs)[:, :, :41]], [before[:, :, :41]]),
+            EXACT,
+            "difference",
         )
 
     def gradients(self) -> Finding:
@@ -104,9 +109,13 @@ class Check:
         names = [name for name, _ in attend.named_parameters()]
 
         def function(q: Tensor, k: Tensor, v: Tensor, *parameters: Tensor) -> Tensor:
-            return torch.func.functional_call(attend, dict(zip(names, parameters, strict=True)), (q, k, v))
+            return torch.func.functional_call(
+                attend, dict(zip(names, parameters, strict=True)), (q, k, v)
+            )
 
-        right = torch.autograd.gradcheck(function, (*inputs, *attend.parameters()), fast_mode=True, raise_exception=False)
+        right = torch.autograd.gradcheck(
+            function, (*inputs, *attend.parameters()), fast_mode=True, raise_exception=False
+        )
         return Finding("gradients are numerical ones", float(not right), 0, "failures")
 
     @torch.no_grad()
@@ -117,7 +126,12 @@ class Check:
         for size in (33, 7, *[1] * (T - 40)):
             pieces.append(step(attend, cache, [x[:, :, done : done + size] for x in inputs]))
             done += size
-        return Finding("decoding is the full pass", largest([torch.cat(pieces, dim=2)], [attend(*inputs)]), EXACT, "difference")
+        return Finding(
+            "decoding is the full pass",
+            largest([torch.cat(pieces, dim=2)], [attend(*inputs)]),
+            EXACT,
+            "difference",
+        )
 
     @torch.no_grad()
     def documents(self) -> Finding:
@@ -125,8 +139,15 @@ class Check:
         sizes = [37, 1, 32]
         ids = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes)).expand(2, -1)
         together = attend(*inputs, documents=documents_of(ids))
-        apart = [attend(*parts) for parts in zip(*(x.split(sizes, dim=2) for x in inputs), strict=True)]
-        return Finding("documents are as if alone", largest([together], [torch.cat(apart, dim=2)]), EXACT, "difference")
+        apart = [
+            attend(*parts) for parts in zip(*(x.split(sizes, dim=2) for x in inputs), strict=True)
+        ]
+        return Finding(
+            "documents are as if alone",
+            largest([together], [torch.cat(apart, dim=2)]),
+            EXACT,
+            "difference",
+        )
 
     @torch.no_grad()
     def padding(self) -> Finding:
@@ -154,7 +175,12 @@ class Check:
         attend, inputs = self.variant(), heads(4, T)
         together, decoded = attend(*inputs), one_by_one(attend, inputs)
         alone = torch.cat([attend(*(x[b : b + 1] for x in inputs)) for b in range(4)])
-        return Finding("rows are independent", largest([together, decoded], [alone, alone]), EXACT, "difference")
+        return Finding(
+            "rows are independent",
+            largest([together, decoded], [alone, alone]),
+            EXACT,
+            "difference",
+        )
 
     def compiled(self) -> Finding:
         attend = self.variant(torch.float32)
@@ -187,7 +213,12 @@ class Check:
     def bfloat16(self) -> Finding:
         inputs = [x.abs().bfloat16() for x in heads(2, 300)]
         exact = self.variant()(*(x.double() for x in inputs))
-        return Finding("bf16 is near float64", relative(self.variant(torch.bfloat16)(*inputs), exact), 2**-6, "of the largest")
+        return Finding(
+            "bf16 is near float64",
+            relative(self.variant(torch.bfloat16)(*inputs), exact),
+            2**-6,
+            "of the largest",
+        )
 
     @torch.no_grad()
     def bfloat16_decoding(self) -> Finding:
@@ -201,7 +232,12 @@ class Check:
         models = [GPT(SHAPE, options) for options in ({"name": "vanilla"}, self.options)]
         for model in models:
             init_weights(model, seed=3)
-        return Finding("shared weights are vanilla's", float(len({*map(weights_sha256, models)}) - 1), 0, "others")
+        return Finding(
+            "shared weights are vanilla's",
+            float(len({*map(weights_sha256, models)}) - 1),
+            0,
+            "others",
+        )
 
     @torch.no_grad()
     def round_trip(self) -> Finding:
@@ -209,22 +245,31 @@ class Check:
         model = GPT(SHAPE, self.options)
         init_weights(model, seed=0)
         for number, parameter in enumerate(model.parameters()):
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+            parameter.add_(
+                0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            )
         tokens = torch.arange(64)[None]
         with tempfile.TemporaryDirectory() as folder:
             save_model(Path(folder), model, dict(model.named_parameters()), tokenizer=None)
             restored = load_model(folder)(tokens)
-        return Finding("saved and loaded alike", largest([restored], [model(tokens)]), 0, "difference")
+        return Finding(
+            "saved and loaded alike", largest([restored], [model(tokens)]), 0, "difference"
+        )
 
 
 def heads(B: int, T: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
     """Random q, k, v, (B, H, T, D), that take gradients."""
     generator = torch.Generator().manual_seed(1000 * seed + T)
     shape = (B, SHAPE.n_heads, T, SHAPE.d_head)
-    return [torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+    return [
+        torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
+        for _ in range(3)
+    ]
 
 
-def step(attend: nn.Module, cache: Cache, inputs: list[Tensor], n_new: Tensor | None = None) -> Tensor:
+def step(
+    attend: nn.Module, cache: Cache, inputs: list[Tensor], n_new: Tensor | None = None
+) -> Tensor:
     """The variant's next tokens, with a cache of one layer."""
     T = inputs[0].shape[2]
     cache.begin(T, n_new)
@@ -237,7 +282,9 @@ def one_by_one(attend: nn.Module, inputs: list[Tensor]) -> Tensor:
     """The variant's output, decoded token by token."""
     B, _, T, _ = inputs[0].shape
     cache = Cache(1, B, T)
-    return torch.cat([step(attend, cache, [x[:, :, t : t + 1] for x in inputs]) for t in range(T)], dim=2)
+    return torch.cat(
+        [step(attend, cache, [x[:, :, t : t + 1] for x in inputs]) for t in range(T)], dim=2
+    )
 
 
 def largest(mine: list[Tensor], expected: list[Tensor]) -> float:
@@ -263,12 +310,16 @@ class Cost:
     seconds: float
 
 
-def costs(all_options: list[dict[str, Any]], B: int, H: int, T: int, D: int, repeats: int) -> list[Cost]:
+def costs(
+    all_options: list[dict[str, Any]], B: int, H: int, T: int, D: int, repeats: int
+) -> list[Cost]:
     """What variants cost beside one another: in fp32, timed in turns, the median of `repeats`."""
     shape = ModelConfig(n_layers=1, n_heads=H, d_model=H * D, seq_len=T, vocab_size=1)
     variants = [build_attention(options, shape)[0] for options in all_options]
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(B, T, 3, H, D, generator=generator).permute(2, 0, 3, 1, 4)  # as the projection lays it out
+    qkv = torch.randn(B, T, 3, H, D, generator=generator).permute(
+        2, 0, 3, 1, 4
+    )  # as the projection lays it out
     q, k, v = (x.detach().requires_grad_() for x in qkv)
     times: list[list[float]] = [[] for _ in variants]
 
@@ -282,10 +333,18 @@ def costs(all_options: list[dict[str, Any]], B: int, H: int, T: int, D: int, rep
             its.append(time.perf_counter() - began)
     found = []
     for attend, its in zip(variants, times, strict=True):
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused one is not counted
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # the fused one is not counted
             forward_backward(attend)
         found.append(
-            Cost(counter.get_total_flops(), kept_bytes(attend, q, k, v), cache_bytes(attend, q, k, v), median(its[1:]))
+            Cost(
+                counter.get_total_flops(),
+                kept_bytes(attend, q, k, v),
+                cache_bytes(attend, q, k, v),
+                median(its[1:]),
+            )
         )
     return found
 

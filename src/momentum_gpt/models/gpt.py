@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from momentum_gpt.config import ModelConfig
+from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.models.attention import Documents, build_attention, documents_of
 from momentum_gpt.models.cache import Cache, LayerCache
 
@@ -29,9 +29,17 @@ class Attention(nn.Module):
         self.attend = attend
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor, angles: Tensor | None, documents: Documents | None, cache: LayerCache | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None,
+        documents: Documents | None,
+        cache: LayerCache | None,
+    ) -> Tensor:
         B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        q, k, v = (
+            self.qkv(x).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        )  # each (B, H, T, D)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         y = self.attend(q, k, v, documents, cache)  # (B, H, T, D): the variant
@@ -57,7 +65,13 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.d_model, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, angles: Tensor | None, documents: Documents | None, cache: LayerCache | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None,
+        documents: Documents | None,
+        cache: LayerCache | None,
+    ) -> Tensor:
         x = x + self.attention(self.norm1(x), angles, documents, cache)
         return x + self.mlp(self.norm2(x))
 
@@ -72,7 +86,9 @@ class GPT(nn.Module):
             run on.
     """
 
-    def __init__(self, config: ModelConfig, attention: dict[str, Any], document_end: int | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, attention: dict[str, Any], document_end: int | None = None
+    ) -> None:
         super().__init__()
         assert config.vocab_size is not None
         self.config = config
@@ -82,7 +98,9 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         if config.positions == "learned":
             self.position_embedding = nn.Embedding(config.seq_len, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, attend) for attend in build_attention(attention, config))
+        self.blocks = nn.ModuleList(
+            Block(config, attend) for attend in build_attention(attention, config)
+        )
         self.norm = nn.LayerNorm(config.d_model, bias=config.bias)
 
     def forward(
@@ -132,7 +150,9 @@ class GPT(nn.Module):
             document_ids = document_ids_of(tokens, self.document_end)
         if document_ids is not None:
             documents, positions = documents_of(document_ids), positions_in_documents(document_ids)
-        assert self.config.seq_len >= T, f"{T} tokens, but the model's longest context is {self.config.seq_len}"
+        assert self.config.seq_len >= T, (
+            f"{T} tokens, but the model's longest context is {self.config.seq_len}"
+        )
         x = self.token_embedding(tokens)  # (B, T, C)
         if self.config.scale_embedding:
             x = x * math.sqrt(self.config.d_model)
@@ -171,7 +191,9 @@ def positions_in_documents(document_ids: Tensor) -> Tensor:
 def sinusoids(positions: Tensor, d_model: int) -> Tensor:
     """Fairseq's sinusoidal positions, (..., C): sines then cosines, the first token being position 2 (its padding is 1)."""
     half = d_model // 2
-    frequencies = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1)))
+    frequencies = torch.exp(
+        torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1))
+    )
     angles = (positions + 2)[..., None] * frequencies  # (..., C / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -186,7 +208,9 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn each pair (x_j, x_{j + D/2}) of x (B, H, T, D) by its angle."""
     first, second = x.float().chunk(2, dim=-1)
     sine, cosine = angles.sin(), angles.cos()
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(x.dtype)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(
+        x.dtype
+    )
 
 
 def is_of_variant(name: str) -> bool:

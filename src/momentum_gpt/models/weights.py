@@ -18,18 +18,27 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from momentum_gpt.config import ModelConfig
-from momentum_gpt.errors import UserError
+from momentum_gpt.core.config import ModelConfig
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.models.gpt import GPT, is_of_variant
-from momentum_gpt.models.pretrained import is_pretrained, read_pretrained, read_pretrained_config
+from momentum_gpt.models.hf.read import is_pretrained, read_pretrained, read_pretrained_config
 
 
-def save_model(folder: Path, model: GPT, weights: dict[str, torch.Tensor], tokenizer: Path | None) -> None:
+def save_model(
+    folder: Path, model: GPT, weights: dict[str, torch.Tensor], tokenizer: Path | None
+) -> None:
     """Write the model folder. `weights` are the model's parameters by name: under ZeRO the model may not hold them."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model": asdict(model.config), "attention": model.attention, "document_end": model.document_end}
+    config = {
+        "model": asdict(model.config),
+        "attention": model.attention,
+        "document_end": model.document_end,
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        folder / "model.safetensors",
+    )
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / tokenizer.name)
 
@@ -47,8 +56,13 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
             found = read_pretrained(folder)
             model, weights = GPT(found.config, found.attention, found.document_end), found.weights
         else:
-            about, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
-            model = GPT(ModelConfig(**about["model"]), about["attention"], about.get("document_end"))
+            about, weights = (
+                json.loads((folder / "config.json").read_text()),
+                load_file(folder / "model.safetensors"),
+            )
+            model = GPT(
+                ModelConfig(**about["model"]), about["attention"], about.get("document_end")
+            )
         dtypes = {tensor.dtype for tensor in weights.values()}
         model = model.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
         model.load_state_dict(weights)
@@ -94,7 +108,11 @@ def check_start(model: ModelConfig, path: str) -> None:
         "init_std": True,
     }
     wanted = asdict(theirs).items()
-    unlike = [f"model.{key}={value}" for key, value in wanted if not fits.get(key, getattr(model, key) == value)]
+    unlike = [
+        f"model.{key}={value}"
+        for key, value in wanted
+        if not fits.get(key, getattr(model, key) == value)
+    ]
     if unlike:
         raise UserError(f"init={path!r} has another shape than the model: add {' '.join(unlike)}")
 
@@ -104,10 +122,20 @@ def _told(folder: Path) -> Iterator[None]:
     """Whatever is wrong with the files of a model is the user's to know, in one line."""
     try:
         yield
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, UnpicklingError, ValueError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        UnpicklingError,
+        ValueError,
+    ) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{folder} does not hold a model of this project: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{folder} does not hold a model of this project: {' '.join(str(error).split())}"
+        ) from None
 
 
 def model_folder(path: Path) -> Path:
@@ -119,7 +147,9 @@ def model_folder(path: Path) -> Path:
     for folder in candidates:
         if (folder / "model.safetensors").is_file() or is_pretrained(folder):
             return folder
-    raise UserError(f"{path} holds no model: give a run folder with a checkpoint, a checkpoint folder or a model folder")
+    raise UserError(
+        f"{path} holds no model: give a run folder with a checkpoint, a checkpoint folder or a model folder"
+    )
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

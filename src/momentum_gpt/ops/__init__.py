@@ -3,4 +3,10 @@
 from momentum_gpt.ops.ema import add_ema_of_past, ema_of_past, ema_of_past_by_definition, has_kernel
 from momentum_gpt.ops.linear import linear_attention
 
-__all__ = ["add_ema_of_past", "ema_of_past", "ema_of_past_by_definition", "has_kernel", "linear_attention"]
+__all__ = [
+    "add_ema_of_past",
+    "ema_of_past",
+    "ema_of_past_by_definition",
+    "has_kernel",
+    "linear_attention",
+]

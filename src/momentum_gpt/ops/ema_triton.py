@@ -31,7 +31,12 @@ STAGES = 3
 
 
 def decayed_sum_by_kernel(
-    values: Tensor, decay: Tensor, document_ids: Tensor | None, onto: Tensor | None, backwards: bool, result: Tensor
+    values: Tensor,
+    decay: Tensor,
+    document_ids: Tensor | None,
+    onto: Tensor | None,
+    backwards: bool,
+    result: Tensor,
 ) -> Tensor:
     """Fill `result` with onto_t + sum_{i<t} decay^(t-i) v_i, or with i > t if backwards, within each document.
 
@@ -79,7 +84,9 @@ def _decayed_sum(
     """BLOCK_D columns of one head of one sequence, from the first token in time to the last, C at once."""
     b, h = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)  # offsets may exceed 2^31
     d = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
-    values += b * values_strides[0] + h * values_strides[1] + d[None, :] * values_strides[3]  # (1, BLOCK_D)
+    values += (
+        b * values_strides[0] + h * values_strides[1] + d[None, :] * values_strides[3]
+    )  # (1, BLOCK_D)
     result += b * result_strides[0] + h * result_strides[1] + d[None, :] * result_strides[3]
     if onto is not None:
         onto += b * onto_strides[0] + h * onto_strides[1] + d[None, :] * onto_strides[3]
@@ -94,11 +101,15 @@ def _decayed_sum(
         previous = t + 1 if BACKWARDS else t - 1
         there = (step < T)[:, None] & (d < D)[None, :]
         after_first = there & (step > 0)[:, None]
-        v = tl.load(values + previous[:, None] * values_strides[2], after_first, 0).to(decay.dtype)  # (C, BLOCK_D)
+        v = tl.load(values + previous[:, None] * values_strides[2], after_first, 0).to(
+            decay.dtype
+        )  # (C, BLOCK_D)
         w = decay
         if document_ids is not None:
             document = tl.load(document_ids + t * document_ids_strides[1], step < T)
-            previous_document = tl.load(document_ids + previous * document_ids_strides[1], (step < T) & (step > 0))
+            previous_document = tl.load(
+                document_ids + previous * document_ids_strides[1], (step < T) & (step > 0)
+            )
             w = tl.where(document == previous_document, decay, 0)[:, None]  # (C, 1)
         w = tl.broadcast_to(w, (C, BLOCK_D))
         w_since_start, past = tl.associative_scan((w, w * v), 0, _one_after_the_other)
@@ -110,6 +121,8 @@ def _decayed_sum(
 
 
 @triton.jit
-def _one_after_the_other(w: tl.tensor, b: tl.tensor, next_w: tl.tensor, next_b: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+def _one_after_the_other(
+    w: tl.tensor, b: tl.tensor, next_w: tl.tensor, next_b: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
     """x -> w x + b, followed by x -> next_w x + next_b."""
     return w * next_w, next_w * b + next_b

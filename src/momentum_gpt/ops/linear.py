@@ -31,7 +31,10 @@ def linear_attention(
     """
     assert state is None or document_ids is None
     T = q.shape[2]
-    padded = [F.pad(x.to(torch.promote_types(v.dtype, torch.float32)), (0, 0, 0, -T % CHUNK)) for x in (q, k, v)]
+    padded = [
+        F.pad(x.to(torch.promote_types(v.dtype, torch.float32)), (0, 0, 0, -T % CHUNK))
+        for x in (q, k, v)
+    ]
     queries, keys, values = (x.unflatten(2, (-1, CHUNK)) for x in padded)  # (B, H, N, C, D)
     weights = (queries @ keys.mT).tril()  # (B, H, N, C, C)
     if document_ids is None:
@@ -40,7 +43,9 @@ def linear_attention(
         if state is not None:
             before = before + state[:, :, None]
         inside, across = weights @ values, queries @ before
-        return (inside + across).flatten(2, 3)[:, :, :T].to(v.dtype), before[:, :, -1] + handed_on[:, :, -1]
+        return (inside + across).flatten(2, 3)[:, :, :T].to(v.dtype), before[:, :, -1] + handed_on[
+            :, :, -1
+        ]
     ids = F.pad(document_ids, (0, -T % CHUNK), value=-1).unflatten(1, (-1, CHUNK))  # (B, N, C)
     weights = weights * (ids[..., :, None] == ids[..., None, :])[:, None]
     last = ids[..., -1]  # (B, N): the document that a chunk hands on
@@ -49,4 +54,6 @@ def linear_attention(
     reaches = (previous[:, :, None] == last[:, None, :]).tril(-1)  # (B, N, N)
     before = torch.einsum("bnm,bhmde->bhnde", reaches.to(handed_on.dtype), handed_on)
     across = (queries * (ids == previous[..., None])[:, None, ..., None]) @ before
-    return (weights @ values + across).flatten(2, 3)[:, :, :T].to(v.dtype), before[:, :, -1] + handed_on[:, :, -1]
+    return (weights @ values + across).flatten(2, 3)[:, :, :T].to(v.dtype), before[
+        :, :, -1
+    ] + handed_on[:, :, -1]

@@ -6,16 +6,15 @@ In `checkpoints/`: `step_00001000/` with `model/`, `engine/` and `manifest.json`
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from momentum_gpt import distributed
-from momentum_gpt.data.shards import sha256_of_file
-from momentum_gpt.errors import UserError
+from momentum_gpt.core import distributed
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import read_json, sha256_of_file, sync, write_json, write_text
 from momentum_gpt.models import save_model
 from momentum_gpt.training.engine import full_weights, load_engine, save_engine
 
@@ -32,7 +31,9 @@ class Checkpoint:
         return self.manifest["step"]
 
 
-def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path | None, keep: int) -> Path:
+def save(
+    engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path | None, keep: int
+) -> Path:
     """Save the engine's state as `folder/step_...`, point `latest` to it and drop the oldest. Every rank must call this.
 
     Args:
@@ -50,18 +51,22 @@ def save(engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path | Non
     weights = full_weights(engine)
     distributed.barrier()
     if distributed.is_main():
-        for script in staging.glob("zero_to_*.py"):  # DeepSpeed's own converters: model/ makes them needless
+        for script in staging.glob(
+            "zero_to_*.py"
+        ):  # DeepSpeed's own converters: model/ makes them needless
             script.unlink()
         save_model(staging / "model", engine.module, weights, tokenizer)
         files = sorted(path for path in staging.rglob("*") if path.is_file())
-        manifest = facts | {"files": {str(path.relative_to(staging)): sha256_of_file(path) for path in files}}
-        _write(staging / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        manifest = facts | {
+            "files": {str(path.relative_to(staging)): sha256_of_file(path) for path in files}
+        }
+        write_json(staging / "manifest.json", manifest)
         for path in files:
-            _sync(path)
+            sync(path)
         shutil.rmtree(folder / name, ignore_errors=True)
         staging.rename(folder / name)
-        _sync(folder)
-        _write(folder / "latest", name + "\n")
+        sync(folder)
+        write_text(folder / "latest", name + "\n")
         for old in _names(folder)[keep:]:
             shutil.rmtree(folder / old)
     distributed.barrier()
@@ -83,7 +88,11 @@ def _newest_complete(folder: Path) -> tuple[str | None, list[str]]:
     for name in _names(folder):
         try:
             hashes = _manifest(folder / name)["files"]
-            damaged = [file for file, sha256 in hashes.items() if sha256_of_file(folder / name / file) != sha256]
+            damaged = [
+                file
+                for file, sha256 in hashes.items()
+                if sha256_of_file(folder / name / file) != sha256
+            ]
             if not damaged:
                 return name, skipped
             skipped.append(f"{name} is damaged ({damaged[0]} is not what was written)")
@@ -93,7 +102,7 @@ def _newest_complete(folder: Path) -> tuple[str | None, list[str]]:
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / "manifest.json").read_text())
+    return read_json(checkpoint / "manifest.json")
 
 
 def latest_step(folder: Path) -> int:
@@ -119,19 +128,9 @@ def restore(engine: Any, checkpoint: Checkpoint) -> None:
 
 def _names(folder: Path) -> list[str]:
     """The checkpoints' names, newest first."""
-    names = [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    names = (
+        [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)]
+        if folder.is_dir()
+        else []
+    )
     return sorted(names, key=lambda name: int(name.removeprefix("step_")), reverse=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    _sync(partial)
-    os.replace(partial, path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_gpt import distributed
-from momentum_gpt.config import BatchPlan, TrainConfig
-from momentum_gpt.errors import UserError
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import BatchPlan, TrainConfig
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import GPT
 from momentum_gpt.training.optim import build_optimizer
 
@@ -78,7 +78,9 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     model.to(distributed.local_device())
     told = deepspeed_config(config, plan)
     with contextlib.redirect_stdout(io.StringIO()):  # in bf16 it prints its memory eight times
-        engine, *_ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim), config=told)
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=build_optimizer(model, config.optim), config=told
+        )
     _read_back(engine, told)
     engine.checkpoint_engine = _safe_checkpoint_engine()
     if config.training.compile:
@@ -90,7 +92,9 @@ def _import_deepspeed() -> Any:
     if distributed.local_device().type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # names DeepSpeed still uses
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="torch.distributed"
+    )  # names DeepSpeed still uses
     import deepspeed
     import deepspeed.ops
 
@@ -108,7 +112,11 @@ def _read_back(engine: Any, told: dict[str, Any]) -> None:
         "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
         "gradient_clipping": engine.gradient_clipping(),
         "bf16": {"enabled": engine.bfloat16_enabled()},
-        "data_types": {"grad_accum_dtype": engine.get_data_types()[1].__repr__().replace("torch.float32", "fp32")},
+        "data_types": {
+            "grad_accum_dtype": engine.get_data_types()[1]
+            .__repr__()
+            .replace("torch.float32", "fp32")
+        },
     }
     for key, value in does.items():
         assert told[key] == value, f"DeepSpeed was told {key}={told[key]} and would use {value}"

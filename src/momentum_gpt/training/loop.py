@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from momentum_gpt import distributed
-from momentum_gpt.config import TrainConfig
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import TrainConfig
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Batches, SyntheticBatches, ahead
-from momentum_gpt.errors import UserError
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.engine import grad_norm, set_lr, train_batch
 from momentum_gpt.training.optim import lr_at
@@ -62,7 +62,10 @@ def train(
             lr = lr_at(step, config.optim, training.max_steps)
             set_lr(engine, lr)
             loss = train_batch(engine, micro_batches)
-            position.step, position.order_hash = step + 1, batches.order_hash(position.order_hash, step)
+            position.step, position.order_hash = (
+                step + 1,
+                batches.order_hash(position.order_hash, step),
+            )
             throughput.step()
             progress.step()
 
@@ -100,12 +103,20 @@ def is_due(step: int, every: int) -> bool:
 
 def finite(loss: float, step: int) -> float:
     if not math.isfinite(loss):
-        raise UserError(f"the loss is {loss} at step {step}: take a lower optim.lr or a longer warm-up; the checkpoints stay")
+        raise UserError(
+            f"the loss is {loss} at step {step}: take a lower optim.lr or a longer warm-up; the checkpoints stay"
+        )
     return loss
 
 
 def describe(step: int, metrics: dict[str, float]) -> str:
     parts = [f"step {step:,}", f"val/loss {metrics['val/loss']:.4f} nats"]
-    parts += [f"{key.removeprefix('val/')} {value:.2f}" for key, value in metrics.items() if "ppl@" in key]
-    parts += [f"{key} {metrics[key]:{form}}" for key, form in (("icl/score", "+.3f"), ("val/acc", ".1%")) if key in metrics]
+    parts += [
+        f"{key.removeprefix('val/')} {value:.2f}" for key, value in metrics.items() if "ppl@" in key
+    ]
+    parts += [
+        f"{key} {metrics[key]:{form}}"
+        for key, form in (("icl/score", "+.3f"), ("val/acc", ".1%"))
+        if key in metrics
+    ]
     return "  ".join(parts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from momentum_gpt import distributed
+from momentum_gpt.core import distributed
 
 
 class Progress:
@@ -20,7 +20,13 @@ class Progress:
         self.max_steps, self.first, self.began = max_steps, start_step, time.monotonic()
         self.shown = distributed.is_main()
         self.terminal = self.shown and sys.stderr.isatty()
-        self.bar = tqdm(initial=start_step, total=max_steps, unit="step", disable=not self.terminal, dynamic_ncols=True)
+        self.bar = tqdm(
+            initial=start_step,
+            total=max_steps,
+            unit="step",
+            disable=not self.terminal,
+            dynamic_ncols=True,
+        )
 
     def step(self) -> None:
         self.bar.update()
@@ -29,9 +35,16 @@ class Progress:
         if self.terminal:
             self.bar.set_postfix_str(f"loss {loss:.4f}, {tokens_per_s:,.0f} tokens/s")
         elif self.shown:
-            left = (time.monotonic() - self.began) / max(1, step - self.first) * (self.max_steps - step)
+            left = (
+                (time.monotonic() - self.began)
+                / max(1, step - self.first)
+                * (self.max_steps - step)
+            )
             clock = f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}"
-            print(f"step {step:,}/{self.max_steps:,}  loss {loss:.4f}  {tokens_per_s:,.0f} tokens/s  {clock} left", flush=True)
+            print(
+                f"step {step:,}/{self.max_steps:,}  loss {loss:.4f}  {tokens_per_s:,.0f} tokens/s  {clock} left",
+                flush=True,
+            )
 
     def say(self, text: str) -> None:
         if self.shown:
@@ -56,7 +69,10 @@ class Interruption:
         self.first_time = 0.0
 
     def __enter__(self) -> Interruption:
-        self.before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {
+            number: signal.signal(number, self._request)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -64,7 +80,11 @@ class Interruption:
             signal.signal(number, handler)
 
     def _request(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.requested and time.monotonic() - self.first_time > self.SAME_KEYSTROKE:
+        if (
+            number == signal.SIGINT
+            and self.requested
+            and time.monotonic() - self.first_time > self.SAME_KEYSTROKE
+        ):
             raise KeyboardInterrupt
         if not self.requested:
             self.requested, self.first_time = True, time.monotonic()

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from momentum_gpt import distributed
-from momentum_gpt.config import ModelConfig
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import ModelConfig
 
 T = TypeVar("T")
 
@@ -53,7 +53,9 @@ class Throughput:
         metrics = {"train/tokens_per_s": rate, "train/data_wait": self.waited / seconds}
         self.restart()
         if self.peak:
-            metrics["train/mfu"] = rate * self.flops_per_token / (self.peak * distributed.world_size())
+            metrics["train/mfu"] = (
+                rate * self.flops_per_token / (self.peak * distributed.world_size())
+            )
         return metrics
 
 
@@ -61,4 +63,11 @@ def _peak_flops() -> float | None:
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()
-    return next((peak for part, peak in PEAK_BF16_FLOPS.items() if all(word in name for word in part.split())), None)
+    return next(
+        (
+            peak
+            for part, peak in PEAK_BF16_FLOPS.items()
+            if all(word in name for word in part.split())
+        ),
+        None,
+    )

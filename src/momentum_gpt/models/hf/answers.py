@@ -20,7 +20,9 @@ RECOMPUTED = 8
 """Tokens decoded without a cache at most, each of which costs a whole pass."""
 
 
-def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, use_cache: bool) -> list[list[int]]:
+def greedy(
+    model: Any, prompts: list[list[int]], max_new_tokens: int, use_cache: bool
+) -> list[list[int]]:
     """The likeliest tokens behind each prompt, of one batch, padded on the left."""
     T = max(map(len, prompts))
     tokens = torch.tensor([[0] * (T - len(prompt)) + prompt for prompt in prompts])  # (B, T)
@@ -32,7 +34,11 @@ def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, use_cache:
 def text_answers(folder: str, texts: list[str], trust: bool) -> dict[str, Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     ids = [tokenizer(text)["input_ids"] for text in texts]
-    return {"ids": ids, "decoded": [tokenizer.decode(row) for row in ids], "eos_id": tokenizer.eos_token_id}
+    return {
+        "ids": ids,
+        "decoded": [tokenizer.decode(row) for row in ids],
+        "eos_id": tokenizer.eos_token_id,
+    }
 
 
 @torch.no_grad()
@@ -43,8 +49,13 @@ def main(folder: str, work: Path, trust: bool) -> None:
     answers = text_answers(folder, asked["texts"], trust) if asked["texts"] else {}
     answers["transformers"] = transformers.__version__
     n = asked["max_new_tokens"]
-    answers["greedy"] = greedy(model, asked["prompts"], n, True) + greedy(model, asked["prompts"], min(n, RECOMPUTED), False)
-    save_file({"logits": model(torch.tensor(asked["tokens"])).logits.contiguous()}, work / "logits.safetensors")
+    answers["greedy"] = greedy(model, asked["prompts"], n, True) + greedy(
+        model, asked["prompts"], min(n, RECOMPUTED), False
+    )
+    save_file(
+        {"logits": model(torch.tensor(asked["tokens"])).logits.contiguous()},
+        work / "logits.safetensors",
+    )
     (work / "answers.json").write_text(json.dumps(answers))
 
 

@@ -84,7 +84,9 @@ class Momentum(nn.Module):
         super().__init__()
         self.decays: list[float] = options["ema_decay"][layer]  # (H,)
         self.normalised, self.include_current = options["normalised"], options["include_current"]
-        self.decay_logits = nn.Parameter(torch.tensor(self.decays).logit()) if options["learned"] else None  # (H,)
+        self.decay_logits = (
+            nn.Parameter(torch.tensor(self.decays).logit()) if options["learned"] else None
+        )  # (H,)
 
     def forward(self, values: Tensor, T: int) -> Tensor:
         """What is added for the last T tokens, (B, H, T, D) in fp32, from the values of all, (B, H, S, D)."""
@@ -104,7 +106,9 @@ def ema_of_past(values: Tensor, decay: Tensor, T: int) -> Tensor:
     """sum_{i<t} decay^(t-i) v_i for the last T tokens t, (B, H, T, D); values (B, H, S, D), decay (H, 1, 1)."""
     before, new = values.split([values.shape[2] - T, T], dim=2)
     ages = torch.arange(before.shape[2] - 1, -1, -1, device=values.device)
-    state = decay**ages @ before  # (B, H, 1, D): the decayed sum up to and including the last token of the cache
+    state = (
+        decay**ages @ before
+    )  # (B, H, 1, D): the decayed sum up to and including the last token of the cache
     pasts = []
     for chunk in new.split(CHUNK, dim=2):
         t = torch.arange(chunk.shape[2], device=values.device)[:, None]
@@ -144,9 +148,18 @@ class Attention(nn.Module):
         self.attend = addition(config, layer)
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor, angles: Tensor | None, sees: Tensor, real: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None,
+        sees: Tensor,
+        real: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor:
         B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        q, k, v = (
+            self.qkv(x).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        )  # each (B, H, T, D)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         if cache is not None:
@@ -181,7 +194,14 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.d_model, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, angles: Tensor | None, sees: Tensor, real: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None,
+        sees: Tensor,
+        real: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor:
         x = x + self.attention(self.norm1(x), angles, sees, real, cache)
         return x + self.mlp(self.norm2(x))
 
@@ -225,7 +245,9 @@ class MomentumGPTForCausalLM(PreTrainedModel, GenerationMixin):
         T = input_ids.shape[1]
         S = T + (past_key_values.get_seq_length() if past_key_values is not None else 0)
         if attention_mask is not None and attention_mask.shape != (input_ids.shape[0], S):
-            raise ValueError(f"attention_mask must be of all {S} tokens, those in the cache too, got {attention_mask.shape}")
+            raise ValueError(
+                f"attention_mask must be of all {S} tokens, those in the cache too, got {attention_mask.shape}"
+            )
         real = attention_mask.bool() if attention_mask is not None else None
         x, angles = self.embed(input_ids, positions_of(real, S, input_ids.device)[:, -T:])
         sees = visible(real, T, S, input_ids.device)
@@ -234,7 +256,9 @@ class MomentumGPTForCausalLM(PreTrainedModel, GenerationMixin):
         logits = F.linear(self.norm(x[:, -logits_to_keep:]), self.token_embedding.weight)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
     def embed(self, input_ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -268,7 +292,9 @@ def visible(real: Tensor | None, T: int, S: int, device: torch.device) -> Tensor
 def sinusoids(positions: Tensor, d_model: int) -> Tensor:
     """Fairseq's sinusoidal positions, (..., C): sines then cosines, the first token being position 2 (its padding is 1)."""
     half = d_model // 2
-    frequencies = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1)))
+    frequencies = torch.exp(
+        torch.arange(half, device=positions.device) * -(math.log(10000) / (half - 1))
+    )
     angles = (positions + 2)[..., None] * frequencies  # (..., C / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -283,4 +309,6 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn each pair (x_j, x_{j + D/2}) of x (B, H, T, D) by its angle."""
     first, second = x.float().chunk(2, dim=-1)
     sine, cosine = angles.sin(), angles.cos()
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(x.dtype)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(
+        x.dtype
+    )

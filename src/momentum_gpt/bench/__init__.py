@@ -1,0 +1,1 @@
+"""Benchmarks: paired timings of two implementations in one process."""

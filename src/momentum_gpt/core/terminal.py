@@ -1,0 +1,88 @@
+"""What people see in a terminal: tables and progress bars. The only file that imports rich.
+
+Both adapt to where they are shown: outside a terminal there are no colours and no bars.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Advance = Callable[[float], None]
+"""Called with the amount of work done since the last call."""
+
+
+def ignore_progress(amount: float) -> None:
+    """Stand in for an `Advance` where nobody watches."""
+
+
+@contextmanager
+def progress_bar(title: str, total: float | None) -> Iterator[Advance]:
+    """Show a bar on stderr while the block runs, in a terminal; yield the function that advances it.
+
+    Args:
+        title: what is being done.
+        total: amount of work, in the unit of the calls; None if it is not known.
+    """
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        task = bars.add_task(title, total=total)
+        yield lambda amount: bars.advance(task, amount)
+
+
+def table_text(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    units: Sequence[str] | None = None,
+) -> str:
+    """Return a table as plain text: the first column to the left, the others to the right.
+
+    Args:
+        title: the line above; "" for none.
+        head: the names of the columns.
+        rows: the cells, one text for each column.
+        units: a second line of the head.
+    """
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    names = (
+        head
+        if units is None
+        else [f"{name}\n{unit}" for name, unit in zip(head, units, strict=True)]
+    )
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    text = io.StringIO()
+    # As wide as the table needs: a narrow terminal wraps lines, and a file keeps every digit.
+    Console(file=text, width=1000, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+
+
+def is_terminal() -> bool:
+    """Return whether a person watches stderr."""
+    return sys.stderr.isatty()

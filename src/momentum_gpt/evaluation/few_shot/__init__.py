@@ -1,0 +1,1 @@
+"""Few-shot in-context learning: tasks, demonstrations, scoring behind a shared prefix."""

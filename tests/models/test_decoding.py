@@ -1,0 +1,179 @@
+"""Decoding with a cache against the full forward pass, and sampling against the distribution it draws from."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+
+from momentum_gpt.core.config import ModelConfig, Sampling
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.models import GPT, Cache
+from momentum_gpt.models.decoding import generate, restrict
+from momentum_gpt.models.gpt import init_weights
+
+GREEDY = Sampling(temperature=0)
+PROMPTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14]]
+VARIANTS: list[dict[str, Any]] = [
+    {"name": "vanilla"},
+    {"name": "momentum", "ema_decay": 0.5},
+    {"name": "momentum", "ema_decay": [[0.2, 0.9]], "learned": True, "include_current": True},
+    {"name": "shift", "weight": 0.5},
+    {"name": "linear_momentum", "ema_decay": 0.5},
+]
+
+
+def model_of(options: dict[str, Any], positions: str = "learned") -> GPT:
+    """In float64, with weights so large that it is sure of what comes next."""
+    model = GPT(
+        ModelConfig(2, 2, 16, 64, vocab_size=50, positions=positions, init_std=0.3), options
+    )
+    init_weights(model, 0)
+    return model.double().eval()
+
+
+def rows(steps: list[list[int | None]]) -> list[list[int]]:
+    return [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
+
+
+def by_full_passes(model: GPT, prompt: list[int], n: int) -> list[int]:
+    """The likeliest token, n times, each from a forward pass over all before it."""
+    ids = list(prompt)
+    for _ in range(n):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_greedy_decoding_of_unequal_prompts_is_what_full_passes_say(
+    options: dict[str, Any], positions: str
+) -> None:
+    model = model_of(options, positions)
+    decoded = rows(list(generate(model, PROMPTS, 20, GREEDY)))
+    assert decoded == [by_full_passes(model, prompt, 20) for prompt in PROMPTS]
+    assert len({token for row in decoded for token in row}) > 5
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_a_cache_filled_in_pieces_gives_the_logits_of_the_full_pass(
+    options: dict[str, Any],
+) -> None:
+    model, tokens = model_of(options), torch.arange(45)[None].expand(2, -1)
+    cache = Cache(2, 2, 64)
+    pieces = [model(part, cache=cache) for part in tokens.split([33, 1, 1, 10], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(tokens), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_many_rows_go_on_from_one_prefix(options: dict[str, Any]) -> None:
+    """A prefix is computed once and goes on in many ways, of unequal lengths and token by token."""
+    model, prefix = model_of(options), torch.arange(10)[None]
+    cache = Cache(2, 1, 10)
+    model(prefix, cache=cache)
+    rows, ends = cache.branch(3, 6), [[20, 21, 22], [30], [40, 41]]
+    tokens, lengths = torch.tensor([[20, 21, 22], [30, 0, 0], [40, 41, 0]]), torch.tensor([3, 1, 2])
+    first, later = (
+        model(tokens, cache=rows, n_new=lengths),
+        model(torch.tensor([[5], [6], [7]]), cache=rows),
+    )
+    for row, (end, new) in enumerate(zip(ends, (5, 6, 7), strict=True)):
+        alone = model(torch.tensor([[*range(10), *end, new]]))[0, 10:]
+        torch.testing.assert_close(
+            torch.cat([first[row, : len(end)], later[row]]), alone, rtol=1e-10, atol=1e-10
+        )
+    assert cache.lengths.tolist() == [10]
+
+
+def test_a_full_cache_is_said() -> None:
+    with pytest.raises(UserError, match=r"0 \+ 10 tokens do not fit a cache of 8"):
+        model_of(VARIANTS[0])(torch.arange(10)[None], cache=Cache(2, 1, 8))
+
+
+def test_a_row_draws_the_same_whatever_stands_beside_it() -> None:
+    model, sampling = model_of(VARIANTS[1]), Sampling(temperature=1.5, seed=3)
+    together = rows(list(generate(model, PROMPTS, 30, sampling)))
+    assert rows(list(generate(model, PROMPTS[:1], 30, sampling))) == together[:1]
+    assert rows(list(generate(model, PROMPTS, 30, sampling))) == together
+    assert rows(list(generate(model, PROMPTS, 30, Sampling(temperature=1.5, seed=4)))) != together
+
+
+def test_a_stop_token_ends_its_row_alone() -> None:
+    model = model_of(VARIANTS[1])
+    free = rows(list(generate(model, PROMPTS, 20, GREEDY)))
+    stop = free[0][4]
+    stopped = rows(list(generate(model, PROMPTS, 20, GREEDY, frozenset([stop]))))
+    for row, without in zip(stopped, free, strict=True):
+        end = without.index(stop) + 1 if stop in without else len(without)
+        assert row == without[:end]
+    assert len(stopped[0]) <= 5
+    only = generate(model, PROMPTS[:1], 20, GREEDY, frozenset([stop]))
+    assert len(list(only)) == len(stopped[0])  # it does not go on for nobody
+
+
+def test_tokens_come_one_at_a_time() -> None:
+    steps = generate(model_of(VARIANTS[0]), PROMPTS, 50, GREEDY)
+    assert len(list(islice(steps, 2))) == 2
+
+
+def test_top_k_and_top_p_by_hand() -> None:
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+
+    def kept(**options: Any) -> list[int]:
+        return restrict(logits, Sampling(**options)).isfinite()[0].nonzero().flatten().tolist()
+
+    assert kept() == [0, 1, 2, 3]
+    assert kept(top_k=2) == [0, 1]
+    assert kept(top_k=9) == [0, 1, 2, 3]
+    assert kept(top_p=0.39) == [0]
+    assert kept(top_p=0.41) == [0, 1]
+    assert kept(top_p=0.91) == [0, 1, 2, 3]
+    assert kept(top_k=3, top_p=0.75) == [0, 1]  # of what top_k leaves: 4/9 + 3/9 = 0.78
+
+
+@pytest.mark.parametrize(
+    "restricted", [Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=1e-6)]
+)
+def test_the_narrowest_sampling_is_greedy(restricted: Sampling) -> None:
+    model = model_of(VARIANTS[1])
+    assert list(generate(model, PROMPTS, 20, restricted)) == list(
+        generate(model, PROMPTS, 20, GREEDY)
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.7, 2.0])
+def test_tokens_are_drawn_as_often_as_the_model_says(temperature: float) -> None:
+    model, n = model_of(VARIANTS[1]), 4000
+    drawn = next(iter(generate(model, [PROMPTS[0]] * n, 1, Sampling(temperature=temperature))))
+    counts = torch.bincount(torch.tensor(drawn), minlength=50).double()
+    with torch.no_grad():
+        expected = n * (model(torch.tensor([PROMPTS[0]]))[0, -1] / temperature).softmax(-1)
+    often = expected >= 5
+    chi2 = ((counts - expected)[often] ** 2 / expected[often]).sum().item()
+    assert chi2 < 2 * often.sum() + 30
+
+
+@pytest.mark.parametrize(
+    ("prompts", "new", "said"),
+    [
+        ([[1], []], 5, "a prompt has no tokens"),
+        (
+            [[1] * 60],
+            5,
+            "a prompt of 60 tokens and max_new_tokens=5 are more than the model's context of 64: .* =4 or less",
+        ),
+        ([[1]], 0, "max_new_tokens must be at least 1, got 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(prompts: list[list[int]], new: int, said: str) -> None:
+    with pytest.raises(UserError, match=said.replace(" =", ".*=")):
+        next(generate(model_of(VARIANTS[0]), prompts, new, GREEDY))
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])
+def test_sampling_out_of_bounds_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"sampling.{next(iter(bad))} must be"):
+        Sampling(**bad)

@@ -1,0 +1,115 @@
+"""Imports go down only, and each framework has one home."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "momentum_gpt"
+
+LEVELS = [
+    {"core", "ops"},
+    {"models", "data"},
+    {"tracking", "training", "evaluation", "comparison", "launching"},
+]
+"""The folders and files of the package that may not import those above them; everything else is a command."""
+
+WITHIN_A_LEVEL = {
+    ("training", "tracking"),
+    ("comparison", "evaluation"),
+}
+"""Pairs (importer, imported) on one level; commands may import one another."""
+
+HOMES = {
+    "deepspeed": {"src/momentum_gpt/training/engine.py"},
+    "wandb": {"src/momentum_gpt/tracking.py"},
+    "hydra": {"src/momentum_gpt/cli/"},
+    "plotly": {"src/momentum_gpt/comparison/"},
+    "rich": {"src/momentum_gpt/core/terminal.py"},
+    "lm_eval": {
+        "src/momentum_gpt/evaluation/few_shot/lm_eval_model.py",
+        "src/momentum_gpt/bench/few_shot.py",
+        "src/momentum_gpt/harness.py",
+    },
+    "datasets": {
+        "data_prep/",
+        "src/momentum_gpt/data/texts.py",
+        "src/momentum_gpt/evaluation/few_shot/tasks.py",
+    },
+    "datatrove": {"data_prep/"},
+    "transformers": {"src/momentum_gpt/models/hf/"},
+}
+"""Framework -> the files, or folders, that may import it."""
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def level_of(part: str) -> int:
+    found = [number for number, parts in enumerate(LEVELS) if part in parts]
+    return found[0] if found else len(LEVELS)
+
+
+def part_of(path: Path) -> str:
+    """Return the folder of the package that a file is in, or its own name if it is at the root."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+PARTS = {part_of(path) for path in PACKAGE.rglob("*.py")}
+
+
+def parts_imported(path: Path) -> set[str]:
+    names = [name.split(".") for name in imports(path) if name.startswith("momentum_gpt.")]
+    return {name[1] for name in names} & PARTS
+
+
+def test_imports_go_down_only() -> None:
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        part = part_of(path)
+        for other in parts_imported(path) - {part}:
+            below = level_of(other) < level_of(part) or level_of(part) == len(LEVELS)
+            if not below and (part, other) not in WITHIN_A_LEVEL:
+                wrong.append(f"{path.relative_to(ROOT)} imports {other}")
+    assert not wrong
+
+
+def test_the_package_never_imports_the_data_preparation() -> None:
+    importing = [path for path in PACKAGE.rglob("*.py") if any_of("data_prep", imports(path))]
+    assert not importing
+
+
+def any_of(framework: str, names: set[str]) -> bool:
+    return any(name.split(".")[0] == framework for name in names)
+
+
+def test_each_framework_has_one_home() -> None:
+    for folder in (PACKAGE, ROOT / "data_prep"):
+        for path in folder.rglob("*.py"):
+            name = str(path.relative_to(ROOT))
+            for framework, homes in HOMES.items():
+                at_home = any(name.startswith(home) for home in homes)
+                assert at_home or not any_of(framework, imports(path)), (
+                    f"{name} imports {framework}"
+                )
+
+
+def test_a_worker_never_imports_hydra() -> None:
+    """Ranks that composed their own config could disagree on it."""
+    seen: set[str] = set()
+    waiting = {"worker"}
+    while waiting:
+        part = waiting.pop()
+        seen.add(part)
+        for path in [PACKAGE / f"{part}.py", *(PACKAGE / part).rglob("*.py")]:
+            if path.is_file():
+                waiting |= parts_imported(path) - seen
+    assert "cli" not in seen
