@@ -47,10 +47,10 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def door(
+def invoke(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
-    """Run a command's `main` in this process: door(train.main, "name=x", ...) -> its exit code and what it printed."""
+    """Run a command's `main` in this process: invoke(train.main, "name=x", ...) -> its exit code and what it printed."""
     from hydra.core.global_hydra import GlobalHydra
 
     def run(main: Callable[[], None], *arguments: str) -> Result:

@@ -47,11 +47,11 @@ GROUPS = {
 }
 
 
-def composed(door: str, *overrides: str) -> Any:
-    schema, required = REQUIRED[door]
-    ConfigStore.instance().store(name=f"{door}_schema", node=schema)
+def composed(invoke: str, *overrides: str) -> Any:
+    schema, required = REQUIRED[invoke]
+    ConfigStore.instance().store(name=f"{invoke}_schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed(compose(door, [*required, *overrides]), schema)
+        return typed(compose(invoke, [*required, *overrides]), schema)
 
 
 def names(group: str) -> list[str]:
@@ -59,15 +59,15 @@ def names(group: str) -> list[str]:
 
 
 CHOICES = [
-    (door, group, name)
-    for door, groups in GROUPS.items()
+    (invoke, group, name)
+    for invoke, groups in GROUPS.items()
     for group in groups
     for name in names(group)
 ]
 
 
-@pytest.mark.parametrize(("door", "group", "name"), CHOICES)
-def test_every_choice_of_every_group_composes(door: str, group: str, name: str) -> None:
+@pytest.mark.parametrize(("invoke", "group", "name"), CHOICES)
+def test_every_choice_of_every_group_composes(invoke: str, group: str, name: str) -> None:
     fill = {
         "text": ["corpus.paths=[a]"],
         "hub": ["corpus.dataset=a"],
@@ -80,17 +80,17 @@ def test_every_choice_of_every_group_composes(door: str, group: str, name: str) 
         else []
     )
     no_corpus = ["data.path=null"] if name in ("recall", "induction") else []
-    config = composed(door, f"{group}={name}", *fill, *fits, *no_corpus)
-    if door == "train":
+    config = composed(invoke, f"{group}={name}", *fill, *fits, *no_corpus)
+    if invoke == "train":
         build_attention(config.attention, config.model)
         check_deepspeed_options(config.deepspeed, config.training.precision)
     else:
         build_sources(config.corpus)
 
 
-@pytest.mark.parametrize("door", REQUIRED)
-def test_every_door_composes(door: str) -> None:
-    assert isinstance(composed(door), REQUIRED[door][0])
+@pytest.mark.parametrize("invoke", REQUIRED)
+def test_every_door_composes(invoke: str) -> None:
+    assert isinstance(composed(invoke), REQUIRED[invoke][0])
 
 
 def test_every_group_on_disk_is_tested() -> None:

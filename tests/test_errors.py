@@ -10,7 +10,7 @@ import pytest
 from momentum_gpt import compare, evaluate, train
 from tests.conftest import SMOKE, Result, command
 
-Door = Callable[..., Result]
+Invoke = Callable[..., Result]
 
 MISTAKES = [
     (["model.n_layer=3"], ["there is no option 'model.n_layer'", "did you mean 'model.n_layers'"]),
@@ -56,9 +56,9 @@ MISTAKES = [
     ("arguments", "said"), MISTAKES, ids=[" ".join(a)[:60] for a, _ in MISTAKES]
 )
 def test_train_says_what_is_wrong(
-    door: Door, data_folder: Path, tmp_path: Path, arguments: list[str], said: list[str]
+    invoke: Invoke, data_folder: Path, tmp_path: Path, arguments: list[str], said: list[str]
 ) -> None:
-    done = door(
+    done = invoke(
         train.main, "name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE, *arguments
     )
     assert done.code == 2, done
@@ -69,9 +69,9 @@ def test_train_says_what_is_wrong(
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_is_missing_is_named(door: Door, data_folder: Path) -> None:
+def test_what_is_missing_is_named(invoke: Invoke, data_folder: Path) -> None:
     for arguments, missing in ((["name=x"], "data.path"), ([f"data={data_folder}"], "name")):
-        done = door(train.main, *arguments)
+        done = invoke(train.main, *arguments)
         assert (done.code, done.err) == (
             2,
             f"error: {missing} is not set: add {missing}=... to the command\n",
@@ -79,7 +79,7 @@ def test_what_is_missing_is_named(door: Door, data_folder: Path) -> None:
 
 
 def test_an_existing_run_with_another_config_is_left_alone(
-    door: Door, data_folder: Path, tmp_path: Path
+    invoke: Invoke, data_folder: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "runs" / "x" / "config.yaml"
     arguments = ["name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE]
@@ -94,9 +94,9 @@ def test_an_existing_run_with_another_config_is_left_alone(
 
     from momentum_gpt.cli import run_command
 
-    assert door(lambda: run_command(claim_only, train.TrainConfig, "train"), *arguments).code == 0
+    assert invoke(lambda: run_command(claim_only, train.TrainConfig, "train"), *arguments).code == 0
     before = config.read_bytes()
-    done = door(train.main, *arguments, "training.seed=7", "model.n_layers=3")
+    done = invoke(train.main, *arguments, "training.seed=7", "model.n_layers=3")
     assert done.code == 2
     for part in (
         "runs/x is a run with another config",
@@ -105,13 +105,13 @@ def test_an_existing_run_with_another_config_is_left_alone(
         "another name",
     ):
         assert part in done.err
-    never = door(train.main, *arguments, "resume=never")
+    never = invoke(train.main, *arguments, "resume=never")
     assert (never.code, "exists already and resume=never" in never.err) == (2, True)
     assert config.read_bytes() == before
     assert [path.name for path in config.parent.iterdir()] == ["config.yaml"]
 
 
-def test_compare_and_evaluate_say_what_is_wrong(door: Door, tmp_path: Path) -> None:
+def test_compare_and_evaluate_say_what_is_wrong(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for main, arguments, said in (
         (compare.main, [f"runs=[{tmp_path}/a]"], "two or more"),
@@ -120,7 +120,7 @@ def test_compare_and_evaluate_say_what_is_wrong(door: Door, tmp_path: Path) -> N
         (compare.main, ["run=a"], "did you mean 'runs'"),
         (evaluate.main, [f"run={tmp_path}/empty"], "is not a run folder"),
     ):
-        done = door(main, *arguments)
+        done = invoke(main, *arguments)
         assert (done.code, said in done.err, done.err.count("\n")) == (2, True, 1), done
 
 
@@ -135,8 +135,8 @@ def test_a_real_process_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     assert "there is no verb 'trian'" in unknown.err
 
 
-def test_help_shows_the_options_and_the_choices(door: Door) -> None:
-    done = door(train.main, "--help", *SMOKE)
+def test_help_shows_the_options_and_the_choices(invoke: Invoke) -> None:
+    done = invoke(train.main, "--help", *SMOKE)
     assert done.code == 0
     for part in (
         "python -m momentum_gpt.train name=",

@@ -25,7 +25,7 @@ from momentum_gpt.models.gpt import is_of_variant
 from momentum_gpt.models.hf.write import VARIANTS, write_model
 from tests.conftest import Result
 
-Door = Callable[..., Result]
+Invoke = Callable[..., Result]
 
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gpt2": ({}, {"name": "vanilla"}),
@@ -200,9 +200,9 @@ def test_every_variant_can_be_exported() -> None:
 
 
 def test_ten_thousand_texts_have_the_same_tokens(
-    door: Door, model_folder: Path, text_folder: Path, tmp_path: Path
+    invoke: Invoke, model_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:
-    assert door(export.main, f"run={model_folder}", f"output={tmp_path / 'out'}").code == 0
+    assert invoke(export.main, f"run={model_folder}", f"output={tmp_path / 'out'}").code == 0
     about = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert about["split_special_tokens"] is True
     assert about["model_input_names"] == [
@@ -250,14 +250,14 @@ def test_ten_thousand_texts_have_the_same_tokens(
 
 
 def test_a_tokenizer_that_would_change_is_refused(
-    door: Door, text_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
     texts = [path.read_text() for path in text_folder.iterdir()]
     (tmp_path / "tokenizer.model").write_bytes(
         train(texts, TokenizerConfig(vocab_size=400, model_type="unigram"))
     )
     made(tmp_path / "model", "momentum", tmp_path / "tokenizer.model")
-    done = door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
+    done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert (
         "other tokens, as it does unless the tokenizer is a BPE that takes text as it is (not unigram"
@@ -267,7 +267,7 @@ def test_a_tokenizer_that_would_change_is_refused(
 
 
 def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(
-    door: Door, text_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
     theirs = tokenizers.ByteLevelBPETokenizer()
     theirs.train(
@@ -281,7 +281,7 @@ def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(
     theirs._tokenizer.post_processor = post
     theirs.save(str(tmp_path / "tokenizer.json"))
     made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.json")
-    assert door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}").code == 0
+    assert invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}").code == 0
     before, after = (
         json.loads((tmp_path / folder / "tokenizer.json").read_text())
         for folder in ("model", "out")
@@ -289,9 +289,11 @@ def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(
     assert after == before | {"post_processor": None}
 
 
-def test_a_model_without_a_tokenizer_is_exported_without_one(door: Door, tmp_path: Path) -> None:
+def test_a_model_without_a_tokenizer_is_exported_without_one(
+    invoke: Invoke, tmp_path: Path
+) -> None:
     made(tmp_path / "model", "shift", None)
-    done = door(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
+    done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
     assert done.code == 0, done
     assert "has no tokenizer: the export has none either" in done.out
     assert not list((tmp_path / "out").glob("tokenizer*"))
@@ -344,7 +346,7 @@ def spoil_syntax(folder: Path) -> None:
     ],
 )
 def test_a_difference_is_found_and_leaves_nothing(
-    door: Door,
+    invoke: Invoke,
     model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[Path], None],
@@ -357,7 +359,7 @@ def test_a_difference_is_found_and_leaves_nothing(
         return check(folder, *arguments)
 
     monkeypatch.setattr(export, "check_export", spoiled)
-    done = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
+    done = invoke(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
     assert (done.code, done.err.count("\n")) == (2, 1), done
     assert "not the same model and was discarded: " in done.err
     assert said in done.err
@@ -365,16 +367,16 @@ def test_a_difference_is_found_and_leaves_nothing(
 
 
 def test_what_cannot_be_exported_is_one_line(
-    door: Door, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    existing = door(export.main, f"run={model_folder}", f"output={model_folder}")
+    existing = invoke(export.main, f"run={model_folder}", f"output={model_folder}")
     assert (existing.code, "exists, and nothing is overwritten" in existing.err) == (2, True)
     monkeypatch.setattr("momentum_gpt.models.hf.write.VARIANTS", ("vanilla",))
-    unknown = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
+    unknown = invoke(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
     assert (
         unknown.code,
         "attention 'momentum' cannot be exported, only vanilla" in unknown.err,
     ) == (2, True)
     monkeypatch.setattr("momentum_gpt.models.hf.write.find_spec", lambda name: None)
-    missing = door(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
+    missing = invoke(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
     assert (missing.code, "pip install transformers" in missing.err) == (2, True)

@@ -15,7 +15,7 @@ from momentum_gpt.models import GPT, save_model
 from momentum_gpt.models.gpt import init_weights
 from tests.conftest import Result
 
-Door = Callable[..., Result]
+Invoke = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +27,17 @@ def model_folder(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def test_text_goes_on_from_the_prompt(door: Door, model_folder: Path) -> None:
+def test_text_goes_on_from_the_prompt(invoke: Invoke, model_folder: Path) -> None:
     arguments = [f"run={model_folder}", "prompt='def main('", "max_new_tokens=20"]
-    first, second = door(generate.main, *arguments), door(generate.main, *arguments)
+    first, second = invoke(generate.main, *arguments), invoke(generate.main, *arguments)
     assert (first.code, first.err) == (0, "")
     assert first.out.startswith("def main(")
     assert first.out == second.out
-    assert door(generate.main, *arguments, "sampling.seed=1").out != first.out
+    assert invoke(generate.main, *arguments, "sampling.seed=1").out != first.out
 
 
-def test_several_prompts_are_one_batch(door: Door, model_folder: Path) -> None:
-    done = door(
+def test_several_prompts_are_one_batch(invoke: Invoke, model_folder: Path) -> None:
+    done = invoke(
         generate.main,
         f"run={model_folder}",
         "prompts=['class A','import os and']",
@@ -47,17 +47,17 @@ def test_several_prompts_are_one_batch(door: Door, model_folder: Path) -> None:
     assert "\n--- 2\nimport os and" in done.out
 
 
-def test_a_stop_text_ends_generation(door: Door, model_folder: Path) -> None:
+def test_a_stop_text_ends_generation(invoke: Invoke, model_folder: Path) -> None:
     arguments = [
         f"run={model_folder}",
         "prompt=import",
         "max_new_tokens=40",
         "sampling.temperature=0",
     ]
-    free = door(generate.main, *arguments).out
+    free = invoke(generate.main, *arguments).out
     tokenizer = load_tokenizer(model_folder)
     third = tokenizer.decode(tokenizer.encode(free)[:4][-1:])
-    stopped = door(generate.main, *arguments, f"stop=['{third}']")
+    stopped = invoke(generate.main, *arguments, f"stop=['{third}']")
     assert len(stopped.out) < len(free)
 
 
@@ -85,8 +85,8 @@ def test_a_character_is_shown_when_all_its_bytes_are_there(data_folder: Path) ->
     ],
 )
 def test_mistakes_are_one_line(
-    door: Door, model_folder: Path, arguments: list[str], said: str
+    invoke: Invoke, model_folder: Path, arguments: list[str], said: str
 ) -> None:
-    done = door(generate.main, f"run={model_folder}", *arguments)
+    done = invoke(generate.main, f"run={model_folder}", *arguments)
     assert (done.code, done.err.count("\n")) == (2, 1), done
     assert said in done.err

@@ -16,7 +16,7 @@ from momentum_gpt.comparison.table import as_text, columns
 from momentum_gpt.core.files import read_json_lines
 from tests.conftest import CHROMIUM, SMOKE, Result, command
 
-Door = Callable[..., Result]
+Invoke = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +81,25 @@ def test_another_seed_is_told_apart(runs: Path) -> None:
     assert "NOT the same order of the tokens." in sentences
 
 
-def test_other_tokenizers_are_not_compared(runs: Path, tmp_path: Path, door: Door) -> None:
+def test_other_tokenizers_are_not_compared(runs: Path, tmp_path: Path, invoke: Invoke) -> None:
     copy = Path(shutil.copytree(runs / "momentum", tmp_path / "momentum"))
     manifest = copy / "checkpoints" / "step_00000020" / "manifest.json"
     manifest.write_text(
         manifest.read_text().replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0')
     )
-    done = door(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={tmp_path}/report.html")
+    done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={tmp_path}/report.html")
     assert (done.code, "different tokenizers" in done.err) == (2, True)
     assert not (tmp_path / "report.html").exists()
 
 
 @pytest.mark.browser
 def test_the_report_opens_in_a_browser_without_a_network(
-    runs: Path, tmp_path: Path, door: Door
+    runs: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
     from playwright.sync_api import sync_playwright
 
     hostile = Path(shutil.copytree(runs / "momentum", tmp_path / "<img src=x onerror=alert(1)>"))
-    done = door(
+    done = invoke(
         compare.main, f"runs=['{runs}/vanilla','{hostile}']", f"output={tmp_path}/report.html"
     )
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""The whole preparation, through its door."""
+"""The whole preparation, through its invoke."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from data_prep.steps import INDEX, chosen_documents
 from momentum_gpt.data import TokenShards, load_tokenizer
 from tests.conftest import SHARED_DATA, Result
 
-Door = Callable[..., Result]
+Invoke = Callable[..., Result]
 SMALL = [
     "tokenizer.vocab_size=400",
     "piece_bytes=60000",
@@ -57,11 +57,11 @@ def numbered(tmp_path: Path) -> list[str]:
 
 
 def test_any_number_of_workers_makes_the_same_bytes(
-    door: Door, text_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ["corpus=text", f"corpus.paths={text_folder}", *SMALL]
     for workers in (1, 2, 4):
-        done = door(
+        done = invoke(
             prepare.main,
             *arguments,
             f"output={tmp_path / str(workers)}",
@@ -77,7 +77,7 @@ def test_any_number_of_workers_makes_the_same_bytes(
 
 
 def test_the_size_of_the_pieces_changes_no_document(
-    door: Door, text_folder: Path, data_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     arguments = [
         "corpus=text",
@@ -85,8 +85,8 @@ def test_the_size_of_the_pieces_changes_no_document(
         f"tokenizer.path={data_folder}",
         "validation_fraction=0.25",
     ]
-    door(prepare.main, *arguments, "piece_bytes=1000000000", f"output={tmp_path / 'a'}")
-    door(
+    invoke(prepare.main, *arguments, "piece_bytes=1000000000", f"output={tmp_path / 'a'}")
+    invoke(
         prepare.main,
         *arguments,
         "piece_bytes=20000",
@@ -102,14 +102,14 @@ def test_the_size_of_the_pieces_changes_no_document(
 
 
 def test_stages_one_by_one_are_the_whole_and_nothing_is_done_twice(
-    door: Door, text_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ["corpus=text", f"corpus.paths={text_folder}", *SMALL, "executor.workers=1"]
-    done = door(prepare.main, *arguments, f"output={tmp_path / 'whole'}")
+    done = invoke(prepare.main, *arguments, f"output={tmp_path / 'whole'}")
     assert done.code == 0, done.err
     marks: dict[Path, int] = {}
     for stage in STAGES:
-        done = door(prepare.main, *arguments, f"output={tmp_path / 'parts'}", f"until={stage}")
+        done = invoke(prepare.main, *arguments, f"output={tmp_path / 'parts'}", f"until={stage}")
         assert done.code == 0, done.err
         assert all(path.stat().st_mtime_ns == mark for path, mark in marks.items() if path.exists())
         completions = (tmp_path / ".parts.partial").glob("*/**/completions/*")
@@ -119,7 +119,7 @@ def test_stages_one_by_one_are_the_whole_and_nothing_is_done_twice(
 
 
 def test_a_second_run_does_nothing_and_another_corpus_overwrites_nothing(
-    door: Door, text_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
     command = [
         "corpus=text",
@@ -127,18 +127,18 @@ def test_a_second_run_does_nothing_and_another_corpus_overwrites_nothing(
         f"output={tmp_path / 'a'}",
         "tokenizer.vocab_size=400",
     ]
-    assert door(prepare.main, *command).code == 0
+    assert invoke(prepare.main, *command).code == 0
     before = contents(tmp_path / "a")
-    again = door(prepare.main, *command)
+    again = invoke(prepare.main, *command)
     assert (again.code, "is prepared already" in again.out) == (0, True)
-    other = door(prepare.main, *command[:-1], "tokenizer.vocab_size=401")
+    other = invoke(prepare.main, *command[:-1], "tokenizer.vocab_size=401")
     assert other.code == 2
     assert "exists and was not made with these options" in other.err
     assert contents(tmp_path / "a") == before
 
 
 def test_equal_documents_stay_once_and_those_for_validation_first(
-    door: Door, numbered: list[str], tmp_path: Path
+    invoke: Invoke, numbered: list[str], tmp_path: Path
 ) -> None:
     train = jsonl(tmp_path / "train.jsonl", numbered[:300] + numbered[100:200] + numbered[350:])
     validation = jsonl(tmp_path / "validation.jsonl", numbered[300:])
@@ -148,17 +148,17 @@ def test_equal_documents_stay_once_and_those_for_validation_first(
         "tokenizer.vocab_size=300",
         "piece_bytes=9000",
     ]
-    done = door(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'a'}")
+    done = invoke(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'a'}")
     assert done.code == 0, done.err
     assert "150 documents left out: equal to another" in done.out
     assert sorted(documents(tmp_path / "a")) == sorted(numbered[:300])
     assert sorted(documents(tmp_path / "a", "validation")) == sorted(numbered[300:])
-    door(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'b'}", "deduplicate=false")
+    invoke(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'b'}", "deduplicate=false")
     assert len(documents(tmp_path / "b")) == 450
 
 
 def test_text_of_evaluation_sets_is_found_and_left_out(
-    door: Door, data_folder: Path, tmp_path: Path
+    invoke: Invoke, data_folder: Path, tmp_path: Path
 ) -> None:
     """Thirteen words in a row, whatever stands between them; items of eight to twelve words as a whole; shorter ones not."""
     words = [f"w{number}" for number in range(3000)]
@@ -187,13 +187,13 @@ def test_text_of_evaluation_sets_is_found_and_left_out(
         f"tokenizer.path={data_folder}",
     ]
     arguments += [f"decontaminate.sets=[{tmp_path / 'eval.jsonl'}]"]
-    done = door(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'a'}")
+    done = invoke(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'a'}")
     assert done.code == 0, done.err
     assert "2 training documents hold text of an evaluation set, left out: eval 2" in done.out
     assert sorted(documents(tmp_path / "a")) == sorted(clean + near)
     found = json.loads((tmp_path / "a" / "manifest.json").read_text())["contamination"]
     assert (found["documents"], found["by_set"]["eval"]["texts"]) == (2, 2)
-    done = door(
+    done = invoke(
         prepare.main,
         "corpus=text",
         *arguments,
@@ -205,14 +205,14 @@ def test_text_of_evaluation_sets_is_found_and_left_out(
 
 
 def test_a_mix_has_the_weights_asked_for_within_the_epoch_caps(
-    door: Door, numbered: list[str], tmp_path: Path
+    invoke: Invoke, numbered: list[str], tmp_path: Path
 ) -> None:
     many, few = (
         jsonl(tmp_path / "many.jsonl", numbered[:300]),
         jsonl(tmp_path / "few.jsonl", numbered[300:]),
     )
     sources = f"{{many: {{kind: text, paths: {many}, weight: 1}}, few: {{kind: text, paths: {few}, weight: 1, max_epochs: 2.5}}}}"
-    done = door(
+    done = invoke(
         prepare.main,
         "corpus=mix",
         f"corpus.sources={sources}",
@@ -233,7 +233,7 @@ def test_a_mix_has_the_weights_asked_for_within_the_epoch_caps(
     first_half, second = found[: len(set(found))], found[len(set(found)) :]
     assert len(set(first_half)) == len(first_half)  # no document stands beside its copy
     assert second
-    without = door(
+    without = invoke(
         prepare.main,
         "corpus=mix",
         f"corpus.sources={sources.replace(', weight: 1}', '}')}",
@@ -252,16 +252,16 @@ def test_documents_are_drawn_by_their_hashes() -> None:
 
 
 def test_text_is_changed_only_as_it_was_asked_for(
-    door: Door, numbered: list[str], tmp_path: Path
+    invoke: Invoke, numbered: list[str], tmp_path: Path
 ) -> None:
     texts = [f"e\u0301 {text}\r\nend\r" for text in numbered] + ["short", "\0 a NUL\0 " * 20]
     path = jsonl(tmp_path / "a.jsonl", texts)
     arguments = ["corpus=text", f"corpus.paths={path}", "tokenizer.vocab_size=300"]
-    assert door(prepare.main, *arguments, f"output={tmp_path / 'as_it_is'}").code == 0
+    assert invoke(prepare.main, *arguments, f"output={tmp_path / 'as_it_is'}").code == 0
     both = documents(tmp_path / "as_it_is") + documents(tmp_path / "as_it_is", "validation")
     assert sorted(both) == sorted(texts)
     clean = ["clean.normalize=NFC", "clean.newlines=true", "clean.min_bytes=10"]
-    done = door(prepare.main, *arguments, *clean, f"output={tmp_path / 'cleaned'}")
+    done = invoke(prepare.main, *arguments, *clean, f"output={tmp_path / 'cleaned'}")
     assert "text: 1 shorter than 10 bytes" in done.out
     both = documents(tmp_path / "cleaned") + documents(tmp_path / "cleaned", "validation")
     assert sorted(both) == sorted(
@@ -270,7 +270,7 @@ def test_text_is_changed_only_as_it_was_asked_for(
 
 
 def test_bad_input_is_an_error_or_a_counted_skip(
-    door: Door, numbered: list[str], tmp_path: Path
+    invoke: Invoke, numbered: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "text"
     folder.mkdir()
@@ -287,12 +287,12 @@ def test_bad_input_is_an_error_or_a_counted_skip(
         f"output={tmp_path / 'out'}",
         "tokenizer.vocab_size=300",
     ]
-    done = door(prepare.main, *arguments, "executor.workers=1")
+    done = invoke(prepare.main, *arguments, "executor.workers=1")
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert "cut.jsonl.gz cannot be read" in done.err
     assert "on_error=skip" in done.err
     assert not (tmp_path / "out").exists()
-    done = door(prepare.main, *arguments, "on_error=skip")
+    done = invoke(prepare.main, *arguments, "on_error=skip")
     assert done.code == 0, done.err
     for said in ("1 damaged", "1 not JSON", "1 not UTF-8", "2 no text"):
         assert said in done.out
@@ -331,12 +331,12 @@ def test_a_disk_that_is_full_is_said_and_the_same_command_goes_on(
 
 
 def test_two_commands_do_not_write_one_folder(
-    door: Door, text_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / ".out.partial").mkdir()
     with (tmp_path / ".out.partial" / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        done = door(
+        done = invoke(
             prepare.main,
             "corpus=text",
             f"corpus.paths={text_folder}",
@@ -345,7 +345,7 @@ def test_two_commands_do_not_write_one_folder(
         )
         assert (done.code, "another command is preparing" in done.err) == (2, True), done.err
     assert (
-        door(
+        invoke(
             prepare.main,
             "corpus=text",
             f"corpus.paths={text_folder}",
@@ -357,7 +357,7 @@ def test_two_commands_do_not_write_one_folder(
 
 
 def test_an_empty_corpus_and_an_empty_split_are_errors_that_leave_no_folder(
-    door: Door, tmp_path: Path
+    invoke: Invoke, tmp_path: Path
 ) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("  \n")
@@ -365,7 +365,7 @@ def test_an_empty_corpus_and_an_empty_split_are_errors_that_leave_no_folder(
         ([f"corpus.paths={tmp_path / 'text'}"], "there is no document"),
         ([f"corpus.paths={tmp_path / 'nowhere'}"], "is no file"),
     ):
-        done = door(prepare.main, "corpus=text", f"output={tmp_path / 'out'}", *arguments)
+        done = invoke(prepare.main, "corpus=text", f"output={tmp_path / 'out'}", *arguments)
         assert (done.code, said in done.err) == (2, True), done.err
         assert done.err.count("\n") == 1
     (tmp_path / "text" / "a.txt").write_text("one document alone " * 300)
@@ -374,35 +374,37 @@ def test_an_empty_corpus_and_an_empty_split_are_errors_that_leave_no_folder(
         f"corpus.paths={tmp_path / 'text'}",
         "tokenizer.vocab_size=280",
     ]
-    done = door(prepare.main, "corpus=text", *arguments)
+    done = invoke(prepare.main, "corpus=text", *arguments)
     assert (done.code, "no document fell into the validation split" in done.err) == (2, True), (
         done.err
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_verify_names_the_bytes_that_are_bad(door: Door, data_folder: Path, tmp_path: Path) -> None:
+def test_verify_names_the_bytes_that_are_bad(
+    invoke: Invoke, data_folder: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(data_folder, tmp_path / "copy"))
-    done = door(verify.main, f"data={copy}")
+    done = invoke(verify.main, f"data={copy}")
     assert (done.code, "is whole" in done.out) == (0, True)
     shard = copy / "train_00001.npy"
     damaged = bytearray(shard.read_bytes())
     damaged[4000] ^= 1
     shard.write_bytes(damaged)
-    done = door(verify.main, f"data={copy}")
+    done = invoke(verify.main, f"data={copy}")
     assert done.code == 2
     assert (
         f"train_00001.npy is damaged: bytes 0 to {len(damaged) - 1:,} are not what was written"
         in done.err
     )
     shard.write_bytes(damaged[:-2])
-    assert "train_00001.npy" in door(verify.main, f"data={copy}").err
+    assert "train_00001.npy" in invoke(verify.main, f"data={copy}").err
     shard.unlink()
-    assert "train_00001.npy is not there" in door(verify.main, f"data={copy}").err
+    assert "train_00001.npy is not there" in invoke(verify.main, f"data={copy}").err
 
 
 def test_a_byte_level_tokenizer_is_taken_from_its_json(
-    door: Door, text_folder: Path, tmp_path: Path
+    invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
     """As GPT-2's: trained here, with `tokenizers`, on the same text."""
     import tokenizers
@@ -419,7 +421,9 @@ def test_a_byte_level_tokenizer_is_taken_from_its_json(
         f"corpus.paths={text_folder}",
         f"tokenizer.path={tmp_path / 'tokenizer.json'}",
     ]
-    done = door(prepare.main, *arguments, f"output={tmp_path / 'out'}", "validation_fraction=0.25")
+    done = invoke(
+        prepare.main, *arguments, f"output={tmp_path / 'out'}", "validation_fraction=0.25"
+    )
     assert done.code == 0, done.err
     assert "whole documents are encoded" in done.out
     texts = [path.read_text(encoding="utf-8") for path in text_folder.glob("*.txt")]
@@ -436,9 +440,9 @@ def test_a_byte_level_tokenizer_is_taken_from_its_json(
 
 
 @pytest.mark.shared_data
-def test_real_text_of_every_kind_comes_back(door: Door, tmp_path: Path) -> None:
+def test_real_text_of_every_kind_comes_back(invoke: Invoke, tmp_path: Path) -> None:
     text = SHARED_DATA / "text"
-    done = door(
+    done = invoke(
         prepare.main,
         "corpus=text",
         f"corpus.paths=[{text}/wikitext2/valid.txt,{text}/openwebtext_1k/valid.jsonl,{text}/tinyshakespeare/valid.txt]",
@@ -454,7 +458,7 @@ def test_real_text_of_every_kind_comes_back(door: Door, tmp_path: Path) -> None:
 
 @pytest.mark.shared_data
 def test_every_real_document_comes_back_with_the_ids_of_plain_sentencepiece(
-    door: Door, tmp_path: Path
+    invoke: Invoke, tmp_path: Path
 ) -> None:
     """All files of the real data sets as one mix: each document decodes to its bytes, and its ids are the whole document's."""
     folder = SHARED_DATA / "text"
@@ -468,7 +472,7 @@ def test_every_real_document_comes_back_with_the_ids_of_plain_sentencepiece(
         "deduplicate=false",
         "tokenizer.vocab_size=8000",
     ]
-    done = door(prepare.main, *arguments, f"output={tmp_path / 'out'}", "shard_tokens=3000000")
+    done = invoke(prepare.main, *arguments, f"output={tmp_path / 'out'}", "shard_tokens=3000000")
     assert done.code == 0, done.err
     texts = []
     for path in files:
@@ -491,7 +495,7 @@ def test_every_real_document_comes_back_with_the_ids_of_plain_sentencepiece(
 
 @pytest.mark.shared_data
 def test_the_known_tasks_are_found_in_text_that_holds_them(
-    door: Door, data_folder: Path, numbered: list[str], tmp_path: Path
+    invoke: Invoke, data_folder: Path, numbered: list[str], tmp_path: Path
 ) -> None:
     lines = (
         (SHARED_DATA / "icl" / "imdb" / "test.jsonl").read_text(encoding="utf-8").splitlines()[:3]
@@ -507,6 +511,6 @@ def test_the_known_tasks_are_found_in_text_that_holds_them(
         f"tokenizer.path={data_folder}",
     ]
     known = ["decontaminate.sets=[known]", f"decontaminate.data={SHARED_DATA / 'icl'}"]
-    done = door(prepare.main, "corpus=text", *arguments, *known, f"output={tmp_path / 'out'}")
+    done = invoke(prepare.main, "corpus=text", *arguments, *known, f"output={tmp_path / 'out'}")
     assert done.code == 0, done.err
     assert "3 training documents hold text of an evaluation set, left out: imdb 3" in done.out
