@@ -1,1 +1,1 @@
-"""Facts that everything else relies on: options, errors, ranks, files and the terminal."""
+"""Facts that everything else relies on: options, errors, files, ranks and the terminal."""

@@ -1,7 +1,8 @@
-"""Every option of a training run: its type, its unit, its bounds.
+"""Every option of a training run: its type, its unit, its bounds and what it means.
 
-The order of precedence is: the defaults here < the YAML files in `conf/` < the command line. What comes out is a plain
-`TrainConfig`; a function below the doors gets the part of it that it uses.
+Values are taken from the defaults here, then from the YAML files in `conf/`, then from the command
+line. The result is a plain `TrainConfig`; below the commands, a function gets the part of it that
+it uses. The text under each field is what `--help` and the option reference show.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.batch_plan import BatchPlan, nearest_divisor, plan_batch
+from momentum_gpt.core.errors import (
+    UserError,
+    require,
+    require_at_least,
+    require_choice,
+    require_finite,
+)
+from momentum_gpt.core.files import write_text
+
+__all__ = ["BatchPlan", "TrainConfig", "plan_batch", "read_config", "require", "write_config"]
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_tanh", "gelu")
@@ -25,367 +36,6 @@ TASKS = ("recall", "induction")
 RESUME_MODES = ("auto", "never")
 DOCUMENTS = ("stream", "apart")
 
-
-def require(holds: bool, option: str, value: Any, rule: str) -> None:
-    """Raise a UserError that names the option, its value and the rule, unless the rule holds."""
-    if not holds:
-        raise UserError(f"{option} must be {rule}, got {value!r}")
-
-
-@dataclass
-class ModelConfig:
-    """The shape of a GPT; what mixes the tokens is chosen by `attention`, not here."""
-
-    n_layers: int
-    n_heads: int
-    d_model: int
-    seq_len: int
-    """Longest context, tokens."""
-    vocab_size: int | None = None
-    """Rows of the embedding. null: the tokenizer's size, padded to a multiple of 64."""
-    positions: str = "learned"
-    """learned | sinusoidal (fairseq's form) | rotary."""
-    init_std: float = 0.02
-    """Standard deviation of the initial matrices and embeddings; that of outputs into the residual stream is smaller."""
-    bias: bool = True
-    """Biases in the linear layers and the LayerNorms."""
-    activation: str = "gelu_tanh"
-    """gelu_tanh (GPT-2's approximation) | gelu (exact, fairseq's)."""
-    scale_embedding: bool = False
-    """Token embeddings times sqrt(d_model) on their way in, as fairseq does."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_layers", "n_heads", "d_model", "seq_len"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(
-            self.vocab_size is None or self.vocab_size >= 1,
-            "model.vocab_size",
-            self.vocab_size,
-            "at least 1",
-        )
-        require(self.init_std > 0, "model.init_std", self.init_std, "above 0")
-        require(
-            self.positions in POSITIONS,
-            "model.positions",
-            self.positions,
-            f"one of {', '.join(POSITIONS)}",
-        )
-        require(
-            self.activation in ACTIVATIONS,
-            "model.activation",
-            self.activation,
-            f"one of {', '.join(ACTIVATIONS)}",
-        )
-        if self.d_model % self.n_heads:
-            raise UserError(
-                f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}: every head needs the same "
-                f"d_head; take model.n_heads={_nearest_divisor(self.d_model, self.n_heads)}"
-            )
-        if self.positions == "rotary":
-            require(
-                self.d_head % 2 == 0,
-                "d_model / n_heads",
-                self.d_head,
-                "even for model.positions=rotary",
-            )
-        if self.positions == "sinusoidal":
-            require(
-                self.d_model % 2 == 0 and self.d_model >= 4,
-                "model.d_model",
-                self.d_model,
-                "even and at least 4 here",
-            )
-
-    @property
-    def d_head(self) -> int:
-        return self.d_model // self.n_heads
-
-
-@dataclass
-class DataConfig:
-    path: str | None
-    """Folder of token shards, made by `python -m data_prep.prepare`. `data=DIR` is short for `data.path=DIR`. null: a task."""
-    document_mask: bool = False
-    """Each document by itself: attention, momentum and positions begin anew at the token that ends the one before."""
-    packing: str = "concatenate"
-    """concatenate (the paper's: one stream, cut every seq_len tokens) | best_fit (documents kept whole where they fit)."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.packing in PACKINGS, "data.packing", self.packing, f"one of {', '.join(PACKINGS)}"
-        )
-
-
-@dataclass
-class TaskConfig:
-    """A synthetic task instead of a corpus: see data/synthetic.py."""
-
-    kind: str | None = None
-    """recall | induction. null: no task."""
-    n_pairs: int = 8
-    """Key-value pairs in a sequence (recall)."""
-    n_keys: int = 128
-    n_values: int = 128
-
-    def __post_init__(self) -> None:
-        require(self.kind in (None, *TASKS), "task.kind", self.kind, f"one of {', '.join(TASKS)}")
-        require(self.n_pairs >= 1, "task.n_pairs", self.n_pairs, "at least 1")
-        for name in ("n_keys", "n_values"):
-            require(
-                getattr(self, name) >= self.n_pairs,
-                f"task.{name}",
-                getattr(self, name),
-                "at least task.n_pairs",
-            )
-
-
-@dataclass
-class OptimConfig:
-    """AdamW; the learning rate is `training.optim.lr_at(step)`."""
-
-    lr: float
-    """Highest learning rate, reached at the end of the warm-up."""
-    min_lr: float
-    """Learning rate of the last step."""
-    warmup_steps: int
-    schedule: str = "cosine"
-    """polynomial | cosine | wsd (warm-up, stable, decay)."""
-    power: float = 1.0
-    """Exponent of the polynomial schedule; 1 is linear."""
-    decay_fraction: float = 0.2
-    """Share of max_steps over which wsd falls, linearly, to min_lr."""
-    weight_decay: float = 0.1
-    """On matrices and embeddings; never on biases and LayerNorms."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    grad_clip: float = 1.0
-    """Largest L2 norm of the whole gradient; 0 switches clipping off."""
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", self.lr, "above 0")
-        require(
-            0 <= self.min_lr <= self.lr,
-            "optim.min_lr",
-            self.min_lr,
-            f"between 0 and optim.lr={self.lr}",
-        )
-        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "at least 0")
-        require(
-            self.schedule in SCHEDULES,
-            "optim.schedule",
-            self.schedule,
-            f"one of {', '.join(SCHEDULES)}",
-        )
-        require(self.power > 0, "optim.power", self.power, "above 0")
-        require(
-            0 < self.decay_fraction <= 1, "optim.decay_fraction", self.decay_fraction, "in (0, 1]"
-        )
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
-        require(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "in [0, 1)")
-        require(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "in [0, 1)")
-        require(self.eps > 0, "optim.eps", self.eps, "above 0")
-        require(self.grad_clip >= 0, "optim.grad_clip", self.grad_clip, "at least 0")
-
-
-@dataclass
-class TrainingConfig:
-    max_steps: int
-    """Optimizer steps of the whole run."""
-    tokens_per_step: int
-    """Tokens in the global batch: a multiple of model.seq_len."""
-    seed: int = 0
-    """Draws the initial weights and the order of the data."""
-    max_tokens_per_forward: int = 16384
-    """Per rank: bounds the activation memory; micro-batch and accumulation are derived from it."""
-    precision: str = "fp32"
-    """fp32 | bf16 (weights and activations; master weights and gradient accumulation stay fp32)."""
-    compile: bool = False
-    """torch.compile the model."""
-    activation_checkpointing: bool = False
-    """Recompute each block's activations in the backward pass: less memory, about a third more time."""
-    log_every: int = 10
-    """Steps between two lines of training metrics."""
-    eval_every: int = 500
-    """Steps between two evaluations; 0: only at the end."""
-    save_every: int = 500
-    """Steps between two checkpoints; 0: only at the end."""
-    keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay on disk."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "max_steps",
-            "tokens_per_step",
-            "max_tokens_per_forward",
-            "log_every",
-            "keep_checkpoints",
-        ):
-            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
-        for name in ("seed", "eval_every", "save_every"):
-            require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "at least 0")
-        require(
-            self.precision in PRECISIONS,
-            "training.precision",
-            self.precision,
-            f"one of {', '.join(PRECISIONS)}",
-        )
-
-
-@dataclass
-class IclConfig:
-    """Few-shot in-context learning."""
-
-    tasks: list[str] = field(default_factory=list)
-    """Of conf/icl/, or .yaml files; none: not measured."""
-    data: str | None = None
-    """A folder with TASK/SPLIT.jsonl. null: the hub."""
-    k: list[int] = field(default_factory=lambda: [0, 1, 4, 8, 16, 32])
-    """Demonstrations; as many of them as fit the context."""
-    seeds: int = 5
-    """Draws of the demonstrations."""
-    queries: int | None = None
-    """Of each task, at most, drawn from queries_seed, the same for every model. null: 2,000; in training as `share` says."""
-    queries_seed: int = 1
-    separator: str = "\n"
-    """Between demonstrations; eos: the end of a document, as in Dai et al.'s code."""
-    flipped: bool = False
-    """Measure with wrong answers in the demonstrations, too."""
-    verify: int = 0
-    """Queries of each (task, k, seed) that are held against a plain pass."""
-
-    def __post_init__(self) -> None:
-        require(self.seeds >= 1, "evaluation.icl.seeds", self.seeds, "at least 1")
-        require(
-            self.queries is None or self.queries >= 1,
-            "evaluation.icl.queries",
-            self.queries,
-            "at least 1",
-        )
-        require(
-            bool(self.k) and min(self.k) >= 0,
-            "evaluation.icl.k",
-            self.k,
-            "numbers of at least 0, one or more",
-        )
-        require(self.verify >= 0, "evaluation.icl.verify", self.verify, "at least 0")
-
-
-@dataclass
-class EvaluationConfig:
-    tokens: int | None = None
-    """Validation targets at each context length; the same ones at each. null: 65,536; in training as many of them as `share`
-    allows, see `windows`."""
-    windows: int | None = None
-    """Of these, measure so many windows of model.seq_len targets, spread evenly. null: all."""
-    context_lengths: list[int] | None = None
-    """Tokens of context. null: a quarter, a half and the whole of model.seq_len."""
-    stride: int | None = None
-    """Also measure with windows that overlap, each scoring so many of its last targets. null: disjoint windows alone."""
-    documents: str | None = None
-    """stream (they run on, as in training) | apart (each by itself, as lm-eval does). null: stream; apart for text=."""
-    induction_sequences: int | None = None
-    """Random sequences, shown twice, in the induction probe. null: 64; in training as `share` says."""
-    share: float = 0.02
-    """Of a training's computation that evaluating may take: what is null above and in `icl` is chosen so, at its start."""
-    icl: IclConfig = field(default_factory=IclConfig)
-
-    def __post_init__(self) -> None:
-        require(
-            self.tokens is None or self.tokens >= 1, "evaluation.tokens", self.tokens, "at least 1"
-        )
-        require(
-            self.windows is None or self.windows >= 1,
-            "evaluation.windows",
-            self.windows,
-            "at least 1",
-        )
-        require(
-            self.stride is None or self.stride >= 1, "evaluation.stride", self.stride, "at least 1"
-        )
-        require(
-            self.documents in (None, *DOCUMENTS),
-            "evaluation.documents",
-            self.documents,
-            f"one of {', '.join(DOCUMENTS)}",
-        )
-        sequences = self.induction_sequences
-        require(
-            sequences is None or sequences >= 1,
-            "evaluation.induction_sequences",
-            sequences,
-            "at least 1",
-        )
-        require(self.share > 0, "evaluation.share", self.share, "above 0")
-        for length in self.context_lengths or []:
-            require(length >= 1, "evaluation.context_lengths", length, "at least 1, each")
-
-    def check(self, seq_len: int) -> None:
-        """Raise a UserError unless a model of that context can be measured so."""
-        rule = f"a divisor of model.seq_len={seq_len}, so that each length scores the same targets"
-        for length in self.context_lengths or []:
-            require(seq_len % length == 0, "evaluation.context_lengths", length, rule)
-        if self.tokens is not None and self.documents != "apart":
-            require(
-                self.tokens >= seq_len,
-                "evaluation.tokens",
-                self.tokens,
-                f"at least model.seq_len={seq_len}",
-            )
-
-
-@dataclass
-class Sampling:
-    """How the next token is drawn from the model's distribution."""
-
-    temperature: float = 1.0
-    """Divides the logits; 0: always the likeliest token."""
-    top_k: int | None = None
-    """Only the k likeliest tokens. null: all."""
-    top_p: float = 1.0
-    """Only the likeliest tokens that together have this probability (nucleus sampling, arXiv 1904.09751)."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.temperature >= 0, "sampling.temperature", self.temperature, "at least 0")
-        require(
-            self.top_k is None or self.top_k >= 1,
-            "sampling.top_k",
-            self.top_k,
-            "at least 1, or null",
-        )
-        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "in (0, 1]")
-
-
-@dataclass
-class TrackingConfig:
-    wandb: str = "auto"
-    """auto (online when logged in, else offline) | online | offline | disabled. metrics.jsonl is written in any case."""
-    project: str = "momentum-gpt"
-    group: str | None = None
-    """Runs that belong together on the dashboard."""
-    tags: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        require(
-            self.wandb in WANDB_MODES,
-            "tracking.wandb",
-            self.wandb,
-            f"one of {', '.join(WANDB_MODES)}",
-        )
-
-
-@dataclass
-class LaunchConfig:
-    nproc_per_node: int = 1
-    """Ranks on this machine; more than one are started by torchrun."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.nproc_per_node >= 1, "launch.nproc_per_node", self.nproc_per_node, "at least 1"
-        )
-
-
 CHANGES_NOTHING = (
     "name",
     "runs",
@@ -396,126 +46,443 @@ CHANGES_NOTHING = (
     "training.save_every",
     "training.keep_checkpoints",
 )
-"""Options that change nothing of a result: a run may be resumed with others, and `compare` does not list them."""
+"""Options that change nothing of a result; a name that ends in "." stands for all options in it.
+
+A run may be resumed with other values of them, and `compare` does not count them as differences.
+"""
+
+
+def changes_nothing(option: str) -> bool:
+    """Return whether an option, such as "training.log_every", changes nothing of a result."""
+    section = option.partition(".")[0] + "."
+    return option in CHANGES_NOTHING or section in CHANGES_NOTHING
+
+
+@dataclass
+class ModelConfig:
+    """The shape of a GPT. What mixes the tokens is chosen by `attention`, not here."""
+
+    n_layers: int
+    """Number of transformer blocks."""
+    n_heads: int
+    """Attention heads in each block; must divide d_model."""
+    d_model: int
+    """Width of the model."""
+    seq_len: int
+    """Longest context, in tokens."""
+    vocab_size: int | None = None
+    """Rows of the token embedding. null: the tokenizer's size, rounded up to a multiple of 64."""
+    positions: str = "learned"
+    """Position encoding: learned | sinusoidal (fairseq's form) | rotary."""
+    init_std: float = 0.02
+    """Standard deviation of the initial matrices and embeddings.
+
+    The two matrices of each block that write into the residual stream are scaled down by
+    sqrt(2 n_layers), as in GPT-2.
+    """
+    bias: bool = True
+    """Whether linear layers and LayerNorms have biases."""
+    activation: str = "gelu_tanh"
+    """Activation of the MLP: gelu_tanh (GPT-2's approximation) | gelu (exact, fairseq's)."""
+    scale_embedding: bool = False
+    """Whether token embeddings are multiplied by sqrt(d_model), as in fairseq."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "d_model", "seq_len"):
+            require_at_least(1, f"model.{name}", getattr(self, name))
+        require_at_least(1, "model.vocab_size", self.vocab_size)
+        require_finite("model", self)
+        require(self.init_std > 0, "model.init_std", self.init_std, "above 0")
+        require_choice(POSITIONS, "model.positions", self.positions)
+        require_choice(ACTIVATIONS, "model.activation", self.activation)
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.d_model % self.n_heads:
+            nearest = nearest_divisor(self.d_model, self.n_heads)
+            raise UserError(
+                f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}, "
+                f"but every head needs the same d_head: use model.n_heads={nearest}"
+            )
+        if self.positions == "rotary":
+            # Rotary positions turn pairs of dimensions.
+            even = self.d_head % 2 == 0
+            require(even, "d_model / n_heads", self.d_head, "even for model.positions=rotary")
+        if self.positions == "sinusoidal":
+            # Half of the dimensions are sines, the other half cosines.
+            fits = self.d_model % 2 == 0 and self.d_model >= 4
+            rule = "even and at least 4 for model.positions=sinusoidal"
+            require(fits, "model.d_model", self.d_model, rule)
+
+    @property
+    def d_head(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.n_heads
+
+
+@dataclass
+class DataConfig:
+    """What a run is trained and measured on."""
+
+    path: str | None
+    """Folder of token shards, made by `momentum-gpt prepare`; `data=DIR` is short for it.
+
+    null: a synthetic task, see `task`.
+    """
+    document_mask: bool = False
+    """Whether each document is read by itself.
+
+    Attention, momentum and positions then start again at the token that ends the document before.
+    """
+    packing: str = "concatenate"
+    """How windows are cut: concatenate | best_fit.
+
+    concatenate cuts one long stream every seq_len tokens, as the paper does; best_fit keeps
+    documents whole where they fit.
+    """
+
+    def __post_init__(self) -> None:
+        require_choice(PACKINGS, "data.packing", self.packing)
+
+
+@dataclass
+class TaskConfig:
+    """A synthetic task instead of a corpus; see data/synthetic_tasks.py."""
+
+    kind: str | None = None
+    """The task: recall | induction. null: none."""
+    n_pairs: int = 8
+    """Key-value pairs in a sequence of the recall task."""
+    n_keys: int = 128
+    """Different keys."""
+    n_values: int = 128
+    """Different values."""
+
+    def __post_init__(self) -> None:
+        require_choice((None, *TASKS), "task.kind", self.kind)
+        require_at_least(1, "task.n_pairs", self.n_pairs)
+        for name in ("n_keys", "n_values"):
+            value = getattr(self, name)
+            require(value >= self.n_pairs, f"task.{name}", value, "at least task.n_pairs")
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its learning rate schedule; see training/optim.py."""
+
+    lr: float
+    """Highest learning rate, reached at the end of the warm-up."""
+    min_lr: float
+    """Learning rate of the last step."""
+    warmup_steps: int
+    """Steps over which the learning rate rises linearly."""
+    schedule: str = "cosine"
+    """Decay after the warm-up: polynomial (the paper's) | cosine | wsd (warm-up, stable, decay)."""
+    power: float = 1.0
+    """Exponent of the polynomial schedule; 1 is linear."""
+    decay_fraction: float = 0.2
+    """Share of max_steps over which the wsd schedule falls linearly to min_lr."""
+    weight_decay: float = 0.1
+    """Weight decay of matrices and embeddings; biases and LayerNorms have none."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    grad_clip: float = 1.0
+    """Largest L2 norm of the whole gradient; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        require_finite("optim", self)
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        rule = f"between 0 and optim.lr={self.lr}"
+        require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, rule)
+        require_choice(SCHEDULES, "optim.schedule", self.schedule)
+        require(self.power > 0, "optim.power", self.power, "above 0")
+        in_range = 0 < self.decay_fraction <= 1
+        require(in_range, "optim.decay_fraction", self.decay_fraction, "in (0, 1]")
+        for name in ("warmup_steps", "weight_decay", "grad_clip"):
+            require_at_least(0, f"optim.{name}", getattr(self, name))
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optim.{name}", value, "in [0, 1)")
+        require(self.eps > 0, "optim.eps", self.eps, "above 0")
+
+
+@dataclass
+class TrainingConfig:
+    """Length, batch, precision and rhythm of a run."""
+
+    max_steps: int
+    """Optimizer steps of the whole run."""
+    tokens_per_step: int
+    """Tokens in the global batch; a multiple of model.seq_len times the number of ranks."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the data."""
+    max_tokens_per_forward: int = 16384
+    """Tokens that one rank passes through the model at once; this bounds the activation memory.
+
+    Micro-batch size and gradient accumulation are derived from it.
+    """
+    precision: str = "fp32"
+    """fp32 | bf16 (weights and activations; master weights and gradient sums stay fp32)."""
+    compile: bool = False
+    """Whether to run the model through torch.compile."""
+    activation_checkpointing: bool = False
+    """Whether to recompute activations in the backward pass.
+
+    This takes less memory and about a third more time.
+    """
+    log_every: int = 10
+    """Steps between two lines of training metrics."""
+    eval_every: int = 500
+    """Steps between two evaluations. 0: only at the end."""
+    save_every: int = 500
+    """Steps between two checkpoints. 0: only at the end."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        positive = ("max_steps", "tokens_per_step", "max_tokens_per_forward", "log_every")
+        for name in (*positive, "keep_checkpoints"):
+            require_at_least(1, f"training.{name}", getattr(self, name))
+        for name in ("seed", "eval_every", "save_every"):
+            require_at_least(0, f"training.{name}", getattr(self, name))
+        require_choice(PRECISIONS, "training.precision", self.precision)
+
+
+@dataclass
+class IclConfig:
+    """Few-shot in-context learning (ICL)."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Names of tasks in conf/icl/, or paths of .yaml files. Empty: no task is measured."""
+    data: str | None = None
+    """Folder that holds TASK/SPLIT.jsonl. null: the Hugging Face hub."""
+    k: list[int] = field(default_factory=lambda: [0, 1, 4, 8, 16, 32])
+    """Numbers of demonstrations; of each, as many as fit the context are used."""
+    seeds: int = 5
+    """How many times the demonstrations are drawn."""
+    queries: int | None = None
+    """Queries of each task, at most; the same ones for every model.
+
+    null: 2,000; in training, as many as `evaluation.share` allows.
+    """
+    queries_seed: int = 1
+    """Seed of the drawing of the queries."""
+    separator: str = "\n"
+    """Text between demonstrations; eos: the end of a document, as in Dai et al.'s code."""
+    flipped: bool = False
+    """Whether to measure with wrong answers in the demonstrations, too."""
+    verify: int = 0
+    """Queries of each (task, k, seed) that are checked against a plain forward pass."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "evaluation.icl.seeds", self.seeds)
+        require_at_least(1, "evaluation.icl.queries", self.queries)
+        require_at_least(0, "evaluation.icl.verify", self.verify)
+        valid = bool(self.k) and min(self.k) >= 0
+        require(valid, "evaluation.icl.k", self.k, "one or more numbers of at least 0")
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured of a model, in training and afterwards."""
+
+    tokens: int | None = None
+    """Validation targets, the same ones at each context length.
+
+    null: 65,536; in training, as many of them as `share` allows, see `windows`.
+    """
+    windows: int | None = None
+    """Windows of model.seq_len targets to measure of these, spread evenly. null: all."""
+    context_lengths: list[int] | None = None
+    """Context lengths, in tokens. null: a quarter, a half and the whole of model.seq_len."""
+    stride: int | None = None
+    """Targets that each window scores if windows overlap. null: only disjoint windows."""
+    documents: str | None = None
+    """stream (documents follow one another, as in training) | apart (each alone, as in lm-eval).
+
+    null: stream, and apart for `text=`.
+    """
+    induction_sequences: int | None = None
+    """Random sequences, shown twice, in the induction probe.
+
+    null: 64; in training, as many as `share` allows.
+    """
+    share: float = 0.02
+    """Share of a training run's computation that its evaluations may take.
+
+    What is null above and in `icl` is chosen at the start of training so that they keep to it.
+    """
+    icl: IclConfig = field(default_factory=IclConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "windows", "stride", "induction_sequences"):
+            require_at_least(1, f"evaluation.{name}", getattr(self, name))
+        require_choice((None, *DOCUMENTS), "evaluation.documents", self.documents)
+        require_finite("evaluation", self)
+        require(self.share > 0, "evaluation.share", self.share, "above 0")
+        for length in self.context_lengths or []:
+            require(length >= 1, "evaluation.context_lengths", length, "at least 1, each")
+
+    def check(self, seq_len: int) -> None:
+        """Raise a UserError unless a model with a context of `seq_len` tokens can be measured."""
+        rule = f"a divisor of model.seq_len={seq_len}, so that each length scores the same targets"
+        for length in self.context_lengths or []:
+            require(seq_len % length == 0, "evaluation.context_lengths", length, rule)
+        if self.tokens is not None and self.documents != "apart":
+            enough = self.tokens >= seq_len
+            rule = f"at least model.seq_len={seq_len}"
+            require(enough, "evaluation.tokens", self.tokens, rule)
+
+
+@dataclass
+class Sampling:
+    """How the next token is drawn from the model's distribution."""
+
+    temperature: float = 1.0
+    """Divides the logits. 0: always the most likely token."""
+    top_k: int | None = None
+    """Draw only from the k most likely tokens. null: all."""
+    top_p: float = 1.0
+    """Draw only from the most likely tokens that together have this probability.
+
+    Nucleus sampling, arXiv 1904.09751.
+    """
+    seed: int = 0
+    """Seed of the drawing."""
+
+    def __post_init__(self) -> None:
+        require_finite("sampling", self)
+        require_at_least(0, "sampling.temperature", self.temperature)
+        enough = self.top_k is None or self.top_k >= 1
+        require(enough, "sampling.top_k", self.top_k, "at least 1, or null")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "in (0, 1]")
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases; metrics.jsonl is written in any case."""
+
+    wandb: str = "auto"
+    """auto (online if logged in, otherwise offline) | online | offline | disabled."""
+    project: str = "momentum-gpt"
+    """The W&B project."""
+    group: str | None = None
+    """Name of the runs that belong together on the dashboard. null: none."""
+    tags: list[str] = field(default_factory=list)
+    """Tags of the W&B run; the attention's name is always one of them."""
+
+    def __post_init__(self) -> None:
+        require_choice(WANDB_MODES, "tracking.wandb", self.wandb)
+
+
+@dataclass
+class LaunchConfig:
+    """How the ranks of a run are started."""
+
+    nproc_per_node: int = 1
+    """Ranks on this machine; more than one are started by torchrun."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "launch.nproc_per_node", self.nproc_per_node)
 
 
 @dataclass
 class TrainConfig:
+    """A pretraining run."""
+
     name: str
-    """The run's name: its folder is `runs/NAME`."""
+    """Name of the run; its folder is `runs/NAME`."""
     data: DataConfig
     model: ModelConfig
     attention: dict[str, Any]
-    """The variant's name and its options: the arguments of its class in models/attention.py."""
+    """Name of the attention variant and its options; see models/attention.py."""
     optim: OptimConfig
     training: TrainingConfig
     deepspeed: dict[str, Any]
-    """DeepSpeed's own keys, passed on as they are; batch, precision and clipping keys are derived and refused here."""
+    """DeepSpeed's own keys, passed on unchanged.
+
+    The keys for batch sizes, precision and gradient clipping are derived from the options above
+    and refused here.
+    """
     task: TaskConfig = field(default_factory=TaskConfig)
-    """A synthetic task instead of data.path."""
     init: str | None = None
-    """Folder of a model whose weights to start from: a run, a checkpoint, an export, or a GPT-2 or XGLM of `transformers`. Its
-    shape must be `model`'s; the attention may be another. null: weights drawn from the seed."""
+    """Folder of a model whose weights to start from. null: weights drawn from the seed.
+
+    A run, a checkpoint, an export, or a GPT-2 or XGLM of `transformers`. Its shape must be that of
+    `model`; the attention may be another.
+    """
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     resume: str = "auto"
-    """auto: go on from the newest complete checkpoint | never: refuse a run that exists."""
+    """auto (resume from the newest complete checkpoint) | never (refuse a run that exists)."""
     runs: str = "runs"
-    """The folder that holds the run folders."""
+    """Folder that holds the run folders."""
 
     def __post_init__(self) -> None:
-        plain = self.name and not self.name.startswith(".") and not set(self.name) & set("/\\\0\n")
-        require(
-            bool(plain),
-            "name",
-            self.name,
-            "a plain folder name, without '/' and not starting with '.'",
-        )
-        if (self.task.kind is None) == (self.data.path is None):
-            raise UserError(
-                f"set data=DIR or task.kind, one of both, got {self.data.path!r} and {self.task.kind!r}"
-            )
-        if self.data.document_mask and self.task.kind:
-            raise UserError(
-                "data.document_mask=true needs documents, and a task has none: leave it out"
-            )
-        if self.evaluation.icl.tasks and self.task.kind:
-            raise UserError(
-                "evaluation.icl.tasks are read by a model of text, and a task has none: leave them out"
-            )
-        require(
-            self.resume in RESUME_MODES, "resume", self.resume, f"one of {', '.join(RESUME_MODES)}"
-        )
+        allowed = not self.name.startswith(".") and not set(self.name) & set("/\\\0\n")
+        rule = "a plain folder name, without '/' and not starting with '.'"
+        require(bool(self.name) and allowed, "name", self.name, rule)
+        require_choice(RESUME_MODES, "resume", self.resume)
+        self._check_source()
         self.evaluation.check(self.model.seq_len)
         plan_batch(self.training, self.model.seq_len, self.launch.nproc_per_node)
 
+    def _check_source(self) -> None:
+        """Check that there is either a corpus or a synthetic task, and nothing it cannot have."""
+        path, task = self.data.path, self.task.kind
+        if (task is None) == (path is None):
+            raise UserError(f"set either data=DIR or task.kind, got {path!r} and {task!r}")
+        if task is None:
+            return
+        if self.data.document_mask:
+            raise UserError(
+                "data.document_mask=true needs documents, which a task has not: omit it"
+            )
+        if self.evaluation.icl.tasks:
+            raise UserError(
+                "evaluation.icl.tasks need text, which a synthetic task has not: omit it"
+            )
+
     @property
     def run_dir(self) -> Path:
+        """The run's folder."""
         return Path(self.runs) / self.name
 
 
-@dataclass(frozen=True)
-class BatchPlan:
-    """How one step's sequences are spread: global = world_size x micro x accumulation."""
-
-    global_batch_size: int
-    micro_batch_size: int
-    grad_accum_steps: int
-    world_size: int
-
-
-def plan_batch(training: TrainingConfig, seq_len: int, world_size: int) -> BatchPlan:
-    """Derive micro-batch and accumulation: the largest micro-batch that divides a rank's share of the step and fits.
+def read_config(path: Path) -> TrainConfig:
+    """Return a run's `config.yaml` as dataclasses, checked as strictly as the command line.
 
     Raises:
-        UserError: the tokens of a step do not make whole sequences, or not the same number for each rank.
+        UserError: the file is not a config of this version, or a value is out of its bounds.
     """
-    tokens = training.tokens_per_step
-    if tokens % (seq_len * world_size):
-        unit = seq_len * world_size
-        raise UserError(
-            f"training.tokens_per_step={tokens} does not split into whole sequences of {seq_len} tokens for {world_size} "
-            f"rank(s): take a multiple of {unit}, such as {max(1, round(tokens / unit)) * unit}"
-        )
-    if training.max_tokens_per_forward < seq_len:
-        raise UserError(
-            f"training.max_tokens_per_forward={training.max_tokens_per_forward} is less than one sequence: take at least "
-            f"model.seq_len={seq_len}"
-        )
-    per_rank = tokens // (seq_len * world_size)
-    micro = _nearest_divisor(per_rank, min(per_rank, training.max_tokens_per_forward // seq_len))
-    return BatchPlan(per_rank * world_size, micro, per_rank // micro, world_size)
-
-
-def _nearest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is at most `limit`."""
-    return max(d for d in range(1, limit + 1) if number % d == 0)
-
-
-def read_config(path: Path) -> TrainConfig:
-    """The run's `config.yaml` as plain dataclasses, checked as strictly as the command line."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(
-            f"{path} is not a config of this version: {' '.join(str(error).split())}"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a config of this version: {reason}") from None
     assert isinstance(config, TrainConfig)
     return config
 
 
 def write_config(config: TrainConfig, path: Path) -> None:
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    """Write the config as YAML, whole or not at all."""
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """A nested config as {"model.n_layers": 4, ...}."""
+    """Return a nested config as one dictionary with keys such as "model.n_layers"."""
+    nested = config if isinstance(config, dict) else asdict(config)
     values = {}
-    for key, value in (config if isinstance(config, dict) else asdict(config)).items():
+    for key, value in nested.items():
         if isinstance(value, dict):
-            values.update({f"{key}.{inner}": v for inner, v in flat(value).items()})
+            for inner, inner_value in flat(value).items():
+                values[f"{key}.{inner}"] = inner_value
         else:
             values[key] = value
     return values

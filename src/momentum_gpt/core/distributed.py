@@ -1,4 +1,7 @@
-"""Ranks: who am I, how many are we, and what do we agree on. The same calls work for one process and for many."""
+"""Ranks: which one this is, how many there are, and what they agree on.
+
+The same calls work for one process and for many.
+"""
 
 from __future__ import annotations
 
@@ -9,56 +12,62 @@ import torch
 import torch.distributed as dist
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits in a collective before it gives up."""
+"""How long a rank waits in a collective operation before it gives up."""
 
 _control_group: dist.ProcessGroup | None = None
 
 
 def start(device: torch.device) -> None:
-    """Join the process group: torchrun's when it started us, else one of this process alone."""
+    """Join the process group: the launcher's if it started us, else one of this process alone."""
     global _control_group
     backend = "nccl" if device.type == "cuda" else "gloo"
+
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=TIMEOUT)
     else:
-        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it
-        dist.init_process_group(
-            backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT
-        )
-    # Small host-side agreements go over gloo, so that they never wait for the GPU's queue.
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
+
+    # Small agreements between hosts go over gloo, so that they never wait for the GPU's queue.
     _control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def stop() -> None:
+    """Leave the process group."""
     dist.destroy_process_group()
 
 
 def rank() -> int:
+    """Return this process's rank; 0 outside a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Return the number of ranks; 1 outside a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Return whether this is the rank that writes files and prints."""
     return rank() == 0
 
 
 def local_device() -> torch.device:
-    """The GPU of this rank where there is one, else the CPU."""
+    """Return this rank's GPU where there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
 
 
 def barrier() -> None:
+    """Wait until every rank has called this."""
     if world_size() > 1:
         dist.barrier(group=_control_group)
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum over all ranks, on the CPU."""
+    """Return the sum over all ranks, on the CPU, in the shape of `values`."""
     values = values.detach().cpu().clone()
     if world_size() > 1:
         dist.all_reduce(values, group=_control_group)
@@ -66,15 +75,17 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def mean_over_ranks(value: torch.Tensor) -> float:
+    """Return the mean of a scalar over all ranks, summed in float64."""
     return (sum_over_ranks(value.double()) / world_size()).item()
 
 
 def true_on_any_rank(flag: bool) -> bool:
+    """Return whether the flag is true on at least one rank."""
     return bool(sum_over_ranks(torch.tensor(int(flag))).item())
 
 
 def same_on_all_ranks(value: str | None) -> str | None:
-    """The main rank's value, on every rank."""
+    """Return the main rank's value on every rank."""
     if world_size() == 1:
         return value
     box = [value]

@@ -1,8 +1,45 @@
-"""The one exception that is meant for the user."""
+"""The one exception that is meant for the user, and the checks that raise it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields
+from math import isfinite
+from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. Every command prints it as one line and exits with code 2.
+    """A mistake the user can correct. Every command prints it as one line and exits with code 2.
 
     The message names the value, the rule it breaks and the remedy.
     """
+
+
+def require(holds: bool, option: str, value: Any, rule: str) -> None:
+    """Raise a UserError that names the option, its value and the rule, unless the rule holds."""
+    if not holds:
+        raise UserError(f"{option} must be {rule}, got {value!r}")
+
+
+def require_at_least(least: float, option: str, value: float | None) -> None:
+    """Raise a UserError if the value is smaller than `least`; None passes."""
+    require(value is None or value >= least, option, value, f"at least {least}")
+
+
+def require_choice(choices: Collection[str | None], option: str, value: str | None) -> None:
+    """Raise a UserError unless the value is one of the choices."""
+    names = ", ".join(choice for choice in choices if choice is not None)
+    require(value in choices, option, value, f"one of {names}")
+
+
+def require_finite(section: str, config: Any) -> None:
+    """Raise a UserError if a number of the dataclass is infinite or not a number.
+
+    Args:
+        section: what the options' names begin with on the command line, e.g. "optim".
+        config: a dataclass object.
+    """
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if isinstance(value, float):
+            require(isfinite(value), f"{section}.{entry.name}", value, "a finite number")

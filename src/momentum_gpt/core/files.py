@@ -1,7 +1,7 @@
 """Files: atomic writes, JSON, JSON lines and sha256. The only home of each of them.
 
-A file is written beside its final name, synced to disk and renamed, so that a reader, or a run that is killed in
-between, sees either the old file or the new one and never half of one.
+A file is written beside its final name, synced to disk and renamed. A reader, or a run that is
+killed in between, sees either the old file or the new one and never half of one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CLONE = PACKAGE.parents[1]
 
 
 def conf_folder() -> Path:
-    """Return the folder of YAML files: `conf/` of the clone, or the copy inside an installed wheel."""
+    """Return the folder of YAML files: that of the clone, or its copy in an installed wheel."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else CLONE / "conf"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its name once it is written, and is removed on an error."""
+    """Yield a temporary path that takes the name `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -58,7 +58,8 @@ def read_json(path: Path) -> Any:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file with one JSON object a line; [] if there is no file.
 
-    Reading stops at the first line that is not JSON: a process that was killed may have cut its last line short.
+    Reading stops at the first line that is not JSON: a process that was killed may have cut its
+    last line short.
     """
     if not path.is_file():
         return []

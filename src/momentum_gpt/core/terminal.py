@@ -6,7 +6,6 @@ Both adapt to where they are shown: outside a terminal there are no colours and 
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -32,7 +31,7 @@ def ignore_progress(amount: float) -> None:
 
 @contextmanager
 def progress_bar(title: str, total: float | None) -> Iterator[Advance]:
-    """Show a bar on stderr while the block runs, in a terminal; yield the function that advances it.
+    """Show a bar on stderr while the block runs, and yield the function that advances it.
 
     Args:
         title: what is being done.
@@ -67,7 +66,7 @@ def table_text(
         rows: the cells, one text for each column.
         units: a second line of the head.
     """
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     names = (
         head
         if units is None
@@ -77,12 +76,9 @@ def table_text(
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    text = io.StringIO()
+
     # As wide as the table needs: a narrow terminal wraps lines, and a file keeps every digit.
+    text = io.StringIO()
     Console(file=text, width=1000, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
-
-
-def is_terminal() -> bool:
-    """Return whether a person watches stderr."""
-    return sys.stderr.isatty()
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    return "\n".join([title, *lines] if title else lines)

@@ -1,0 +1,95 @@
+"""Options outside their bounds are refused in one line; the plan of a batch adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from momentum_gpt.core.config import (
+    CHANGES_NOTHING,
+    EvaluationConfig,
+    ModelConfig,
+    OptimConfig,
+    Sampling,
+    TrainingConfig,
+    changes_nothing,
+    flat,
+    plan_batch,
+)
+from momentum_gpt.core.errors import UserError
+
+INFINITE = float("inf")
+
+
+def model(**options: Any) -> ModelConfig:
+    return ModelConfig(**{"n_layers": 1, "n_heads": 2, "d_model": 8, "seq_len": 16} | options)
+
+
+def optim(**options: Any) -> OptimConfig:
+    return OptimConfig(**{"lr": 1e-3, "min_lr": 0.0, "warmup_steps": 1} | options)
+
+
+MISTAKES: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (model, {"n_layers": 0}, "model.n_layers must be at least 1, got 0"),
+    (model, {"n_heads": 3}, "use model.n_heads=2"),
+    (model, {"positions": "none"}, "one of learned, sinusoidal, rotary"),
+    (model, {"init_std": INFINITE}, "model.init_std must be a finite number, got inf"),
+    (optim, {"lr": INFINITE}, "optim.lr must be a finite number, got inf"),
+    (optim, {"weight_decay": float("nan")}, "optim.weight_decay must be a finite number, got nan"),
+    (optim, {"lr": 0.0}, "optim.lr must be above 0"),
+    (optim, {"min_lr": 1.0}, "optim.min_lr must be between 0 and optim.lr=0.001"),
+    (optim, {"beta2": 1.0}, r"optim.beta2 must be in \[0, 1\)"),
+    (Sampling, {"temperature": INFINITE}, "sampling.temperature must be a finite number"),
+    (Sampling, {"top_p": 0.0}, r"sampling.top_p must be in \(0, 1\]"),
+    (EvaluationConfig, {"share": 0.0}, "evaluation.share must be above 0"),
+    (EvaluationConfig, {"documents": "together"}, "one of stream, apart"),
+]
+
+
+@pytest.mark.parametrize(("build", "options", "message"), MISTAKES)
+def test_a_value_out_of_bounds_is_named(
+    build: Callable[..., Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        build(**options)
+
+
+@given(
+    sequences_per_rank=st.integers(1, 200),
+    world_size=st.integers(1, 16),
+    fitting=st.integers(1, 64),
+)
+def test_the_plan_spreads_all_sequences_and_fits(
+    sequences_per_rank: int, world_size: int, fitting: int
+) -> None:
+    seq_len = 8
+    tokens = sequences_per_rank * world_size * seq_len
+    training = TrainingConfig(1, tokens, max_tokens_per_forward=fitting * seq_len)
+    plan = plan_batch(training, seq_len, world_size)
+
+    assert plan.global_batch_size * seq_len == tokens
+    spread = plan.micro_batch_size * plan.grad_accum_steps * plan.world_size
+    assert spread == plan.global_batch_size
+    assert plan.micro_batch_size <= fitting
+
+
+def test_tokens_that_are_no_whole_sequences_are_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="use a multiple of 32, such as 96"):
+        plan_batch(TrainingConfig(1, 100), seq_len=16, world_size=2)
+
+
+def test_only_whole_names_and_sections_change_nothing() -> None:
+    assert changes_nothing("training.keep_checkpoints")
+    assert changes_nothing("launch.nproc_per_node")
+    assert not changes_nothing("training.log_every_other")
+    assert not changes_nothing("names")
+    assert not changes_nothing("training.seed")
+    assert all(name.endswith(".") or changes_nothing(name) for name in CHANGES_NOTHING)
+
+
+def test_a_nested_config_becomes_dotted_names() -> None:
+    assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": None}) == {"a.b": 1, "a.c.d": 2, "e": None}
