@@ -1,51 +1,57 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup train recall test test-slow test-cluster test-harness test-transformers4 checks format check-attention bench-attention clean
+.PHONY: help setup train recall test test-slow test-wheel test-cluster test-harness \
+        test-transformers4 checks format wheel reference check-attention bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 BIN := .venv/bin
 RUN := $(BIN)/python -m
+PIP := $(RUN) pip install --quiet -c constraints.txt
 DATA := data/stdlib
 NAME ?= momentum
 
-help:  ## Say what make can do
+help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
-setup: .venv/.ready  ## Make the environment in .venv (train and test do it by themselves)
+setup: .venv/.ready  ## Install everything in .venv; train and test do it by themselves
 
-train: .venv/.ready $(DATA)/manifest.json  ## From a fresh clone to a finished comparison of vanilla and momentum attention
+train: .venv/.ready $(DATA)/manifest.json  ## Train and compare a vanilla and a momentum model
 	$(RUN) momentum_gpt.train name=vanilla data=$(DATA) attention=vanilla tracking.group=laptop
 	$(RUN) momentum_gpt.train name=momentum data=$(DATA) attention=momentum tracking.group=laptop
 	$(RUN) momentum_gpt.evaluate run=runs/vanilla
 	$(RUN) momentum_gpt.evaluate run=runs/momentum
 	$(RUN) momentum_gpt.compare runs=[runs/vanilla,runs/momentum]
 
-recall: .venv/.ready  ## Which attention learns to recall: a few minutes, a table and a figure
+recall: .venv/.ready  ## Compare attention variants on associative recall, in minutes
 	$(RUN) momentum_gpt.recall
 
-check-attention: .venv/.ready  ## Prove a variant and show what it costs: make check-attention NAME=momentum
+check-attention: .venv/.ready  ## Check a variant against its formula: NAME=momentum
 	$(RUN) momentum_gpt.check_attention attention=$(NAME) $(OPTIONS)
 
-bench-attention: .venv/.ready  ## Momentum beside vanilla attention: training steps, decoding and, on a GPU, memory
+bench-attention: .venv/.ready  ## Time momentum beside vanilla attention
 	$(RUN) momentum_gpt.bench.attention $(OPTIONS)
 
+# Two processes; a file's tests stay in one of them, so that its fixtures are made once.
 test: .venv/.ready-for-tests  ## Run the tests
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadfile
 
-test-slow: .venv/.ready-for-tests  ## Run the tests that take minutes: kills at random moments
+test-slow: .venv/.ready-for-tests  ## Run the tests that take minutes, with kills at random moments
 	$(RUN) pytest -m slow --timeout 1500
 
-test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray, as root of a Debian: they are installed and started
-	$(RUN) pip install --quiet -c constraints.txt -e '.[cluster]'
+test-wheel: .venv/.ready-for-tests  ## Install the wheel in a fresh environment and use every command
+	WHEEL_PYTHON=$(PYTHON) $(RUN) pytest -m wheel --timeout 1500 tests/test_wheel.py
+
+test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray; needs root and Debian
+	$(PIP) -e '.[cluster]'
 	$(RUN) pytest -m cluster --timeout 900
 
-test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which they install
-	$(RUN) pip install --quiet -c constraints.txt -e '.[harness]'
-	$(RUN) pytest tests/evaluation/test_harness.py --timeout 600
+test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which this installs
+	$(PIP) -e '.[harness]'
+	$(RUN) pytest tests/evaluation/few_shot/test_lm_eval_model.py --timeout 600
 
-test-transformers4: .venv/.ready-for-tests .venv/transformers4/.ready  ## Run the tests of the export in transformers 4.57, which they install beside 5
+test-transformers4: .venv/.ready-for-tests .venv/transformers4/.ready  ## Test exports in transformers 4
 	$(RUN) pytest -m transformers4
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types
@@ -57,25 +63,33 @@ format: .venv/.ready-for-tests  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+wheel: .venv/.ready-for-tests  ## Build the wheel in dist/
+	$(RUN) pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+reference: .venv/.ready  ## Write docs/reference/options.md from the code
+	$(RUN) momentum_gpt.cli.reference docs/reference/options.md
+
 clean:  ## Remove the environment and the caches; data/ and runs/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(DATA)/manifest.json: | .venv/.ready
 	$(RUN) data_prep.prepare corpus=stdlib output=$(DATA) tokenizer.vocab_size=2048
 
-# pip takes the exact versions of constraints.txt; torch alone first, so that nothing asks for another one.
+# pip takes the exact versions of constraints.txt. torch comes first and alone, so that nothing
+# else asks for another build of it.
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) pip install --quiet -c constraints.txt torch
-	$(RUN) pip install --quiet -c constraints.txt -e .
+	$(PIP) torch
+	$(PIP) -e .
 	touch $@
 
 .venv/.ready-for-tests: .venv/.ready
-	$(RUN) pip install --quiet -c constraints.txt -e '.[test]'
+	$(PIP) hatchling -e '.[test]'
 	touch $@
 
-# What differs between it and the environment's own; torch and the rest are the environment's.
+# Only what differs between transformers 4 and 5; everything else is the environment's.
 .venv/transformers4/.ready: Makefile | .venv/.ready
 	rm -rf $(@D)
-	$(RUN) pip install --quiet --no-deps --target $(@D) transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
+	$(PIP) --no-deps --target $(@D) \
+	    transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 	touch $@

@@ -22,7 +22,7 @@ from data_prep.corpora import Faults, TextCorpus
 from data_prep.steps import BATCH_BYTES
 from data_prep.train_tokenizer import TokenizerConfig, sample, train
 from data_prep.words import WordEncoder
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.data import Tokenizer, load_tokenizer
 
 
@@ -165,8 +165,7 @@ def datatrove_step(
     return run
 
 
-def main() -> None:
-    run_command(bench, BenchConfig, "bench_tokenize")
+main = Command(bench, BenchConfig, "bench_tokenize")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ from data_prep.summary import describe, document_lengths, first_batch
 from data_prep.train_tokenizer import TokenizerConfig, train_apart
 from data_prep.verify import verify
 from data_prep.words import cuts_are_exact
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core.config import require
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import load_tokenizer
@@ -569,8 +569,7 @@ def shards_of(stretches: list[Stretch], shard_tokens: int) -> list[Shard]:
     return shards
 
 
-def main() -> None:
-    run_command(prepare, PrepareConfig, "prepare")
+main = Command(prepare, PrepareConfig, "prepare")
 
 
 if __name__ == "__main__":

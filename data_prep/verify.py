@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.data.shards import BLOCK_BYTES, SPLITS, block_hashes, read_manifest
@@ -77,8 +77,7 @@ def check(config: VerifyConfig) -> None:
     print(f"{folder} is whole: {shards:,} shards, {tokens:,} tokens, every byte as it was written")
 
 
-def main() -> None:
-    run_command(check, VerifyConfig, "verify")
+main = Command(check, VerifyConfig, "verify")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Train with N ranks on this machine: launch/local.sh N name=NAME data=DIR [option=value ...]
+# Train with N ranks on this machine, from any folder:
+#   launch/local.sh N name=NAME data=DIR [option=value ...]
 set -euo pipefail
 
 if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
@@ -9,7 +10,11 @@ fi
 ranks=$1
 shift
 
-cd "$(dirname "$0")/.."
+# The active environment's Python, or that of the clone which this script is in. The folder stays
+# the caller's, so that relative paths mean what they say.
 python=python
-[[ -x .venv/bin/python ]] && python=.venv/bin/python
+clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ -z "${VIRTUAL_ENV:-}" && -x "$clone/.venv/bin/python" ]]; then
+    python=$clone/.venv/bin/python
+fi
 exec "$python" -m momentum_gpt.train launch.nproc_per_node="$ranks" "$@"

@@ -1,1 +1,3 @@
-"""Pretraining of GPT-style language models with vanilla or momentum attention, made for comparing them."""
+"""Pretraining of GPT-style language models with vanilla or momentum attention."""
+
+__version__ = "0.1.0"

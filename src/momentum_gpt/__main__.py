@@ -1,35 +1,89 @@
-"""`momentum-gpt VERB ...` is the same door as `python -m momentum_gpt.VERB ...`."""
+"""`momentum-gpt VERB ...` is the same as `python -m momentum_gpt.VERB ...`, from any folder."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
+from momentum_gpt import __version__
+
 VERBS = {
-    "train": "pretrain a model",
-    "evaluate": "measure a trained model: perplexity, loss by position, the induction probe",
-    "generate": "let a trained model go on from a prompt",
-    "export": "write a trained model as a folder of Hugging Face's transformers",
-    "compare": "set finished runs side by side: a table and report.html",
+    "Data": {
+        "prepare": ("data_prep.prepare", "turn text into token shards"),
+        "verify": ("data_prep.verify", "check that token shards are what their manifest says"),
+    },
+    "Models": {
+        "train": ("momentum_gpt.train", "pretrain a model"),
+        "evaluate": ("momentum_gpt.evaluate", "measure perplexity and in-context learning"),
+        "compare": ("momentum_gpt.compare", "compare runs: a table, intervals and report.html"),
+        "generate": ("momentum_gpt.generate", "continue a prompt with a trained model"),
+        "export": ("momentum_gpt.export", "write a model for Hugging Face transformers"),
+        "lm-eval": ("momentum_gpt.harness", "run lm-eval's tasks on a trained model"),
+    },
+    "Attention": {
+        "recall": ("momentum_gpt.recall", "compare variants on associative recall"),
+        "check-attention": ("momentum_gpt.check_attention", "check a variant against its formula"),
+        "bench attention": ("momentum_gpt.bench.attention", "time momentum beside vanilla"),
+        "bench few-shot": ("momentum_gpt.bench.few_shot", "time few-shot scoring beside lm-eval"),
+        "bench tokenize": ("data_prep.bench_tokenize", "time tokenization beside other libraries"),
+    },
 }
+"""Group -> verb -> module and description. Nothing is imported before it is asked for."""
 
 
 def main() -> None:
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    if verb in VERBS:
-        del sys.argv[1]
-        importlib.import_module(f"momentum_gpt.{verb}").main()
+    """Run the command that the first arguments name."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
         return
-    asked_for_help = verb in ("", "-h", "--help")
-    if not asked_for_help:
-        print(f"error: there is no verb {verb!r}", file=sys.stderr)
-    print(
-        "usage: momentum-gpt VERB [option=value ...]\n",
-        *(f"\n  {name:<10} {does}" for name, does in VERBS.items()),
-        sep="",
-    )
-    print("\nmomentum-gpt VERB --help shows a verb's options.")
-    sys.exit(0 if asked_for_help else 2)
+    if arguments[0] in ("-V", "--version"):
+        print(f"momentum-gpt {__version__}")
+        return
+
+    for verb, (module, _) in all_verbs().items():
+        words = verb.split()
+        if arguments[: len(words)] == words:
+            # The command then finds its own arguments where it expects them.
+            sys.argv = [f"momentum-gpt {verb}", *arguments[len(words) :]]
+            importlib.import_module(module).main()
+            return
+
+    sys.exit(unknown(arguments))
+
+
+def all_verbs() -> dict[str, tuple[str, str]]:
+    """Return every verb with its module and description."""
+    return {verb: entry for group in VERBS.values() for verb, entry in group.items()}
+
+
+def usage() -> str:
+    """Return the list of verbs."""
+    lines = ["usage: momentum-gpt VERB [option=value ...]"]
+    for group, verbs in VERBS.items():
+        lines += ["", group]
+        lines += [f"  {verb:<17}{description}" for verb, (_, description) in verbs.items()]
+    lines += [
+        "",
+        "momentum-gpt VERB --help    explains a verb and its options",
+        "momentum-gpt --version      prints the version",
+    ]
+    return "\n".join(lines)
+
+
+def unknown(arguments: list[str]) -> int:
+    """Print what is wrong with the verb; return the exit code of a mistake of the user."""
+    given = arguments[0]
+    if given == "bench":
+        kinds = [verb.split()[1] for verb in all_verbs() if verb.startswith("bench ")]
+        print(f"error: bench needs one of {', '.join(kinds)}", file=sys.stderr)
+        return 2
+
+    close = difflib.get_close_matches(given, all_verbs(), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "momentum-gpt --help lists them"
+    print(f"error: there is no verb {given!r}: {hint}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

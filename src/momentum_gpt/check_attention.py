@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core.config import require
 from momentum_gpt.models.conformance import SHAPE, Check, Finding, costs
 
@@ -88,8 +88,7 @@ MEASURES = (
 """What is measured, its unit, and how it is read off a cost."""
 
 
-def main() -> None:
-    run_command(check_attention, CheckAttentionConfig, "check_attention")
+main = Command(check_attention, CheckAttentionConfig, "check_attention")
 
 
 if __name__ == "__main__":

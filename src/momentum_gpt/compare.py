@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.comparison import icl, perplexity, seeds
 from momentum_gpt.comparison.report.page import report
 from momentum_gpt.comparison.runs import Run, common_ground, differences, load_runs
@@ -54,8 +54,7 @@ def paired(folders: list[str], runs: list[Run]) -> Iterator[Grid]:
                 yield kind.grid(runs[0].name, run.name, rows)
 
 
-def main() -> None:
-    run_command(compare, CompareConfig, "compare")
+main = Command(compare, CompareConfig, "compare")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import EvaluationConfig, TrainConfig, read_config, require
 from momentum_gpt.core.errors import UserError
@@ -174,8 +174,7 @@ def record(
     return where
 
 
-def main() -> None:
-    run_command(evaluate_run, EvaluateConfig, "evaluate")
+main = Command(evaluate_run, EvaluateConfig, "evaluate")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data.hf_tokenizer import fuzzed_texts, write_tokenizer
 from momentum_gpt.data.tokenizer import (
@@ -96,8 +96,7 @@ def tokenizer_of(folder: Path) -> Tokenizer | None:
     return load_tokenizer(folder) if has_one else None
 
 
-def main() -> None:
-    run_command(export, ExportConfig, "export")
+main = Command(export, ExportConfig, "export")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import Sampling
 from momentum_gpt.core.errors import UserError
@@ -98,8 +98,7 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    run_command(generate_text, GenerateConfig, "generate")
+main = Command(generate_text, GenerateConfig, "generate")
 
 
 if __name__ == "__main__":

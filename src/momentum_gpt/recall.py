@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.comparison.recall import Cell, as_text, page
 from momentum_gpt.comparison.runs import load_run
 from momentum_gpt.core.config import POSITIONS, TASKS, require
@@ -150,8 +150,7 @@ def recall(config: RecallConfig) -> None:
     print(f"\n{as_text(runs)}\n\nfigure: {folder / 'recall.html'}")
 
 
-def main() -> None:
-    run_command(recall, RecallConfig, "recall")
+main = Command(recall, RecallConfig, "recall")
 
 
 if __name__ == "__main__":

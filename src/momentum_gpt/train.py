@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from momentum_gpt.cli import is_sweep, run_command
+from momentum_gpt.cli import Command, is_sweep
 from momentum_gpt.core.config import CHANGES_NOTHING, TrainConfig, flat, read_config, write_config
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import SyntheticTask, open_validation
@@ -112,8 +112,7 @@ def launch(config: TrainConfig, path: Path) -> int:
     return work(path)
 
 
-def main() -> None:
-    run_command(train, TrainConfig, "train")
+main = Command(train, TrainConfig, "train")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import ModelConfig, require
 from momentum_gpt.models import GPT, Cache
@@ -192,8 +192,7 @@ def kernel_rate(device: torch.device) -> tuple[float, float]:
     return rate(lambda: add_ema_of_past(y, v, 0.5), 3), rate(lambda: copied.copy_(y), 2)
 
 
-def main() -> None:
-    run_command(bench_attention, BenchAttentionConfig, "bench_attention")
+main = Command(bench_attention, BenchAttentionConfig, "bench_attention")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from momentum_gpt.cli import run_command
+from momentum_gpt.cli import Command
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import IclConfig, require
 from momentum_gpt.core.errors import UserError
@@ -98,8 +98,7 @@ def timed(score: Callable[..., Any], requests: list[Any]) -> tuple[Any, float]:
     return score(requests, disable_tqdm=True), time.process_time() - began
 
 
-def main() -> None:
-    run_command(bench_few_shot, BenchFewShotConfig, "bench_few_shot")
+main = Command(bench_few_shot, BenchFewShotConfig, "bench_few_shot")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What every command shares: composing the configuration with Hydra, checking it, and explaining it."""
+"""What every command shares: composing its options with Hydra, checking them, explaining them."""
 
-from momentum_gpt.cli.compose import INTERRUPTED, is_sweep, run_command
+from momentum_gpt.cli.compose import INTERRUPTED, Command, is_sweep
 
-__all__ = ["INTERRUPTED", "is_sweep", "run_command"]
+__all__ = ["INTERRUPTED", "Command", "is_sweep"]

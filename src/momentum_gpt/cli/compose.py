@@ -1,4 +1,7 @@
-"""The door of every command: Hydra composes once, we check, and plain dataclasses come out. The only file with Hydra."""
+"""The entry point of every command: Hydra composes the options once, and they are checked.
+
+What a command gets is a plain dataclass. The only folder that imports Hydra is this one.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,21 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
-from typing import TypeVar, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from momentum_gpt.cli.help import help_text
+from momentum_gpt.cli.options import choices_of, option_names, takers_of
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import conf_folder
 
@@ -30,128 +36,224 @@ QUIET = [
     "hydra.output_subdir=null",
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
-    "hydra/help=ours",
 ]
-"""Hydra leaves no folders and no logs of its own, but for the list of a sweep; a run's folder holds its config."""
+"""Hydra leaves no folders or logs of its own, except for the list of a sweep's jobs."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
 
-HELP = """${hydra.help.header}
-Groups of options (group=choice):
-
-$APP_CONFIG_GROUPS
-Options (option=value) and their values now:
-
-$CONFIG
-"""
-
 SHORT = {"data": "data.path", "text": "text.source"}
-"""What may be written for what, where a command has it."""
+"""Short names of options, in the commands that have the long one."""
 
 
-def run_command(act: Callable[[Config], int | None], schema: type[Config], name: str) -> None:
-    """Compose `conf/NAME.yaml` with the command line, check it against the dataclass `schema`, run `act`, and exit.
+@dataclass(frozen=True)
+class Command:
+    """A command: called without arguments, it reads the command line, runs, and exits.
 
-    A mistake of the user's becomes one line on stderr and exit code 2.
+    Args:
+        act: what the command does with its options; returns the exit code, None for 0.
+        schema: the dataclass of its options.
+        name: its file in conf/, without .yaml.
+        literal: options whose text is taken as it is typed, whatever characters it has.
     """
-    store = ConfigStore.instance()
-    store.store(name=f"{name}_schema", node=schema)
-    manual = sys.modules[act.__module__].__doc__
-    store.store(
-        group="hydra/help",
-        name="ours",
-        node={"app_name": name, "header": manual, "footer": "", "template": HELP},
-    )
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # exceptions come to us instead of being printed in several lines
-    )
-    overrides = [
-        argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")
-    ]
-    flags = [
-        argument for argument in sys.argv[1:] if argument not in overrides
-    ]  # argparse wants them in one piece
-    sys.argv[1:] = [*flags, *(lengthen(override, schema) for override in overrides), *QUIET]
 
-    @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)
-    def composed(raw: DictConfig) -> None:
+    act: Callable[[Any], int | None]
+    schema: type
+    name: str
+    literal: tuple[str, ...] = ()
+
+    def __call__(self) -> None:
+        """Compose `conf/NAME.yaml` with the command line, check the options, act, and exit.
+
+        A mistake of the user becomes one line on stderr and exit code 2.
+        """
+        arguments = sys.argv[1:]
+        if {"-h", "--help", "help"} & set(arguments):
+            manual = sys.modules[self.act.__module__].__doc__ or ""
+            print_help(help_text(self.name, self.schema, manual))
+            return
+
+        literals, arguments = take_literals(arguments, self.literal)
+        sys.argv[1:] = hydra_arguments(arguments, self.schema)
+        # Exceptions come to us, instead of being printed in several lines.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        ConfigStore.instance().store(name=f"{self.name}_schema", node=self.schema)
+
         try:
-            code = act(typed(raw, schema))
-        except (UserError, OmegaConfBaseException) as error:
-            code = refuse(error, schema)
-        except KeyboardInterrupt:
-            code = INTERRUPTED
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-        if code:
-            sys.exit(code)
+            self._compose_and_act(literals)
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(refuse(error, self.schema))
 
-    try:
+    def _compose_and_act(self, literals: dict[str, str]) -> None:
+        """Let Hydra call us with the composed options: once, or once for each job of a sweep."""
+        decorate = hydra.main(
+            version_base="1.3",
+            config_path=str(conf_folder()),
+            config_name=self.name,
+        )
+
+        @decorate
+        def composed(raw: DictConfig) -> None:
+            code = self._run(raw, literals)
+            if code:
+                sys.exit(code)
+
         composed()
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(refuse(error, schema))
+
+    def _run(self, raw: DictConfig, literals: dict[str, str]) -> int | None:
+        try:
+            config = typed(raw, self.schema)
+            return self.act(replace(config, **literals) if literals else config)
+        except (UserError, OmegaConfBaseException) as error:
+            return refuse(error, self.schema)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except BrokenPipeError:  # `| head` has seen enough
+            close_stdout()
+            return 0
+
+
+def run_command(
+    act: Callable[[Any], int | None],
+    schema: type,
+    name: str,
+    literal: tuple[str, ...] = (),
+) -> None:
+    """Run a `Command`."""
+    Command(act, schema, name, literal)()
+
+
+def declared(module: ModuleType) -> Command | None:
+    """Return the command that a module's `main` is, if it is one of ours."""
+    main = getattr(module, "main", None)
+    return main if isinstance(main, Command) else None
 
 
 def is_sweep() -> bool:
-    """Whether this is one job of a `--multirun`, after which others follow in this process."""
+    """Return whether this is one job of a `--multirun`, which others follow in this process."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def refuse(error: Exception, schema: type) -> int:
-    """Say what is wrong; returns the exit code of a mistake of the user's."""
-    print(f"error: {one_line(error, schema)}", file=sys.stderr)
-    return 2
+def print_help(text: str) -> None:
+    """Print, unless the reader, such as `head`, has seen enough."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        close_stdout()
 
 
-def lengthen(argument: str, schema: type) -> str:
-    key, equals, value = argument.partition("=")
-    long = SHORT.get(key, key)
-    return (long if long in option_names(schema) else key) + equals + value
+def close_stdout() -> None:
+    """Let Python's own flush at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def take_literals(arguments: list[str], names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """Return the literal options' values by name, and the other arguments.
+
+    Hydra never sees these values, so no character of them has a meaning.
+    """
+    literals, others = {}, []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and name in names:
+            literals[name] = value
+        else:
+            others.append(argument)
+    return literals, others
+
+
+def hydra_arguments(arguments: list[str], schema: type) -> list[str]:
+    """Return the command line for Hydra: flags first, short names written out, and our settings."""
+    flags, overrides = [], []
+    for argument in arguments:
+        # Hydra's parser wants the overrides in one piece.
+        is_flag = argument.startswith("-") or "=" not in argument
+        (flags if is_flag else overrides).append(argument)
+    written_out = [write_out(override, schema) for override in overrides]
+    return [*flags, *written_out, *QUIET]
+
+
+def write_out(override: str, schema: type) -> str:
+    """Return the override with its option's whole name: `data=DIR` is short for `data.path=DIR`."""
+    name, equals, value = override.partition("=")
+    whole = SHORT.get(name, name)
+    known = whole in option_names(schema)
+    return (whole if known else name) + equals + value
 
 
 def typed(raw: DictConfig, schema: type[Config]) -> Config:
-    """The composed config as an object of `schema`, checked again: Hydra lets `+unknown=1` and unfilled `???` pass."""
+    """Return the composed options as an object of `schema`.
+
+    They are checked again: Hydra lets `+unknown=1` and missing values (`???`) pass.
+    """
     plain = OmegaConf.to_container(raw, resolve=True)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
     assert isinstance(config, schema)
     return config
 
 
+def refuse(error: Exception, schema: type) -> int:
+    """Print what is wrong; return the exit code of a mistake of the user."""
+    print(f"error: {one_line(error, schema)}", file=sys.stderr)
+    return 2
+
+
 def one_line(error: Exception, schema: type) -> str:
-    """The error with the value, the rule and the remedy, without line breaks and without Hydra's hints for its authors."""
+    """Return the error in one line, with value, rule and remedy, and without Hydra's own hints."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return no_such_choice(error.missing_cfg_file)
+
     if unknown := re.search(r"Could not override '([^']*)'", str(error)):
         return no_such_option(unknown[1], schema)
-    text = str(error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error)
+
+    cause = error.__cause__
+    text = str(cause if isinstance(cause, OmegaConfBaseException) else error)
     key = re.search(r"full_key: (\S+)", text)
     if key and re.search(r"Key '[^']*' (is not in struct|not in '\w+')", text):
         return no_such_option(key[1], schema)
-    if (
-        missing := key
-        if "missing mandatory value" in text
-        else re.search(r"Missing mandatory value: (\S+)", text)
-    ):
+
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if "missing mandatory value" in text:
+        missing = key
+    if missing:
         return f"{missing[1]} is not set: add {missing[1]}=... to the command"
+
     if key:
         return f"{key[1]}: {text.splitlines()[0]}"
-    return " ".join(
-        line.strip()
-        for line in text.splitlines()
-        if line.strip() and "HYDRA_FULL_ERROR" not in line
-    )
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and "HYDRA_FULL_ERROR" not in line)
 
 
-def no_such_option(key: str, schema: type) -> str:
-    close = difflib.get_close_matches(key, list(option_names(schema)), n=1, cutoff=0.6)
-    return f"there is no option {key!r}{f': did you mean {close[0]!r}?' if close else ';'} --help shows them all"
+def no_such_choice(path: str) -> str:
+    """Return what to say of a group's file that does not exist, such as "model/gpt_huge"."""
+    group, _, choice = path.rpartition("/")
+    choices = choices_of(group)
+    close = difflib.get_close_matches(choice, choices, n=1)
+    hint = f"did you mean {group}={close[0]}? " if close else ""
+    return f"there is no {group}={choice}: {hint}choose one of {', '.join(choices)}"
 
 
-def option_names(schema: type, prefix: str = "") -> Iterator[str]:
-    """Every option of a dataclass and of those inside it, as it is written on the command line."""
-    for name, kind in get_type_hints(schema).items():
-        yield prefix + name
-        if isinstance(kind, type) and is_dataclass(kind):
-            yield from option_names(kind, f"{prefix}{name}.")
+def no_such_option(option: str, schema: type) -> str:
+    """Return what to say of an option that does not exist: who has it, or what comes close."""
+    takers = takers_of(option)
+    if takers:
+        group = option.rpartition(".")[0]
+        return (
+            f"the chosen {group} has no option {option!r}: add {' or '.join(takers)} to the command"
+        )
+
+    close = closest(option, list(option_names(schema)))
+    hint = f"did you mean {close!r}?" if close else "--help lists them all"
+    return f"there is no option {option!r}: {hint}"
+
+
+def closest(option: str, names: list[str]) -> str | None:
+    """Return the name that was probably meant: the same last part, else similar letters."""
+    last = option.rpartition(".")[2]
+    same_ending = [name for name in names if name.rpartition(".")[2] == last]
+    if same_ending:
+        return same_ending[0]
+    close = difflib.get_close_matches(option, names, n=1, cutoff=0.6)
+    return close[0] if close else None

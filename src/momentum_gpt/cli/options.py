@@ -1,0 +1,241 @@
+"""What a command can be told: groups and options, read from the dataclasses and YAML files.
+
+The text under a dataclass field, its type and its default are the documentation of an option. The
+comments of a YAML file document the options of a group that has no dataclass, such as `attention`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+
+from momentum_gpt.core.files import conf_folder
+
+REQUIRED = "required"
+
+KINDS = {int: "integer", float: "number", str: "text", bool: "true or false"}
+"""Python types, in words."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command."""
+
+    name: str
+    """As it is written on the command line, such as "model.n_layers"."""
+    kind: str
+    """Its type, in words."""
+    default: str
+    """Its value if it is not given; "required" if there is none."""
+    text: str
+    """What it means: the documentation of its field."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """The options of one dataclass."""
+
+    name: str
+    """As in the option's name, such as "model"; "" for the command's own options."""
+    text: str
+    """The first paragraph of the class's docstring."""
+    options: list[Option]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A folder of YAML files, of which one is chosen with GROUP=CHOICE."""
+
+    name: str
+    choices: list[str]
+    chosen: str | None
+    """The choice if none is given."""
+
+
+def groups_of(command: str) -> list[Group]:
+    """Return the groups that `conf/COMMAND.yaml` chooses from."""
+    groups = []
+    for entry in OmegaConf.load(conf_folder() / f"{command}.yaml").get("defaults", []):
+        if isinstance(entry, str):
+            continue
+        for name, chosen in entry.items():
+            groups.append(Group(str(name), choices_of(str(name)), chosen))
+    return groups
+
+
+def choices_of(group: str) -> list[str]:
+    """Return the names of a group's YAML files."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def sections_of(command: str, schema: type) -> list[Section]:
+    """Return the options of a command, section by section, with the defaults of its YAML files."""
+    defaults = yaml_defaults(command)
+    sections = [Section("", "", [])]
+    _collect(schema, "", defaults, sections)
+    return [section for section in sections if section.options]
+
+
+def _collect(schema: type, prefix: str, defaults: dict[str, Any], sections: list[Section]) -> None:
+    """Append the options of a dataclass, and those of the dataclasses inside it, to `sections`."""
+    texts = field_texts(schema)
+    hints = get_type_hints(schema)
+    own = sections[-1]
+
+    for entry in fields(schema):
+        name = prefix + entry.name
+        kind = hints[entry.name]
+        if is_dataclass(kind):
+            assert isinstance(kind, type)
+            sections.append(Section(name, class_text(kind), []))
+            _collect(kind, f"{name}.", defaults, sections)
+        elif get_origin(kind) is dict:
+            sections.append(Section(name, texts[entry.name], yaml_options(name)))
+        else:
+            default = _default_text(defaults.get(name, _field_default(entry)))
+            own.options.append(Option(name, kind_text(kind), default, texts[entry.name]))
+
+
+def option_names(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield every option of a dataclass and of those inside it, as on the command line."""
+    for name, kind in get_type_hints(schema).items():
+        yield prefix + name
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from option_names(kind, f"{prefix}{name}.")
+
+
+@cache
+def field_texts(schema: type) -> dict[str, str]:
+    """Return the text under each field of a dataclass, by the field's name."""
+    source = textwrap.dedent(inspect.getsource(schema))
+    definition = ast.parse(source).body[0]
+    assert isinstance(definition, ast.ClassDef)
+
+    texts = {}
+    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        text = following.value if isinstance(following, ast.Expr) else None
+        documented = isinstance(text, ast.Constant) and isinstance(text.value, str)
+        texts[statement.target.id] = inspect.cleandoc(text.value) if documented else ""
+    return texts
+
+
+def class_text(schema: type) -> str:
+    """Return the first paragraph of a class's docstring, on one line."""
+    paragraph = inspect.cleandoc(schema.__doc__ or "").split("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+def kind_text(kind: Any) -> str:
+    """Return a type in words."""
+    if kind in KINDS:
+        return KINDS[kind]
+    arguments = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        names = [kind_text(argument) for argument in arguments if argument is not NoneType]
+        return " or ".join([*names, "null"] if NoneType in arguments else names)
+    if get_origin(kind) is list:
+        return f"list of {kind_text(arguments[0])}"
+    return "value"
+
+
+def _field_default(entry: Field[Any]) -> Any:
+    if entry.default is not MISSING:
+        return entry.default
+    if entry.default_factory is not MISSING:
+        return entry.default_factory()
+    return "???"
+
+
+def _default_text(value: Any) -> str:
+    """Return a default as it would be written on the command line."""
+    if isinstance(value, str):
+        if value == "???":
+            return REQUIRED
+        return repr(value) if value.strip() != value or not value else value
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_default_text, value))}]"
+    return str(value)
+
+
+def yaml_defaults(command: str) -> dict[str, Any]:
+    """Return the values of `conf/COMMAND.yaml` and of its groups' choices, by dotted name."""
+    values: dict[str, Any] = {}
+    for group in groups_of(command):
+        if group.chosen is not None:
+            content = OmegaConf.load(conf_folder() / group.name / f"{group.chosen}.yaml")
+            _flatten(OmegaConf.to_container(content), f"{group.name}.", values)
+
+    own = OmegaConf.to_container(OmegaConf.load(conf_folder() / f"{command}.yaml"))
+    assert isinstance(own, dict)
+    own.pop("defaults", None)
+    _flatten(own, "", values)
+    return values
+
+
+def _flatten(nested: Any, prefix: str, values: dict[str, Any]) -> None:
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            _flatten(value, f"{prefix}{key}.", values)
+        else:
+            values[f"{prefix}{key}"] = value
+
+
+def yaml_options(group: str) -> list[Option]:
+    """Return the options of a group without a dataclass, from the lines of its YAML files."""
+    found: dict[str, Option] = {}
+    takers: dict[str, list[str]] = {}
+    for choice in choices_of(group):
+        for key, value, comment in _yaml_lines(conf_folder() / group / f"{choice}.yaml"):
+            if key in ("name", "kind"):  # the choice itself
+                continue
+            name = f"{group}.{key}"
+            takers.setdefault(name, []).append(choice)
+            if name not in found or not found[name].text:
+                default = REQUIRED if value == "???" else value
+                found[name] = Option(name, "value", default, comment)
+
+    with_takers = []
+    for name, option in found.items():
+        text = f"{option.text} Only with {group}={' or '.join(takers[name])}.".strip()
+        with_takers.append(Option(name, option.kind, option.default, text))
+    return with_takers
+
+
+def _yaml_lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and comment of each line at the top level of a YAML file."""
+    pattern = re.compile(r"^(\w+): *([^#\n]+?) *(?:# (.*))?$", re.MULTILINE)
+    for match in pattern.finditer(path.read_text(encoding="utf-8")):
+        comment = match[3] or ""
+        sentence = comment[:1].upper() + comment[1:] + "." if comment else ""
+        yield match[1], match[2], sentence
+
+
+def takers_of(option: str) -> list[str]:
+    """Return the choices, such as "attention=momentum", whose YAML file has the option.
+
+    Args:
+        option: a dotted name, such as "attention.ema_decay".
+    """
+    group, _, key = option.rpartition(".")
+    takers = []
+    for choice in choices_of(group) if group else []:
+        content = OmegaConf.load(conf_folder() / group / f"{choice}.yaml")
+        if key in content:
+            takers.append(f"{group}={choice}")
+    return takers

@@ -1,0 +1,75 @@
+"""Write the option reference of the documentation, docs/reference/options.md.
+
+python -m momentum_gpt.cli.reference docs/reference/options.md
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from momentum_gpt.__main__ import all_verbs
+from momentum_gpt.cli.compose import Command, declared
+from momentum_gpt.cli.options import Group, Option, Section, groups_of, sections_of
+from momentum_gpt.core.files import write_text
+
+HEAD = """\
+# Options
+
+Every command's groups and options, generated from the code by
+`python -m momentum_gpt.cli.reference docs/reference/options.md`. `momentum-gpt VERB --help` shows
+the same in the terminal. An option is set with `OPTION=VALUE`, a group is chosen with
+`GROUP=CHOICE`.
+"""
+
+
+def reference() -> str:
+    """Return the page, in Markdown."""
+    parts = [HEAD]
+    for verb, (module, description) in all_verbs().items():
+        command = declared(importlib.import_module(module))
+        if command is not None:
+            parts.append(command_text(verb, description, command))
+    return "\n".join(parts)
+
+
+def command_text(verb: str, description: str, command: Command) -> str:
+    """Return the chapter of one command."""
+    lines = [f"## {verb}", "", f"`momentum-gpt {verb}`: {description}.", ""]
+
+    groups = groups_of(command.name)
+    if groups:
+        lines += ["| group | choices |", "| --- | --- |"]
+        lines += [group_row(group) for group in groups]
+        lines.append("")
+
+    for section in sections_of(command.name, command.schema):
+        lines += section_lines(section)
+    return "\n".join(lines)
+
+
+def group_row(group: Group) -> str:
+    """Return a group as a row of a table, its default in bold."""
+    choices = [f"**{name}**" if name == group.chosen else name for name in group.choices]
+    return f"| `{group.name}` | {', '.join(choices)} |"
+
+
+def section_lines(section: Section) -> list[str]:
+    """Return a section as a table of its options."""
+    lines = []
+    if section.name:
+        lines += [f"**{section.name}**: {' '.join(section.text.split())}", ""]
+    lines += ["| option | default | type | meaning |", "| --- | --- | --- | --- |"]
+    lines += [option_row(option) for option in section.options]
+    return [*lines, ""]
+
+
+def option_row(option: Option) -> str:
+    """Return an option as a row of a table."""
+    text = " ".join(option.text.split()).replace("|", "\\|")
+    return f"| `{option.name}` | `{option.default}` | {option.kind} | {text} |"
+
+
+if __name__ == "__main__":
+    write_text(Path(sys.argv[1]), reference())

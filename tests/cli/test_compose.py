@@ -1,0 +1,80 @@
+"""A command gets plain dataclasses; what the user typed literally arrives as it was typed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from momentum_gpt.cli.compose import Command, closest, no_such_choice, take_literals, write_out
+from momentum_gpt.core.config import TrainConfig
+from momentum_gpt.generate import GenerateConfig
+from tests.conftest import Result
+
+Invoke = Callable[..., Result]
+
+PROMPTS = [
+    "def main(",
+    "Hello, world",
+    "I'm",
+    "日本語",
+    "a=\"b\" and 'c'",
+    "{x: [1, 2]}",
+    "x = ${y}",
+    "ends with a backslash\\",
+    "\\${oc.env:HOME}",
+    "two\nlines",
+    "--help",
+    "",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_arrives_as_it_was_typed(invoke: Invoke, prompt: str) -> None:
+    received = []
+
+    def act(config: GenerateConfig) -> None:
+        received.append(config.prompt)
+
+    command = Command(act, GenerateConfig, "generate", literal=("prompt",))
+    assert invoke(command, "run=a", f"prompt={prompt}").code == 0
+    assert received == [prompt]
+
+
+@given(st.text())
+def test_literals_are_taken_whole_and_nothing_else_is(text: str) -> None:
+    literals, others = take_literals(["run=a", f"prompt={text}", "-m"], ("prompt",))
+    assert literals == {"prompt": text}
+    assert others == ["run=a", "-m"]
+
+
+def test_short_names_are_written_out_where_the_command_has_the_long_one() -> None:
+    assert write_out("data=a=b", TrainConfig) == "data.path=a=b"
+    assert write_out("data=a", GenerateConfig) == "data=a"
+
+
+def test_the_option_with_the_same_ending_is_suggested() -> None:
+    names = ["training", "training.seed", "optim", "optim.lr", "optim.min_lr"]
+    assert closest("training.lr", names) == "optim.lr"
+    assert closest("optim.min_lrr", names) == "optim.min_lr"
+    assert closest("nonsense", names) is None
+
+
+def test_a_choice_that_does_not_exist_is_named_with_those_that_do() -> None:
+    message = no_such_choice("attention/momentun")
+    assert message.startswith("there is no attention=momentun: did you mean attention=momentum?")
+    assert message.endswith("choose one of linear, linear_momentum, momentum, shift, vanilla")
+
+
+def test_an_exit_code_of_the_act_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(config: GenerateConfig) -> int:
+        return 3
+
+    monkeypatch.setattr(sys, "argv", ["generate", "run=a"])
+    command = Command(act, GenerateConfig, "generate")
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    assert stopped.value.code == 3

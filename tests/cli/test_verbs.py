@@ -1,0 +1,53 @@
+"""`momentum-gpt VERB` reaches every command, from any folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import momentum_gpt
+from momentum_gpt.__main__ import all_verbs
+from tests.conftest import command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_command_of_the_package_has_a_verb() -> None:
+    package = ROOT / "src" / "momentum_gpt"
+    files = [*package.glob("*.py"), *(package / "bench").glob("*.py")]
+    files += (ROOT / "data_prep").glob("*.py")
+    with_main = [path for path in files if re.search(r"^main = Command", path.read_text(), re.M)]
+    modules = {module.rpartition(".")[2] for module, _ in all_verbs().values()}
+    assert {path.stem for path in with_main} == modules - {"harness"}
+
+
+def test_every_verb_has_a_module() -> None:
+    for module, _ in all_verbs().values():
+        assert importlib.util.find_spec(module), module
+
+
+def test_the_list_of_verbs_is_printed_without_arguments(tmp_path: Path) -> None:
+    done = command("momentum_gpt", cwd=tmp_path)
+    assert done.code == 0
+    for verb in all_verbs():
+        assert f"  {verb} " in done.out
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    done = command("momentum_gpt", "--version", cwd=tmp_path)
+    assert done.out == f"momentum-gpt {momentum_gpt.__version__}\n"
+
+
+def test_a_verb_of_two_words_is_found(tmp_path: Path) -> None:
+    done = command("momentum_gpt", "bench", "attention", "--help", cwd=tmp_path)
+    assert done.code == 0
+    assert "attention.ema_decay=" in done.out
+
+
+def test_a_wrong_verb_is_one_line_with_the_nearest(tmp_path: Path) -> None:
+    done = command("momentum_gpt", "trian", cwd=tmp_path)
+    assert (done.code, done.err) == (2, "error: there is no verb 'trian': did you mean 'train'?\n")
+    bench = command("momentum_gpt", "bench", cwd=tmp_path)
+    expected = "error: bench needs one of attention, few-shot, tokenize\n"
+    assert (bench.code, bench.err) == (2, expected)
