@@ -142,7 +142,7 @@ def is_there(output: Path, made_with: dict[str, Any]) -> bool:
     if (
         output.is_dir()
         and (output / "manifest.json").is_file()
-        and read_manifest(output).get("made_with") == made_with
+        and read_manifest(output).preparation.get("made_with") == made_with
     ):
         return True
     raise UserError(

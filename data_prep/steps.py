@@ -295,7 +295,8 @@ class WriteShards(PipelineStep):
             entry = write_shard(path, np.dtype(self.dtype), n_tokens, n_documents, pieces())
         meter.close()
         write_json(
-            self.folder.parent / "entries" / f"{rank:05d}.json", {**entry, "file": shard.file}
+            self.folder.parent / "entries" / f"{rank:05d}.json",
+            {**asdict(entry), "file": shard.file},
         )
 
     def _documents(self, stretch: Stretch, shard: Shard) -> tuple[np.ndarray, np.ndarray]:

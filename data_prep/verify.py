@@ -13,7 +13,14 @@ import numpy as np
 from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
-from momentum_gpt.data.shards import BLOCK_BYTES, SPLITS, block_hashes, read_manifest
+from momentum_gpt.data.shards import (
+    BLOCK_BYTES,
+    SPLITS,
+    ShardEntry,
+    ShardsManifest,
+    block_hashes,
+    read_manifest,
+)
 from momentum_gpt.data.tokenizer import load_tokenizer, tokenizer_file
 
 
@@ -27,22 +34,22 @@ def verify(folder: Path) -> str | None:
     """What is wrong with the folder, in one sentence; None if nothing is."""
     manifest = read_manifest(folder)
     file = tokenizer_file(folder)
-    if load_tokenizer(file).sha256 != manifest["tokenizer_sha256"]:
+    if load_tokenizer(file).sha256 != manifest.tokenizer_sha256:
         return f"{file} is not the tokenizer that made the shards"
     for split in SPLITS:
-        for entry_ in manifest["splits"][split]:
-            if problem := _problem(folder / entry_["file"], entry_, manifest):
+        for entry_ in manifest.splits[split]:
+            if problem := _problem(folder / entry_.file, entry_, manifest):
                 return problem
     return None
 
 
-def _problem(path: Path, entry_: dict, manifest: dict) -> str | None:
+def _problem(path: Path, entry_: ShardEntry, manifest: ShardsManifest) -> str | None:
     if not path.is_file():
         return f"{path} is not there"
-    if sha256_of_file(path) != entry_["sha256"]:
+    if sha256_of_file(path) != entry_.sha256:
         now = block_hashes(path)
         bad = next(
-            (n for n, (a, b) in enumerate(zip(now, entry_["blocks"], strict=False)) if a != b), None
+            (n for n, (a, b) in enumerate(zip(now, entry_.blocks, strict=False)) if a != b), None
         )
         if bad is None:
             return f"{path} has {path.stat().st_size:,} bytes, more or fewer than were written"
@@ -51,19 +58,21 @@ def _problem(path: Path, entry_: dict, manifest: dict) -> str | None:
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
         (n_tokens,), _, dtype = np.lib.format.read_array_header_1_0(file)
-        if (n_tokens, dtype.name) != (entry_["tokens"], manifest["dtype"]):
-            return f"{path} holds {n_tokens:,} tokens of {dtype}, the manifest says {entry_['tokens']:,}"
+        if (n_tokens, dtype.name) != (entry_.tokens, manifest.dtype):
+            return (
+                f"{path} holds {n_tokens:,} tokens of {dtype}, the manifest says {entry_.tokens:,}"
+            )
         ends, largest, last = 0, 0, -1
         while len(block := np.fromfile(file, dtype, BLOCK_BYTES // dtype.itemsize)):
             ends, largest = (
-                ends + int((block == manifest["eos_id"]).sum()),
+                ends + int((block == manifest.eos_id).sum()),
                 max(largest, int(block.max())),
             )
             last = int(block[-1])
-    if largest >= manifest["vocab_size"]:
-        return f"{path} holds the token {largest}, and there are {manifest['vocab_size']:,}"
-    if ends != entry_["documents"] or last != manifest["eos_id"]:
-        return f"{path} does not hold {entry_['documents']:,} documents, each with its end"
+    if largest >= manifest.vocab_size:
+        return f"{path} holds the token {largest}, and there are {manifest.vocab_size:,}"
+    if ends != entry_.documents or last != manifest.eos_id:
+        return f"{path} does not hold {entry_.documents:,} documents, each with its end"
     return None
 
 
@@ -72,8 +81,8 @@ def check(config: VerifyConfig) -> None:
     if problem := verify(folder):
         raise UserError(f"{problem}: prepare the data again")
     manifest = read_manifest(folder)
-    tokens = sum(entry_["tokens"] for split in SPLITS for entry_ in manifest["splits"][split])
-    shards = sum(len(manifest["splits"][split]) for split in SPLITS)
+    tokens = sum(entry_.tokens for split in SPLITS for entry_ in manifest.splits[split])
+    shards = sum(len(manifest.splits[split]) for split in SPLITS)
     print(f"{folder} is whole: {shards:,} shards, {tokens:,} tokens, every byte as it was written")
 
 
