@@ -327,7 +327,7 @@ def decays() -> Drawing:
         [-0.2, 0, 0.2, 0.4, 0.6],
         "Loss minus that of vanilla, 1 seed",
     )
-    for (corpus, losses), color in zip(LOSS_DIFFERENCES.items(), (INK, ORANGE), strict=True):
+    for losses, color in zip(LOSS_DIFFERENCES.values(), (INK, ORANGE), strict=True):
         points = [left.at(decay, loss) for decay, loss in {0.0: 0.0, **losses}.items()]
         drawing.line(points, color, 1.5, dashed=True)
         for point in points:
