@@ -57,6 +57,10 @@ def blocks() -> Iterator[Block]:
 
 def commands(block: Block) -> list[list[str]]:
     """Return the commands of a `bash` block, each as the words that a shell makes of it."""
+    for line in block.content.split("\\\n")[:-1]:
+        # Between quotes a shell keeps the backslash.
+        assert line.count("'") % 2 == 0, f"{block.page}: a line is continued between quotes"
+
     joined = block.content.replace("\\\n", " ")
     lines = [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
     return [shlex.split(line) for line in lines]

@@ -84,6 +84,34 @@ def test_every_page_is_checked() -> None:
     assert pages <= set(SCANNED)
 
 
+def rows(page: str, first: str) -> list[list[str]]:
+    """Return the cells of the table rows whose first cell begins with `first`."""
+    lines = [line for line in text_of(page).splitlines() if line.startswith(f"| {first}")]
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("model", ["125m", "350m", "760m", "1_3b", "2_7b"])
+def test_the_estimates_follow_from_their_formulas(model: str) -> None:
+    """Compare the tables of hours and of memory with formulas written out here."""
+    shape = yaml.safe_load((conf_folder() / "model" / f"gpt_{model}.yaml").read_text())
+    L, C, T, V = shape["n_layers"], shape["d_model"], shape["seq_len"], 50_304
+    parameters = 12 * L * C**2 + V * C + T * C
+    flops = 6 * parameters + 12 * L * T * C
+    hours_of_1g = [flops * 1e9 / (0.4 * peak) / 3600 for peak in (989e12, 312e12)]
+    hours_of_paper = [hours * 500_000 * 524_288 / 1e9 for hours in hours_of_1g]
+
+    compute, memory = rows("docs/reproducing-the-paper.md", f"`gpt_{model}`")
+    assert float(compute[2]) == pytest.approx(flops, rel=0.02)
+    for cell, expected in ((compute[3], hours_of_1g), (compute[4], hours_of_paper)):
+        shown = [float(number.replace(",", "")) for number in cell.split(", ")]
+        assert shown == pytest.approx(expected, rel=0.04)
+
+    # Bytes for each parameter: on one GPU, and on 8 with ZeRO-1 and with ZeRO-3.
+    for cell, n_bytes in zip(memory[1:], (18, 6 + 12 / 8, 18 / 8), strict=True):
+        shown_gib = float(cell.removesuffix(" GiB"))
+        assert shown_gib == pytest.approx(n_bytes * parameters / 2**30, abs=0.1)
+
+
 def test_the_figures_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import figures
