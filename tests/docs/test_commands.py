@@ -43,7 +43,7 @@ WITH_DASHBOARD = "name=b"
 
 SMALL = {
     "train": TRAIN_SMALL,
-    "prepare": ["tokenizer.vocab_size=400", "executor.workers=1"],
+    "prepare": ["tokenizer.vocab_size=400", "executor.workers=1", "validation_fraction=0.25"],
     "evaluate": [
         "evaluation.tokens=512",
         "evaluation.induction_sequences=1",
