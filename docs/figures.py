@@ -93,8 +93,11 @@ class Drawing:
         """Add a straight line with an arrowhead at its end."""
         angle = math.atan2(end[1] - start[1], end[0] - start[0])
         length = 8.0
-        tip = (end[0] - length * math.cos(angle) * 0.7, end[1] - length * math.sin(angle) * 0.7)
-        self.line([start, tip], color, dashed=dashed)
+
+        # The line ends inside the arrowhead: it would blunt the tip.
+        x = end[0] - 0.7 * length * math.cos(angle)
+        y = end[1] - 0.7 * length * math.sin(angle)
+        self.line([start, (x, y)], color, dashed=dashed)
 
         sides = []
         for turn in (2.7, -2.7):
@@ -124,6 +127,7 @@ class Drawing:
             f'height="{size[1]:.1f}" rx="6" fill="{fill}" stroke="{color}" stroke-width="1.2"/>'
         )
         if label:
+            # 4.5 pixels down: text stands on its base line.
             middle = (corner[0] + size[0] / 2, corner[1] + size[1] / 2 + 4.5)
             self.text(middle, label, color, "middle")
 
@@ -160,8 +164,12 @@ class Axes:
 
     def at(self, x: float, y: float) -> Point:
         """Return the pixel of a pair of values."""
-        x_share = (x - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
-        y_share = (y - self.y_range[0]) / (self.y_range[1] - self.y_range[0])
+        x_low, x_high = self.x_range
+        y_low, y_high = self.y_range
+        x_share = (x - x_low) / (x_high - x_low)
+        y_share = (y - y_low) / (y_high - y_low)
+
+        # Pixels count from the top, values from the bottom.
         return self.left + x_share * self.width, self.top + (1 - y_share) * self.height
 
     def frame(
@@ -209,6 +217,7 @@ def kernel() -> Drawing:
         for point in points:
             drawing.dot(point, color, 2.6)
 
+    # Beside the lines, where nothing else is: found by eye.
     labels = {0.9: (6.2, 0.60), 0.7: (3.2, 0.40), 0.5: (2.1, 0.30), 0.3: (1.25, 0.06)}
     for decay, place in labels.items():
         drawing.text(axes.at(*place), f"{decay}", DECAYS[decay], bold=True)
@@ -296,6 +305,7 @@ def data_flow() -> Drawing:
             drawing.box((x, 226), (74, 34), name)
             drawing.arrow((x + 37, 300), (x + 37, 262), GREY)
 
+        # All three enter the softmax part.
         drawing.box((left, 146), (190, 40), "softmax(q k / sqrt(D)) v")
         for place in range(3):
             start = left + 49 + place * 96
@@ -304,6 +314,7 @@ def data_flow() -> Drawing:
         drawing.arrow((left + 95, 146), (left + 95, 92), GREY)
         drawing.box((left, 54), (190, 36), "output projection")
 
+        # The one branch that momentum adds; everything else is the same.
         if has_momentum:
             drawing.box((left + 206, 146), (110, 40), "sum of past v", BLUE, "#ddf4ff")
             drawing.arrow((left + 252, 226), (left + 260, 188), BLUE)
