@@ -17,7 +17,7 @@ from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import keep_json_lines
 from momentum_gpt.data import TokenShards, ValidationData, open_training, open_validation, sources
 from momentum_gpt.evaluation import evaluate, keep_records
-from momentum_gpt.models import GPT, start_from
+from momentum_gpt.models import ATTENTIONS, GPT, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.ops import has_kernel
@@ -168,7 +168,7 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
 
 def how_it_sums(attention: dict[str, Any]) -> str:
     """Which form of `ema_of_past` was chosen, if the variant has a decay."""
-    if "ema_decay" not in attention:
+    if not ATTENTIONS[attention["name"]].has_decay:
         return ""
     return (
         ", summed by the Triton kernel"

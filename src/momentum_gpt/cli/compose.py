@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import TypeVar, get_type_hints
 
 import hydra
@@ -50,11 +50,23 @@ SHORT = {"data": "data.path", "text": "text.source"}
 """What may be written for what, where a command has it."""
 
 
-def run_command(act: Callable[[Config], int | None], schema: type[Config], name: str) -> None:
-    """Compose `conf/NAME.yaml` with the command line, check it against the dataclass `schema`, run `act`, and exit.
+def run_command(
+    act: Callable[[Config], int | None],
+    schema: type[Config],
+    name: str,
+    literal: tuple[str, ...] = (),
+) -> None:
+    """Compose `conf/NAME.yaml` with the command line, check it against `schema`, run `act`, exit.
 
     A mistake of the user's becomes one line on stderr and exit code 2.
+
+    Args:
+        act: the command.
+        schema: its dataclass of options.
+        name: its YAML file.
+        literal: options of type str whose values Hydra does not parse.
     """
+    literals = take_literals(literal)
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=schema)
     manual = sys.modules[act.__module__].__doc__
@@ -77,7 +89,7 @@ def run_command(act: Callable[[Config], int | None], schema: type[Config], name:
     @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)
     def composed(raw: DictConfig) -> None:
         try:
-            code = act(typed(raw, schema))
+            code = act(replace(typed(raw, schema), **literals))  # type: ignore[type-var]
         except (UserError, OmegaConfBaseException) as error:
             code = refuse(error, schema)
         except KeyboardInterrupt:
@@ -92,6 +104,20 @@ def run_command(act: Callable[[Config], int | None], schema: type[Config], name:
         composed()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(refuse(error, schema))
+
+
+def take_literals(options: tuple[str, ...]) -> dict[str, str]:
+    """Remove `option=value` from the command line for these options, and return the values."""
+    values = {}
+    remaining = []
+    for argument in sys.argv[1:]:
+        option, equals, value = argument.partition("=")
+        if equals and option in options:
+            values[option] = value
+        else:
+            remaining.append(argument)
+    sys.argv[1:] = remaining
+    return values
 
 
 def is_sweep() -> bool:

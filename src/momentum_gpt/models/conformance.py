@@ -25,7 +25,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from momentum_gpt.core.config import ModelConfig
-from momentum_gpt.models.attention import build_attention, documents_of
+from momentum_gpt.models.attention import build_attention
+from momentum_gpt.models.mixing import documents_of
 from momentum_gpt.models.cache import Cache
 from momentum_gpt.models.gpt import GPT, init_weights
 from momentum_gpt.models.weights import load_model, save_model, weights_sha256
