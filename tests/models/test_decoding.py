@@ -50,7 +50,9 @@ def test_greedy_decoding_of_unequal_prompts_is_what_full_passes_say(
     model = model_of(variants.ALL[case], positions)
     decoded = rows(list(generate(model, PROMPTS, 20, GREEDY)))
     assert decoded == [by_full_passes(model, prompt, 20) for prompt in PROMPTS]
-    assert len({token for row in decoded for token in row}) > 5
+
+    # Rows that repeat one token each would be too easy.
+    assert len(set().union(*decoded)) > 3
 
 
 @pytest.mark.parametrize("case", variants.ALL)
