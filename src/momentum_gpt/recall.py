@@ -10,7 +10,6 @@ conf/experiment/recall.yaml; the vocabulary's keys and values mean nothing, so o
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
@@ -70,11 +69,7 @@ class Job:
 def jobs_of(config: RecallConfig) -> Iterator[Job]:
     for positions in config.positions:
         for name in config.attentions:
-            decays = (
-                config.decays
-                if "ema_decay" in inspect.signature(ATTENTIONS[name]).parameters
-                else [None]
-            )
+            decays = config.decays if ATTENTIONS[name].has_decay else [None]
             for decay in decays:
                 cell = Cell(name if decay is None else f"{name} {decay}", positions)
                 options = (

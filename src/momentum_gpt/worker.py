@@ -28,7 +28,7 @@ from momentum_gpt.data import (
     open_validation,
 )
 from momentum_gpt.evaluation import evaluate, keep_records
-from momentum_gpt.models import GPT, start_from
+from momentum_gpt.models import ATTENTIONS, GPT, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.ops import has_kernel
@@ -248,7 +248,7 @@ def describe(config: TrainConfig, data: str, n_parameters: int) -> str:
 
 def summation(attention: dict[str, Any]) -> str:
     """Return which form of `ema_of_past` was chosen, if the variant has a decay."""
-    if "ema_decay" not in attention:
+    if not ATTENTIONS[attention["name"]].has_decay:
         return ""
     if has_kernel(distributed.local_device()):
         return ", summed by the Triton kernel"

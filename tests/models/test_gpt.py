@@ -11,7 +11,6 @@ from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbed
 
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.models import GPT
-from momentum_gpt.models.attention import Documents, blocks_of, documents_of, softmax_attention
 from momentum_gpt.models.gpt import (
     document_ids_of,
     init_weights,
@@ -20,6 +19,7 @@ from momentum_gpt.models.gpt import (
     rotate,
     sinusoids,
 )
+from momentum_gpt.models.mixing import Documents, blocks_of, documents_of, softmax_attention
 
 MOMENTUM = {"name": "momentum", "ema_decay": 0.5}
 VANILLA = {"name": "vanilla"}
