@@ -16,7 +16,7 @@ from momentum_gpt.core.config import BatchPlan, TrainConfig, plan_batch, read_co
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import keep_json_lines
 from momentum_gpt.data import TokenShards, ValidationData, open_training, open_validation, sources
-from momentum_gpt.evaluation import evaluate, keep_records
+from momentum_gpt.evaluation import Origin, evaluate, keep_records
 from momentum_gpt.models import GPT, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
@@ -65,8 +65,8 @@ def pretrain(config: TrainConfig) -> int:
             training.max_tokens_per_forward,
         )
         if distributed.is_main():
-            where = {"step": position.step, "tokens": position.step * training.tokens_per_step}
-            keep_records(config.run_dir, where, measured.records, leave_out=frozenset({"scores"}))
+            origin = Origin(position.step, position.step * training.tokens_per_step)
+            keep_records(config.run_dir, origin, measured)
         return measured.metrics
 
     def save(position: Position) -> None:
