@@ -11,9 +11,10 @@
         text.config=wikitext-103-raw-v1 text.split=test
 
 What is measured of a run is added to its folder `evaluations/`: the metrics to `validation.jsonl`
-(or to `other.jsonl`, on data or text that is not the run's own), a line for each context length with
-the nats of each document to `perplexity.jsonl`, and a line for each few-shot (task, k, seed) to
-`icl.jsonl`. W&B gets the metrics of the run's own data, on the same token axis as the training's.
+(or to `other.jsonl`, on data or text that is not the run's own), a line for each context length
+with the nats of each document to `perplexity.jsonl`, and a line for each few-shot (task, k, seed)
+to `icl.jsonl`. W&B gets the metrics of the run's own data, on the same token axis as the
+training's.
 
 What was measured before with the same options is printed again and not measured again.
 """
@@ -38,8 +39,8 @@ TOKENS_PER_FORWARD = 16384
 @dataclass
 class TextConfig:
     source: str | None = None
-    """Text to measure: files, a folder or a glob (.txt is one document, .jsonl, .json, .parquet, plain
-    or .gz), or the name of a data set on the hub. `text=` is short for `text.source=`. null: none."""
+    """Text to measure: files, a folder or a glob (.txt is one document, .jsonl, .json, .parquet,
+    plain or .gz), or the name of a data set on the hub; `text=` is short for it. null: none."""
     config: str | None = None
     """Configuration of the hub's data set. null: its default."""
     split: str = "test"
@@ -51,8 +52,8 @@ class TextConfig:
 @dataclass
 class EvaluateConfig:
     run: str
-    """Folder of a run, whose checkpoints are measured; or of a model: ours, an export, a GPT-2 or XGLM
-    of `transformers`."""
+    """Folder of a run, whose checkpoints are measured; or of a model: ours, an export, a GPT-2 or
+    XGLM of `transformers`."""
     checkpoints: str = "latest"
     """Checkpoints of the run to measure: latest | all (those that are still on disk)."""
     data: str | None = None

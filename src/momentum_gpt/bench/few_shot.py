@@ -3,9 +3,9 @@
     python -m momentum_gpt.bench.few_shot run=exported/a data=DIR
     python -m momentum_gpt.bench.few_shot run=exported/a data=DIR tasks=[piqa] k=8 queries=50
 
-Both answer the same requests, in turns in one process; times are CPU seconds. The run is a folder that
-both can read: an export, or a GPT-2 of `transformers` with a tokenizer.json. This command needs
-lm-eval: pip install 'momentum-gpt[harness]'.
+Both answer the same requests, in turns in one process; times are CPU seconds. The run is a folder
+that both can read: an export, or a GPT-2 of `transformers` with a tokenizer.json. This command
+needs lm-eval: pip install 'momentum-gpt[harness]'.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def requests_of(name: str, config: BenchFewShotConfig) -> tuple[int, list[Any]]:
     for example in draw_demonstrations(prompts.train, setting.k, prompts.task.name, setting.seed):
         before += f"{example.prompt}{example.candidates[example.gold]}\n"
 
-    requests = []
+    requests: list[Any] = []
     for example in prompts.queries.examples:
         for text in example.candidates:
             pair = (before + example.prompt, text)

@@ -69,11 +69,11 @@ def read_texts(source: str, config: str | None, split: str, field: str) -> Itera
     """Yield the documents of a file, of a folder's or a glob's files, or of a data set on the hub.
 
     Args:
-        source: .txt (one document a file), .jsonl, .json, .parquet, or .gz of them; or a name on the
-            hub.
+        source: .txt (one document a file), .jsonl, .json, .parquet, or .gz of them; or a name on
+            the hub.
         config: configuration of the hub's data set.
-        split: split of the hub's data set. In a folder, the files whose name begins with it, or that
-            are in a folder of that name; all files, if there are none.
+        split: split of the hub's data set. In a folder, the files whose name begins with it, or
+            that are in a folder of that name; all files, if there are none.
         field: the field with the text, where a document has fields.
 
     Raises:

@@ -1,8 +1,8 @@
 """What an evaluation in the training loop may cost.
 
-Options that the user left open are chosen so that evaluations keep to their share of the computation.
-Costs are counted in tokens that go forward through the model. They are therefore the same on every
-machine and for every run of a comparison, and known before the first step.
+Options that the user left open are chosen so that evaluations keep to their share of the
+computation. Costs are counted in tokens that go forward through the model. They are therefore the
+same on every machine and for every run of a comparison, and known before the first step.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from momentum_gpt.evaluation.targets import TOKENS
 TRAINED = 2
 """Tokens of evaluation that cost as much as training on one.
 
-Training is a forward pass and a backward pass of twice its cost, three passes in all; an evaluation's
-smaller batches are slower.
+Training is a forward pass and a backward pass of twice its cost, three passes in all; an
+evaluation's smaller batches are slower.
 """
 
 PROBED = 0.25
@@ -56,7 +56,7 @@ class EvaluationPlan:
     """Tokens that cost as much as the training between two evaluations."""
 
     def fill_in(self, evaluation: EvaluationConfig) -> None:
-        """Write what was chosen into the options; those that the user set are the plan's already."""
+        """Write what was chosen into the options; those that the user set stay as they are."""
         evaluation.tokens = self.tokens
         evaluation.windows = self.windows
         evaluation.induction_sequences = self.induction_sequences
@@ -64,12 +64,15 @@ class EvaluationPlan:
             evaluation.icl.queries = self.queries
 
     def __str__(self) -> str:
-        few_shot = f", {self.queries:,} queries of each of {self.n_tasks} tasks"
-        # A tenth more is not worth a word: whole windows and sequences are rounded.
-        excess = ", more than evaluation.share" if self.cost > 1.1 * self.allowed else ""
-        share = self.cost / self.between
-        tasks = few_shot if self.n_tasks else ""
-        return f"{self.n_targets:,} targets{tasks}: {share:.2%} of the computation{excess}"
+        text = f"{self.n_targets:,} targets"
+        if self.n_tasks:
+            text += f", {self.queries:,} queries of each of {self.n_tasks} tasks"
+        text += f": {self.cost / self.between:.2%} of the computation"
+
+        # Whole windows and sequences are rounded, so that a tenth more is not reported.
+        if self.cost > 1.1 * self.allowed:
+            text += ", more than evaluation.share"
+        return text
 
 
 def settle_evaluation(
@@ -92,8 +95,8 @@ def plan_evaluation(
 ) -> EvaluationPlan:
     """Return what each evaluation measures, so that it keeps to `evaluation.share`.
 
-    Few-shot tasks may take half of what is allowed; perplexity takes three quarters of the rest, and
-    the induction probe the last quarter.
+    Few-shot tasks may take half of what is allowed; perplexity takes three quarters of the rest,
+    and the induction probe the last quarter.
 
     Raises:
         UserError: a few-shot task cannot be loaded, or none of its queries fits the context.

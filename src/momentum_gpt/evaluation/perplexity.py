@@ -34,7 +34,7 @@ MOST_NATS = 700.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Windows laid out in rows of equal length: one in each row, or short documents beside others."""
+    """Windows laid out in rows of equal length, one or several in each row."""
 
     windows: Windows
     row_length: int
@@ -115,13 +115,13 @@ def perplexity(
     tokens_per_forward: int,
     advance: Advance = ignore_progress,
 ) -> tuple[dict[str, float], list[PerplexityRecord]]:
-    """Return metrics, and a record for each context length (and stride) with the nats of each piece.
+    """Return metrics, and a record for each context length and stride.
 
     Metrics:
         `val/loss`: nats per token at seq_len.
         `val/ppl@L`: perplexity at each context length L.
-        `val/ppl@L/stride`: the same with overlapping windows. Each scores its last `stride` targets,
-            which see at least L - stride + 1 tokens.
+        `val/ppl@L/stride`: the same with overlapping windows. Each scores its last `stride`
+            targets, which see at least L - stride + 1 tokens.
         `val/loss@posP`, P a power of two: loss of the targets that see P/2 + 1 ... P tokens of the
             seq_len window. It is what context buys, and not the perplexity at a context length.
         `icl/score`: see `icl_score`.
@@ -256,9 +256,9 @@ def by_position(nats: np.ndarray, windows: Windows, seq_len: int) -> dict[str, f
 def icl_score(loss_by_position: np.ndarray | list[float]) -> float:
     """Return the loss at a late position minus the loss at an early one, nats.
 
-    The more negative, the more the context is used. Olsson et al. ("In-context learning and induction
-    heads", 2022) take the 500th and the 50th token of 512. Here each is the mean over a sixteenth of
-    the context around that place, (15/16, 1] and (1/16, 1/8], for less noise.
+    The more negative, the more the context is used. Olsson et al. ("In-context learning and
+    induction heads", 2022) take the 500th and the 50th token of 512. Here each is the mean over a
+    sixteenth of the context around that place, (15/16, 1] and (1/16, 1/8], for less noise.
     """
     T = len(loss_by_position)
     late = loss_by_position[T * 15 // 16 :]

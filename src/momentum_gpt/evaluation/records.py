@@ -38,10 +38,10 @@ class Origin:
     data: str | None = None
     """Data or text that the user named; None for the run's own validation split."""
     settings: str | None = None
-    """Hash of the model, the data and the options; None in lines of training and of old versions."""
+    """Hash of the weights, the data and the options; None in lines of training."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the first entries of a line; those of training are the step and the tokens alone."""
+        """Return the first entries of a line; in training, only the step and the tokens."""
         position = {"step": self.step, "tokens": self.tokens}
         if self.checkpoint is None:
             return position
@@ -120,7 +120,7 @@ class FewShotRecord:
     n: int
     """Queries scored."""
     accuracies: dict[str, float]
-    """Accuracy by score: sum, per_token, per_char, per_byte, pmi; calibrated and flipped, if any."""
+    """Accuracy by score: sum, per_token, per_char, per_byte, pmi, calibrated, flipped."""
     acc: float
     """The headline accuracy."""
     soft: float
@@ -193,8 +193,8 @@ def read_few_shot(run_dir: Path) -> list[tuple[Origin, FewShotRecord]]:
 def keep_records(run_dir: Path, origin: Origin, measured: Measured) -> None:
     """Add what was measured to the files in `evaluations/`.
 
-    A checkpoint's lines replace those of the same settings. Lines of training, whose `origin` has no
-    checkpoint, leave out the metrics and the scores of single candidates, which are long.
+    A checkpoint's lines replace those of the same settings. Lines of training, whose `origin` has
+    no checkpoint, leave out the metrics and the scores of single candidates, which are long.
     """
     folder = _folder(run_dir)
     few_shot = measured.few_shot
@@ -206,7 +206,7 @@ def keep_records(run_dir: Path, origin: Origin, measured: Measured) -> None:
     _append(folder / PERPLEXITY, origin, measured.perplexity)
     _append(folder / FEW_SHOT, origin, few_shot)
 
-    # The metrics come last: `find_measured` takes their line as the proof that all others are there.
+    # The metrics come last: their line tells `find_measured` that all others are there.
     if origin.checkpoint is not None:
         append_json_lines(folder / origin.metrics_file, [origin.to_json() | measured.metrics])
 
@@ -266,7 +266,7 @@ def _append(path: Path, origin: Origin, records: Sequence[_Record]) -> None:
 
 
 def _drop(folder: Path, origin: Origin) -> None:
-    """Drop all lines of the origin, the metrics first: without them the others count for nothing."""
+    """Drop all lines of the origin, the metrics first: without them the others do not count."""
 
     def is_other(line: dict[str, Any]) -> bool:
         there = Origin.from_json(line)

@@ -1,7 +1,7 @@
 """What is measured of every model, in the training loop and afterwards.
 
-Both go through the same functions, so that their numbers agree. A suite is planned before it is run:
-its cost is known, and it can be given to several models.
+Both go through the same functions, so that their numbers agree. A suite is planned before it is
+run: its cost is known, and it can be given to several models.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class TextSuite:
             metrics |= induction(
                 model, token_ids, self.seq_len, self.n_sequences, tokens_per_forward, advance
             )
-        few_shot = []
+        few_shot: list[FewShotRecord] = []
         for task in self.tasks:
             few_shot += measure_task(model, task, tokens_per_forward, advance)
         metrics |= few_shot_metrics(few_shot)
@@ -144,7 +144,7 @@ def evaluate(
     seq_len: int,
     tokens_per_forward: int,
 ) -> Measured:
-    """Plan a suite and measure a model. Every rank must call this: the rows are shared out and summed.
+    """Plan a suite and measure a model. Every rank must call this, as they share the work.
 
     Args:
         model: tokens (B, T) -> logits (B, T, V).

@@ -122,7 +122,8 @@ class Targets:
 
         Args:
             length: tokens that a window reads.
-            stride: targets that each window scores. None: all of them, so that windows are disjoint.
+            stride: targets that each window scores. None: all of them, so that windows are
+                disjoint.
         """
         step = stride or length
         starts = []

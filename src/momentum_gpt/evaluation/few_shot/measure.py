@@ -1,9 +1,9 @@
 """Few-shot in-context learning of a model, setting by setting.
 
-    score(c) = sum_j log p(y_j | demonstrations, query, y_<j)        for each candidate c = y_1 ... y_m
+    score(c) = sum_j log p(y_j | demonstrations, query, y_<j)    for each candidate c = y_1 ... y_m
 
-The demonstrations are read once for each setting, a number of them and a seed; every query continues
-from there.
+The demonstrations are read once for each setting, a number of them and a seed; every query
+continues from there.
 """
 
 from __future__ import annotations

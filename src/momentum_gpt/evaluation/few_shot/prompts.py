@@ -1,7 +1,7 @@
 """What stands before a query: as many demonstrations as fit the context.
 
-A prompt is the end of a document, then each demonstration (prompt, answer) and a separator, then the
-query's prompt. Tokens are made part by part, so that no token spans the query and its answer.
+A prompt is the end of a document, then each demonstration (prompt, answer) and a separator, then
+the query's prompt. Tokens are made part by part, so that no token spans the query and its answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Prompts:
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Each number of demonstrations that fits, fewest first, with each seed; k = 0 only once."""
+        """Each number of demonstrations that fits, with each seed; k = 0 has only one."""
         found = []
         for k, k_asked in self._numbers():
             for seed in range(self.config.seeds if k else 1):

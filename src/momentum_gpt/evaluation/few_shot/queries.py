@@ -36,7 +36,7 @@ class Queries:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt with its longest candidate, prompts without content included."""
+        """Tokens of the longest prompt, with or without content, and its longest candidate."""
         prompts = [*self.prompts, *self.neutral]
         candidates = self.candidates + self.candidates[:1] * len(self.neutral)
         pairs = zip(prompts, candidates, strict=True)

@@ -81,8 +81,8 @@ def score_and_choose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how likely each answer is, and whether the model would choose it, token by token.
 
-    All rows share the keys and values of the prefix, and the answers of a row share those of the row.
-    Batches are alike in length and are dealt to the ranks in turn, the same number to each.
+    All rows share the keys and values of the prefix, and the answers of a row share those of the
+    row. Batches are alike in length and are dealt to the ranks in turn, the same number to each.
 
     Args:
         model: a `GPT`, or what is called as one.

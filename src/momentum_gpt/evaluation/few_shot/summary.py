@@ -28,7 +28,7 @@ class Scores:
     alone: list[np.ndarray]
     """Of each query, after a prompt without content and without demonstrations."""
     calibration: list[np.ndarray] = field(default_factory=list)
-    """After the demonstrations and each prompt without content; [] if candidates differ by query."""
+    """After the demonstrations and each prompt without content; [] where there are none."""
     flipped: list[np.ndarray] | None = None
     """Of each query, after demonstrations with wrong answers, where these were asked for."""
 

@@ -60,7 +60,7 @@ class IclTask:
     label: str = "label"
     """Field with the label; rows whose label is below 0 are left out."""
     rows: str | None = None
-    """Function of ROWS that reads an example from a row. null: template, label and verbalizers do."""
+    """Function of ROWS that reads an example from a row. null: by template and verbalizers."""
     name: str = ""
     """Name of the task: that of its file."""
 
@@ -122,11 +122,12 @@ def load_task(given: str) -> IclTask:
 
 @functools.cache
 def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[Example]]:
-    """Return the examples to demonstrate with and the queries; none of the first is among the latter.
+    """Return the examples to demonstrate with, and those to ask, which are never demonstrated.
 
     Args:
         task: the task.
-        data: folder with a folder of SPLIT.jsonl files for each task. None: what `task.dataset` names.
+        data: folder with a folder of SPLIT.jsonl files for each task. None: what `task.dataset`
+            names.
 
     Raises:
         UserError: the data set cannot be loaded, or a row does not fit the task.
@@ -207,7 +208,7 @@ def _examples(task: IclTask, split: str, data: str | None) -> list[Example]:
 
 
 def _labelled(row: dict[str, Any], task: IclTask) -> Example | None:
-    """Return an example whose candidates are the task's verbalizers; None if its label is below 0."""
+    """Return an example with the task's verbalizers; None for a row whose label is below 0."""
     label = row[task.label]
     if label < 0:
         return None
