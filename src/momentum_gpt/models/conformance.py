@@ -110,14 +110,14 @@ class Check:
         upstream = heads(2, T, seed=1)[0]
         leaves = [*inputs, *attend.parameters()]
 
-        results = []
+        results: list[list[Tensor]] = []
         for function in (attend, attend.definition):
             y = function(*inputs)
             loss = (y * upstream).sum()
             # A formula need not depend on each of q, k and v.
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             results.append([y, *gradients])
-        return difference("equals its definition", *results)
+        return difference("equals its definition", results[0], results[1])
 
     @torch.no_grad()
     def causality(self) -> Finding:
@@ -213,7 +213,7 @@ class Check:
         return difference("rows are independent", [together, decoded], [alone, alone])
 
     def compiled(self) -> Finding:
-        """Compare output and gradients with and without torch.compile, which must find one graph."""
+        """Compare output and gradients with and without torch.compile; there must be one graph."""
         attend = self.variant(torch.float32)
         torch._dynamo.reset()
         graph = torch.compile(attend, fullgraph=True, backend=self.backend)
@@ -226,7 +226,7 @@ class Check:
                 results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
         except TorchDynamoException:  # not one graph
             return Finding(name, math.inf, CLOSE, "difference")
-        return difference(name, *results, bound=CLOSE)
+        return difference(name, results[0], results[1], bound=CLOSE)
 
     def recompilation(self) -> Finding:
         """Count the graphs that seven lengths need; it must not be one for each length."""

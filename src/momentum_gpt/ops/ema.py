@@ -1,4 +1,4 @@
-"""The momentum term of Dai et al. (arXiv 2212.10559, section 5): a decayed sum over strictly past values.
+"""The momentum term of Dai et al. (arXiv 2212.10559, section 5), a decayed sum over past values.
 
     past_t = sum_{i=1}^{t-1} decay^(t-i) v_i            0 <= decay < 1
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 CHUNK = 32
-"""C: tokens handled by one matrix product; the fastest of 16 to 256 on a CPU (LOG.md, 2026-11-23)."""
+"""C: tokens handled by one matrix product; the fastest on a CPU of 16 to 256 (see LOG.md)."""
 
 
 def ema_of_past_by_definition(
