@@ -185,7 +185,7 @@ class Check:
         prompts = [x[:, :, :40].masked_fill(is_padding[:, None, :, None], 1e3) for x in inputs]
 
         # Row b alone, without padding: (H, T, D).
-        alone = [attend(*(x[b : b + 1] for x in inputs))[0] for b in range(3)]
+        alone = [attend(*row_of(inputs, b))[0] for b in range(3)]
 
         cache = Cache(1, 3, T)
         first = step(attend, cache, prompts, lengths)
@@ -208,7 +208,7 @@ class Check:
         inputs = heads(4, T)
         together = attend(*inputs)
         decoded = one_by_one(attend, inputs)
-        rows = [attend(*(x[b : b + 1] for x in inputs)) for b in range(4)]
+        rows = [attend(*row_of(inputs, b)) for b in range(4)]
         alone = torch.cat(rows)
         return difference("rows are independent", [together, decoded], [alone, alone])
 
@@ -294,6 +294,11 @@ def heads(B: int, T: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> 
         drawn = torch.randn(shape, dtype=torch.float64, generator=generator)
         tensors.append(drawn.to(dtype).requires_grad_())
     return tensors
+
+
+def row_of(inputs: list[Tensor], b: int) -> list[Tensor]:
+    """Return q, k, v of one row, (1, H, T, D)."""
+    return [x[b : b + 1] for x in inputs]
 
 
 def step(
