@@ -170,7 +170,7 @@ def model_folder(data_folder: Path, tmp_path: Path) -> Path:
 def test_the_export_is_the_same_model(
     exported: dict[str, tuple[GPT, dict[str, Any]]], name: str
 ) -> None:
-    """Logits, the loss, and what is decoded: alone, of a batch padded on the left, with and without a cache."""
+    """Compare logits, the loss and decoding: alone, in a padded batch, and without a cache."""
     model, answer = exported[name]
     assert answer["class"] == ("GPT2LMHeadModel" if name == "gpt2" else "MomentumGPTForCausalLM")
     logits = model(TOKENS)
@@ -204,7 +204,7 @@ def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> 
 @pytest.mark.transformers4
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, name: str) -> None:
-    """The export's own check of logits, greedy decoding and the tokenizer, in a process that sees version 4.57."""
+    """The export checks logits, greedy decoding and the tokenizer, in version 4.57 here."""
     older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
     made(tmp_path / "model", name, data_folder / "tokenizer.model")
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """Export a trained model to Hugging Face's transformers, and check that it is the same model there.
 
     python -m momentum_gpt.export run=runs/vanilla output=exports/vanilla
-    python -m momentum_gpt.export run=runs/momentum/checkpoints/step_00000320 output=exports/momentum
+    python -m momentum_gpt.export run=runs/a/checkpoints/step_00000320 output=exports/a
 
 A vanilla model of GPT-2's shape becomes a GPT-2. Every other model has its modelling code in the
 folder and is loaded with trust_remote_code=True. Needs transformers: pip install transformers

@@ -63,8 +63,8 @@ def generate_text(config: GenerateConfig) -> None:
         ids = tokenizer.encode(prompt) or [tokenizer.eos_id]
         texts.append(Text(tokenizer, ids))
     stop = {tokenizer.eos_id}
-    for text in config.stop:
-        stop.add(token_of(text, tokenizer))
+    for ending in config.stop:
+        stop.add(token_of(ending, tokenizer))
 
     steps = generate(
         model,

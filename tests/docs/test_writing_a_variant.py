@@ -1,4 +1,4 @@
-"""docs/writing-a-variant.md, applied literally to a copy of the repository, gives a variant that works."""
+"""What docs/writing-a-variant.md says, done literally to a copy of the repository, works."""
 
 from __future__ import annotations
 

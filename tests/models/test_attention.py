@@ -60,7 +60,7 @@ def momentum_by_the_formula(q: Tensor, k: Tensor, v: Tensor, eta: float) -> Tens
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_every_variant_describes_itself_and_its_options_are_those_of_its_yaml(name: str) -> None:
-    """A decay and the option `ema_decay` go together, because `recall` sets the one for the other."""
+    """`recall` sets the option `ema_decay` of every variant that says it has a decay."""
     variant = ATTENTIONS[name]
     assert variant.__doc__
     assert variant.description().endswith(".")
@@ -122,7 +122,10 @@ def test_decay_0_is_vanilla_attention_to_the_bit(dtype: torch.dtype) -> None:
     ],
 )
 def test_the_options_by_hand(options: dict[str, Any], weights: list[float]) -> None:
-    """What the third token of the first head takes of three values, beside softmax attention: worked out on paper."""
+    """What the first head's third token takes of three values, beside softmax attention.
+
+    The weights were worked out on paper.
+    """
     attend = build_attention({"name": "momentum", "ema_decay": 0.5, **options}, TINY)[0].double()
     q, k, v = (x.detach() for x in heads(3))
 
@@ -176,7 +179,7 @@ def test_a_variant_has_vanillas_parameters_from_the_same_weights(case: str) -> N
 
 
 def test_an_extra_parameter_of_a_variant_changes_no_other() -> None:
-    """Were the weights drawn one after another from one generator, a learned decay would shift all that follow."""
+    """If one generator drew all weights, a learned decay would shift all that follow."""
     plain, extended = (GPT(TINY, {"name": "momentum", "ema_decay": 0.5}) for _ in range(2))
     for block in extended.blocks:
         block.attention.attend.extra = torch.nn.Parameter(torch.full((3,), 0.25))

@@ -110,14 +110,14 @@ class Check:
         upstream = heads(2, T, seed=1)[0]
         leaves = [*inputs, *attend.parameters()]
 
-        results = []
+        results: list[list[Tensor]] = []
         for function in (attend, attend.definition):
             y = function(*inputs)
             loss = (y * upstream).sum()
             # A formula need not depend on each of q, k and v.
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             results.append([y, *gradients])
-        return difference("equals its definition", *results)
+        return difference("equals its definition", results[0], results[1])
 
     @torch.no_grad()
     def causality(self) -> Finding:
@@ -185,7 +185,7 @@ class Check:
         prompts = [x[:, :, :40].masked_fill(is_padding[:, None, :, None], 1e3) for x in inputs]
 
         # Row b alone, without padding: (H, T, D).
-        alone = [attend(*(x[b : b + 1] for x in inputs))[0] for b in range(3)]
+        alone = [attend(*row_of(inputs, b))[0] for b in range(3)]
 
         cache = Cache(1, 3, T)
         first = step(attend, cache, prompts, lengths)
@@ -208,12 +208,12 @@ class Check:
         inputs = heads(4, T)
         together = attend(*inputs)
         decoded = one_by_one(attend, inputs)
-        rows = [attend(*(x[b : b + 1] for x in inputs)) for b in range(4)]
+        rows = [attend(*row_of(inputs, b)) for b in range(4)]
         alone = torch.cat(rows)
         return difference("rows are independent", [together, decoded], [alone, alone])
 
     def compiled(self) -> Finding:
-        """Compare output and gradients with and without torch.compile, which must find one graph."""
+        """Compare output and gradients with and without torch.compile; there must be one graph."""
         attend = self.variant(torch.float32)
         torch._dynamo.reset()
         graph = torch.compile(attend, fullgraph=True, backend=self.backend)
@@ -226,7 +226,7 @@ class Check:
                 results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
         except TorchDynamoException:  # not one graph
             return Finding(name, math.inf, CLOSE, "difference")
-        return difference(name, *results, bound=CLOSE)
+        return difference(name, results[0], results[1], bound=CLOSE)
 
     def recompilation(self) -> Finding:
         """Count the graphs that seven lengths need; it must not be one for each length."""
@@ -294,6 +294,11 @@ def heads(B: int, T: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> 
         drawn = torch.randn(shape, dtype=torch.float64, generator=generator)
         tensors.append(drawn.to(dtype).requires_grad_())
     return tensors
+
+
+def row_of(inputs: list[Tensor], b: int) -> list[Tensor]:
+    """Return q, k, v of one row, (1, H, T, D)."""
+    return [x[b : b + 1] for x in inputs]
 
 
 def step(

@@ -163,7 +163,7 @@ class GPT(nn.Module):
         cache: Cache | None = None,
         n_new: Tensor | None = None,
     ) -> Tensor:
-        """Return the hidden states (B, T, C) after the last norm; for the arguments see `forward`."""
+        """Return the hidden states (B, T, C) after the last norm. The arguments are `forward`'s."""
         T = tokens.shape[1]
         longest = self.config.seq_len
         assert longest >= T, f"{T} tokens, but the longest context of the model is {longest}"

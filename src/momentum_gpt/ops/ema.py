@@ -1,4 +1,4 @@
-"""The momentum term of Dai et al. (arXiv 2212.10559, section 5): a decayed sum over strictly past values.
+"""The momentum term of Dai et al. (arXiv 2212.10559, section 5), a decayed sum over past values.
 
     past_t = sum_{i=1}^{t-1} decay^(t-i) v_i            0 <= decay < 1
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 CHUNK = 32
-"""C: tokens handled by one matrix product; the fastest of 16 to 256 on a CPU (LOG.md, 2026-11-23)."""
+"""C: tokens handled by one matrix product; the fastest on a CPU of 16 to 256 (see LOG.md)."""
 
 
 def ema_of_past_by_definition(
@@ -264,18 +264,7 @@ def _decayed_sum(
         values = F.pad(values, (0, 0, 0, N * C - T))
     chunks = values.reshape(P * N, C, Q)
 
-    # Row t of the weights sums what token t of a chunk sees. There is one row more than there are
-    # tokens: for the neighbour, after the chunk or, backwards, before it.
-    source = torch.arange(C, device=values.device)
-    if backwards:
-        target = torch.arange(-1, C, device=values.device)
-        distance = source - target[:, None]  # (C + 1, C)
-    else:
-        target = torch.arange(C + 1, device=values.device)
-        distance = target[:, None] - source  # (C + 1, C)
-    powers = decay[:, None, None] ** distance.clamp(min=0)
-    weights = torch.where(distance > 0, powers, 0.0)  # (1 or P, C + 1, C)
-    weights = weights[:, None].expand(P, N, C + 1, C)
+    weights = _weights_in_chunk(C, decay, backwards)[:, None].expand(P, N, C + 1, C)
 
     edges = None
     if document_ids is not None:
@@ -297,7 +286,9 @@ def _decayed_sum(
         return inside[:, 0]
 
     reaching = handed_on + _decayed_sum(handed_on, decay**C, edges, backwards)  # (P, N, Q)
-    steps = C - 1 - source if backwards else source  # from the chunk's first token in time
+    steps = torch.arange(C, device=values.device)  # from the chunk's first token in time
+    if backwards:
+        steps = C - 1 - steps
     weight = (decay[:, None] ** steps)[:, None, :, None]  # (1 or P, 1, C, 1)
     if edges is not None:
         reached_by = _from_neighbour(edges, backwards, value=-2)  # -2 is no document
@@ -306,6 +297,23 @@ def _decayed_sum(
     reaching = _from_neighbour(reaching, backwards)
     result = torch.addcmul(inside, weight, reaching[:, :, None]).view(P, N * C, Q)
     return result[:, :T] if T % C else result
+
+
+def _weights_in_chunk(C: int, decay: Tensor, backwards: bool) -> Tensor:
+    """Return the weights (1 or P, C + 1, C) of a chunk's tokens in each of its sums.
+
+    Row t is for what token t sees. There is one row more than there are tokens: for the neighbour,
+    after the chunk or, backwards, before it.
+    """
+    source = torch.arange(C, device=decay.device)
+    if backwards:
+        target = torch.arange(-1, C, device=decay.device)
+        distance = source - target[:, None]  # (C + 1, C)
+    else:
+        target = torch.arange(C + 1, device=decay.device)
+        distance = target[:, None] - source  # (C + 1, C)
+    powers = decay[:, None, None] ** distance.clamp(min=0)
+    return torch.where(distance > 0, powers, 0.0)
 
 
 def _from_neighbour(of_chunks: Tensor, backwards: bool, value: int = 0) -> Tensor:

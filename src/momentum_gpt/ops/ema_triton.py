@@ -1,6 +1,6 @@
 """The decayed sum of ema.py in one Triton kernel, for the forward and the backward pass.
 
-With w_t = decay, but 0 where a document starts, the sum over the strict past is a linear recurrence:
+With w_t = decay, but 0 where a document starts, the sum over the past is a linear recurrence:
 
     past_t = w_t (past_{t-1} + v_{t-1})
 
@@ -12,9 +12,9 @@ in [0, 1), 0 and 1e-3 included.
 The kernel is bound by memory. For an H100 and (B, H, T, D) = (16, 16, 1024, 64) in bf16 one can
 reckon (this is not measured): reading values and onto and writing the result is 101 MB, 30 us at
 3.35 TB/s. There are 1024 programs of one warp, so there are no barriers, and all are resident, 8 to
-a multiprocessor. Each has two chunks of 4 KB in flight, 64 KB in all, where 3.35 TB/s at 0.8 us ask
-for 20 KB. A chunk compiles to about 830 instructions for sm_90 (980 with documents), which take 15 us
-(18) to issue at 1.7 GHz.
+a multiprocessor. Each has two chunks of 4 KB in flight, 64 KB in all, where 3.35 TB/s at 0.8 us
+ask for 20 KB. A chunk compiles to about 830 instructions for sm_90 (980 with documents), which
+take 15 us (18) to issue at 1.7 GHz.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Load it with trust_remote_code=True. `config.mixing` says what each layer comput
 
     rule       softmax      y_t = V softmax(K^T q_t / sqrt(D)) over the tokens up to t
                linear       y_t = V K^T q_t over the tokens up to t
-    addition   momentum     y_t += sum_{i=1}^{t-1} decay^(t-i) v_i      (arXiv 2212.10559, section 5)
+    addition   momentum     y_t += sum_{i=1}^{t-1} decay^(t-i) v_i     (arXiv 2212.10559, section 5)
                shift        y_t += weight v_{t-1}
 
 Both additions follow from the values that the cache of `transformers` keeps anyway, so they need
@@ -248,7 +248,7 @@ class Block(nn.Module):
 
 
 class MomentumGPTForCausalLM(PreTrainedModel, GenerationMixin):
-    """The language model. Its output layer is the tied embedding, so it has no matrix of its own."""
+    """The language model. Its output layer is the embedding, so it has no matrix of its own."""
 
     config_class = MomentumGPTConfig
     _input_embed_layer = "token_embedding"

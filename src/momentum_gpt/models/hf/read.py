@@ -1,4 +1,4 @@
-"""Weights from a local folder of `transformers` as our GPT: GPT-2, XGLM, and exports of this project.
+"""Read weights from a local folder of `transformers`: GPT-2, XGLM, and exports of this project.
 
 The folder is read as plain files: `transformers` is not needed, and no code of the folder is run.
 Fairseq's dense models (125M, 355M, 1.3B, 2.7B, ...) have the XGLM class of `transformers`:

@@ -26,6 +26,11 @@ CODE = "modeling_momentum_gpt"
 """The module that is copied into the folder."""
 
 
+def variants_of(model: GPT) -> list[Variant]:
+    """Return the modules of the attention variant, one for each layer."""
+    return [module for module in model.modules() if isinstance(module, Variant)]
+
+
 def hf_forms(model: GPT) -> list[HFForm]:
     """Return what the modelling code computes in each layer to be this model.
 
@@ -33,9 +38,7 @@ def hf_forms(model: GPT) -> list[HFForm]:
         UserError: the attention variant has no Hugging Face form.
     """
     forms = []
-    for block in model.blocks:
-        variant = block.attention.attend
-        assert isinstance(variant, Variant)
+    for variant in variants_of(model):
         form = variant.hf_form()
         if form is None:
             raise UserError(
@@ -54,7 +57,7 @@ def is_gpt2(model: GPT) -> bool:
         return False
 
     plain = HFForm("softmax")
-    return all(block.attention.attend.hf_form() == plain for block in model.blocks)
+    return all(variant.hf_form() == plain for variant in variants_of(model))
 
 
 def write_model(folder: Path, model: GPT, eos_id: int | None, pad_id: int | None) -> None:
