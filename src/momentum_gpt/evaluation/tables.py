@@ -59,6 +59,8 @@ def number(key: str, value: float) -> str:
         return f"{value:,.0f}"
     if key.startswith("val/ppl"):
         return perplexity_text(value)
+    if unit(key) == "s":
+        return f"{value:,.1f}"
     return f"{value:.4f}"
 
 
