@@ -48,6 +48,11 @@ class Group:
     places: list[int]
     """The place of each continuation among all requests of the call."""
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that scoring takes."""
+        return len(self.prefix) + n_tokens_of(self.requests)
+
 
 @register_model("momentum_gpt")
 class NativeLM(TemplateLM):
@@ -91,11 +96,12 @@ class NativeLM(TemplateLM):
         """
         pairs = []
         for _texts, context, continuation in requests:
+            # The last token is only predicted, so that one more than the context fits.
             kept = (context + continuation)[-(self.seq_len + 1) :]
             pairs.append((kept[: -len(continuation)], list(continuation)))
 
         groups = group_requests(pairs)
-        total = sum(len(group.prefix) + n_tokens_of(group.requests) for group in groups)
+        total = sum(group.n_tokens for group in groups)
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         with _bar("Running loglikelihood requests, tokens", total, disable_tqdm) as advance:
             for group in groups:
@@ -146,8 +152,7 @@ class NativeLM(TemplateLM):
             if token is not None and token != self.eot_token_id:
                 ids.append(token)
             text = self.tokenizer.decode(ids)
-            places = [text.find(until) for until in options.get("until", [])]
-            ends = [place for place in places if place >= 0]
+            ends = [text.find(until) for until in options.get("until", []) if until in text]
             if ends:
                 return text[: min(ends)]
         return self.tokenizer.decode(ids)
