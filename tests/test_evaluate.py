@@ -214,7 +214,7 @@ def test_other_weights_or_other_data_are_measured(
 ) -> None:
     invoke(evaluate.main, f"run={run_dir}", *SMALL)
 
-    # The content counts, and not the place.
+    # The content of the data counts, and not its path.
     copy = tmp_path / "data"
     shutil.copytree(data_folder, copy)
     config = run_dir / "config.yaml"
@@ -266,6 +266,19 @@ def test_text_is_recognised_by_its_content_and_kept_apart(
     found = lines_of(run_dir)
     assert set(found) == {"other", "perplexity"}
     assert [line["data"] for line in found["other"]] == [str(novel)] * 2
+
+
+def test_the_runs_own_data_and_the_same_data_by_name_are_both_kept(
+    invoke: Invoke, run_dir: Path, data_folder: Path, measured_names: list[str]
+) -> None:
+    for _ in range(2):
+        for named in ([], [f"data={data_folder}"]):
+            done = invoke(evaluate.main, f"run={run_dir}", *SMALL, *named)
+            assert done.code == 0, done.err
+    assert len(measured_names) == 2
+    found = lines_of(run_dir)
+    assert len(found["validation"]) == len(found["other"]) == 1
+    assert len(found["perplexity"]) == 6
 
 
 def test_the_dashboard_gets_a_run_only_for_what_is_new(invoke: Invoke, run_dir: Path) -> None:

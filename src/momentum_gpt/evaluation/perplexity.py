@@ -225,7 +225,7 @@ def summarize(targets: Targets, nats: np.ndarray, seq_len: int, one: Pass) -> Pe
 
 
 def whole_context(record: PerplexityRecord) -> dict[str, float]:
-    """Return the metrics that are told of the whole context alone."""
+    """Return the metrics that are measured only at the whole context, from its record."""
     return {
         "val/loss": record.loss,
         "val/bpb": record.bpb,

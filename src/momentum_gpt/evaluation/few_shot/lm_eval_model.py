@@ -29,7 +29,7 @@ from momentum_gpt.models.decoding import generate
 from momentum_gpt.models.weights import model_folder
 
 HEAD = 64
-"""Contexts that agree in so many first tokens are scored after a common prefix."""
+"""Contexts are grouped by this many first tokens, and a group is scored after a common prefix."""
 
 NEW_TOKENS = 256
 """Tokens to generate where a task does not say how many."""
@@ -177,7 +177,7 @@ def share_prefix(pairs: list[Pair]) -> tuple[list[int], list[Request]]:
     The prefix leaves at least one token of every context.
     """
     contexts = [context for context, _ in pairs]
-    # The first and the last in the order of lists are the two that differ the soonest.
+    # Of sorted lists the first and the last have the shortest common beginning.
     first = min(contexts)
     last = max(contexts)
     most = min(map(len, contexts)) - 1

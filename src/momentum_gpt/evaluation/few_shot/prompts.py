@@ -79,7 +79,7 @@ class Prompts:
             ends = np.cumsum(self._sizes(seed))
             most.append(int(np.searchsorted(ends, room, side="right")))
 
-        # Several that do not fit come to the same k; the smallest of them is told.
+        # Several numbers that do not fit become the same k; the smallest of them is recorded.
         found: dict[int, int] = {}
         for k_asked in sorted(self.config.k):
             found.setdefault(min(k_asked, *most), k_asked)

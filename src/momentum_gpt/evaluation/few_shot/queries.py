@@ -76,7 +76,7 @@ class Queries:
 def choose_queries(
     task: IclTask, test: list[Example], tokenizer: Tokenizer, config: IclConfig, seq_len: int
 ) -> Queries:
-    """Return queries drawn from the test split, in its order, that fit the context by themselves.
+    """Return queries drawn from the test split, in its order, that fit the context alone.
 
     Raises:
         UserError: none fits.

@@ -152,7 +152,7 @@ def tokens_beside_scores(model: nn.Module, n_prefix: int, tokens_per_forward: in
 def batched(requests: Sequence[Request], n_tokens: int) -> Iterator[list[Request]]:
     """Yield batches of at most n_tokens, padding included, the longest requests first.
 
-    A request that has more tokens by itself is a batch of its own.
+    A single request that has more tokens is a batch, too.
     """
     batch: list[Request] = []
     # Alike in length, requests waste little on padding; the first of a batch sets its width.
@@ -195,7 +195,7 @@ def score_batch(
 
     if has_longer:
         is_longer = sizes > 1
-        # Without any the pass is made in vain, with the first answer, as other ranks make it.
+        # Without any longer answer the first one is passed, as other ranks make a pass, too.
         first = torch.zeros(1, dtype=torch.long, device=device)
         longer = is_longer.nonzero()[:, 0] if is_longer.any() else first  # (A',)
         given = answers[longer, :-1]  # (A', M - 1)

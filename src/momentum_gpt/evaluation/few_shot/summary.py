@@ -36,7 +36,7 @@ class Scores:
 
 @dataclass
 class Summary:
-    """What is told of one setting; see `FewShotRecord`, which has the same entries."""
+    """What a record says of one setting; `FewShotRecord` documents the entries."""
 
     accuracies: dict[str, float]
     soft: float
