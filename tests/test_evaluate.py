@@ -214,7 +214,7 @@ def test_other_weights_or_other_data_are_measured(
 ) -> None:
     invoke(evaluate.main, f"run={run_dir}", *SMALL)
 
-    # The content counts, and not the place.
+    # The content of the data counts, and not its path.
     copy = tmp_path / "data"
     shutil.copytree(data_folder, copy)
     config = run_dir / "config.yaml"
@@ -228,9 +228,6 @@ def test_other_weights_or_other_data_are_measured(
     invoke(evaluate.main, f"run={run_dir}", *SMALL)
     assert len(measured_names) == 2
 
-    shape = ModelConfig(1, 2, 16, 64, vocab_size=512)
-    shutil.rmtree(run_dir / "checkpoints" / "step_00000020")
-    write_checkpoint(run_dir, shape, 20, data_folder / "tokenizer.model")
     manifest = run_dir / "checkpoints" / "step_00000020" / "manifest.json"
     content = read_json(manifest)
     content["files"]["model/model.safetensors"] = "0" * 64
@@ -271,6 +268,19 @@ def test_text_is_recognised_by_its_content_and_kept_apart(
     assert [line["data"] for line in found["other"]] == [str(novel)] * 2
 
 
+def test_the_runs_own_data_and_the_same_data_by_name_are_both_kept(
+    invoke: Invoke, run_dir: Path, data_folder: Path, measured_names: list[str]
+) -> None:
+    for _ in range(2):
+        for named in ([], [f"data={data_folder}"]):
+            done = invoke(evaluate.main, f"run={run_dir}", *SMALL, *named)
+            assert done.code == 0, done.err
+    assert len(measured_names) == 2
+    found = lines_of(run_dir)
+    assert len(found["validation"]) == len(found["other"]) == 1
+    assert len(found["perplexity"]) == 6
+
+
 def test_the_dashboard_gets_a_run_only_for_what_is_new(invoke: Invoke, run_dir: Path) -> None:
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace("wandb: disabled", "wandb: offline"))
@@ -284,8 +294,8 @@ def test_numbers_are_printed_as_people_read_them(invoke: Invoke, run_dir: Path) 
     done = invoke(evaluate.main, f"run={run_dir}", "evaluation.tokens=1280")
     rows = {}
     for line in done.out.splitlines():
-        name, _, rest = line.partition(" ")
-        rows[name] = rest.split(maxsplit=1)
+        name, *rest = line.split(maxsplit=2) or [""]
+        rows[name] = rest
     assert rows["val/targets"] == ["1,280", "tokens"]
     assert rows["val/loss"][1] == "nats per token"
     assert float(rows["val/loss"][0]) == pytest.approx(np.log(512), abs=0.2)

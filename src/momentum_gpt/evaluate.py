@@ -38,6 +38,8 @@ TOKENS_PER_FORWARD = 16384
 
 @dataclass
 class TextConfig:
+    """Text that is measured instead of token shards."""
+
     source: str | None = None
     """Text to measure: files, a folder or a glob (.txt is one document, .jsonl, .json, .parquet,
     plain or .gz), or the name of a data set on the hub; `text=` is short for it. null: none."""
@@ -51,6 +53,8 @@ class TextConfig:
 
 @dataclass
 class EvaluateConfig:
+    """Options of the command."""
+
     run: str
     """Folder of a run, whose checkpoints are measured; or of a model: ours, an export, a GPT-2 or
     XGLM of `transformers`."""
@@ -142,7 +146,7 @@ def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: Eval
             keep_records(run_dir, origin, measured)
             new.append({"step": origin.step, "tokens": origin.tokens} | measured.metrics)
 
-    # The dashboard shows the run's own data alone: numbers on other text have the same keys.
+    # The dashboard shows only the run's own data, as metrics on other text have the same keys.
     if new and config.named is None and (message := show_afterwards(config_of(run_dir), new)):
         print(message)
 

@@ -4,17 +4,14 @@
         --tasks piqa --num_fewshot 0
 
 What the requests have in common is computed once. This command needs lm-eval:
-pip install 'momentum-gpt[harness]'. `--help` shows its options.
+pip install 'momentum-gpt[harness]'. With it, `--help` shows its options.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 
 HELP = {"-h", "--help"}
-
-INSTALL = "pip install 'momentum-gpt[harness]'"
 
 
 def main() -> None:
@@ -23,18 +20,18 @@ def main() -> None:
     if wants_help:
         print(__doc__, flush=True)
 
-    for library in ("lm_eval", "accelerate"):
-        if find_spec(library) is None:
-            if wants_help:
-                return
-            print(f"error: {library} is not installed: {INSTALL}", file=sys.stderr)
-            sys.exit(2)
+    try:
+        from lm_eval.__main__ import cli_evaluate
 
-    from lm_eval.__main__ import cli_evaluate
-
-    # The model class loads torch, which help has no use for.
-    if not wants_help:
-        import momentum_gpt.evaluation.few_shot.lm_eval_model  # noqa: F401 - registers the model
+        # The model class loads torch, which help has no use for.
+        if not wants_help:
+            import momentum_gpt.evaluation.few_shot.lm_eval_model  # noqa: F401 - registers it
+    except ModuleNotFoundError as missing:
+        if wants_help:
+            return
+        install = "pip install 'momentum-gpt[harness]'"
+        print(f"error: {missing.name} is not installed: {install}", file=sys.stderr)
+        sys.exit(2)
     cli_evaluate()
 
 

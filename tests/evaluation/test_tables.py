@@ -33,7 +33,7 @@ from tests.evaluation.test_records import FEW_SHOT, PERPLEXITY
         ("icl/induction/loss", 6.1, "6.1000", "nats per token"),
         ("icl/induction/acc", 0.02, "0.0200", "share"),
         ("icl/sst2/acc@4", 0.5, "0.5000", "share"),
-        ("eval/seconds", 12.25, "12.2500", "s"),
+        ("eval/seconds", 1212.26, "1,212.3", "s"),
     ],
 )
 def test_a_metric_is_shown_as_it_is_read(key: str, value: float, text: str, of_unit: str) -> None:

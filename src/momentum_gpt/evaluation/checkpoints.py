@@ -96,16 +96,20 @@ def origin_of(
         config: what is measured.
     """
     manifest = read_checkpoint_manifest(checkpoint)
-    settings = settings_hash(config, data, manifest.files.get(WEIGHTS))
+    is_own = named is None
+    settings = settings_hash(config, data, is_own, manifest.files.get(WEIGHTS))
     return Origin(manifest.step, manifest.tokens, checkpoint.name, named, settings)
 
 
-def settings_hash(config: EvaluationConfig, data: EvaluationData, weights: str | None) -> str:
+def settings_hash(
+    config: EvaluationConfig, data: EvaluationData, is_own: bool, weights: str | None
+) -> str:
     """Return a hash of all that changes an evaluation's results.
 
     Args:
         config: what is measured.
-        data: what the model is measured on; its content counts, not its place.
+        data: what the model is measured on; its content counts, not its path.
+        is_own: whether these are the run's own validation data, whose metrics are kept apart.
         weights: sha256 of the model's weights.
     """
     options = asdict(config)
@@ -120,6 +124,7 @@ def settings_hash(config: EvaluationConfig, data: EvaluationData, weights: str |
         "revision": REVISION,
         "options": options,
         "data": data.fingerprint(),
+        "is_own": is_own,
         "weights": weights,
     }
     text = json.dumps(facts, sort_keys=True)

@@ -67,7 +67,7 @@ def lay_out(targets: Targets, length: int, stride: int | None = None) -> Layout:
     windows = targets.windows(length, stride)
     row = best_fit(windows.lengths, length) if targets.apart else np.arange(len(windows.starts))
 
-    by_row = np.argsort(row, kind="stable")
+    by_row = np.argsort(row, kind="stable")  # stable: windows of a row keep their order
     n_rows = int(row.max()) + 1
     firsts = np.searchsorted(row[by_row], np.arange(n_rows + 1))
 
@@ -189,8 +189,10 @@ def nats_of(
         return token_losses(logits, wanted)[None]
 
     losses = score(model, rows, layout.n_rows, tokens_per_forward, statistics, advance)
+    # Sums are taken in float64: thousands of losses in float32 would lose digits.
     values = losses[0].double().numpy()  # (rows, row_length)
 
+    # Back from rows to the order of the targets.
     ends = layout.column + windows.lengths
     parts = zip(layout.row, ends - windows.scored, ends, strict=True)
     return np.concatenate([values[row, first:end] for row, first, end in parts])
@@ -223,7 +225,7 @@ def summarize(targets: Targets, nats: np.ndarray, seq_len: int, one: Pass) -> Pe
 
 
 def whole_context(record: PerplexityRecord) -> dict[str, float]:
-    """Return the metrics that are told of the whole context alone."""
+    """Return the metrics that are measured only at the whole context, from its record."""
     return {
         "val/loss": record.loss,
         "val/bpb": record.bpb,

@@ -51,8 +51,7 @@ class Origin:
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Origin:
         """Return the origin of a line; the line's other entries are left out."""
-        names = {entry.name for entry in fields(cls)} & set(line)
-        return cls(**{name: line[name] for name in names})
+        return cls(**_entries(cls, line))
 
     @property
     def metrics_file(self) -> str:
@@ -100,7 +99,7 @@ class PerplexityRecord:
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> PerplexityRecord:
         """Return the record of a line; entries of the `Origin` are left out."""
-        return cls(**{entry.name: line[entry.name] for entry in fields(cls)})
+        return cls(**_entries(cls, line))
 
 
 @dataclass(frozen=True)
@@ -144,6 +143,7 @@ class FewShotRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one JSON object; accuracies get keys such as `acc/sum`."""
+        # `scores` and `verified` are left out where there are none.
         line = {name: value for name, value in asdict(self).items() if value is not None}
         accuracies = line.pop("accuracies")
         return line | {ACCURACY + name: value for name, value in accuracies.items()}
@@ -151,13 +151,11 @@ class FewShotRecord:
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> FewShotRecord:
         """Return the record of a line; entries of the `Origin` are left out."""
-        names = {entry.name for entry in fields(cls)} & set(line)
-        accuracies = {
-            key.removeprefix(ACCURACY): value
-            for key, value in line.items()
-            if key.startswith(ACCURACY)
-        }
-        return cls(accuracies=accuracies, **{name: line[name] for name in names})
+        accuracies = {}
+        for key, value in line.items():
+            if key.startswith(ACCURACY):
+                accuracies[key.removeprefix(ACCURACY)] = value
+        return cls(accuracies=accuracies, **_entries(cls, line))
 
 
 @dataclass(frozen=True)
@@ -224,11 +222,9 @@ def find_measured(run_dir: Path, origin: Origin) -> Measured | None:
 
     beginning = origin.to_json()
     metrics = {key: value for key, value in found[-1].items() if key not in beginning}
-    return Measured(
-        metrics,
-        [record for where, record in read_perplexity(run_dir) if where == origin],
-        [record for where, record in read_few_shot(run_dir) if where == origin],
-    )
+    perplexity = [record for where, record in read_perplexity(run_dir) if where == origin]
+    few_shot = [record for where, record in read_few_shot(run_dir) if where == origin]
+    return Measured(metrics, perplexity, few_shot)
 
 
 class _Record(Protocol):
@@ -243,6 +239,12 @@ class _Record(Protocol):
 Kind = TypeVar("Kind", bound=_Record)
 
 
+def _entries(kind: Any, line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a line that are fields of the dataclass."""
+    names = [entry.name for entry in fields(kind)]
+    return {name: line[name] for name in names if name in line}
+
+
 def _folder(run_dir: Path) -> Path:
     return Path(run_dir) / "evaluations"
 
@@ -252,7 +254,7 @@ def _read(path: Path, kind: type[Kind]) -> list[tuple[Origin, Kind]]:
     for number, line in enumerate(read_json_lines(path), start=1):
         try:
             records.append((Origin.from_json(line), kind.from_json(line)))
-        except (KeyError, TypeError) as error:
+        except TypeError as error:  # an argument of the dataclass is missing
             raise UserError(
                 f"line {number} of {path} is not a record of this version ({error}): "
                 "delete the file and evaluate the run again"

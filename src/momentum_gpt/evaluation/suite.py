@@ -57,7 +57,7 @@ class TextSuite:
     def n_tokens(self) -> int:
         """Tokens that go forward through the model."""
         in_passes = sum(one.layout.n_tokens for one in self.passes)
-        in_tasks = sum(task_tokens(task) for task in self.tasks)
+        in_tasks = sum(map(task_tokens, self.tasks))
         return in_passes + induction_tokens(self.seq_len, self.n_sequences) + in_tasks
 
     def measure(

@@ -59,6 +59,8 @@ def number(key: str, value: float) -> str:
         return f"{value:,.0f}"
     if key.startswith("val/ppl"):
         return perplexity_text(value)
+    if unit(key) == "s":
+        return f"{value:,.1f}"
     return f"{value:.4f}"
 
 
@@ -77,7 +79,7 @@ def perplexity_table(records: Sequence[PerplexityRecord]) -> str:
     rows = []
     for record in records:
         sums, sizes = in_blocks(np.array(record.nats), np.array(record.n_targets))
-        low, high = bootstrap_ratio(sums, sizes)
+        low, high = bootstrap_ratio(sums, sizes)  # documents are what was drawn independently
         rows.append(
             [
                 f"{record.context_length:,}",
@@ -106,6 +108,7 @@ def few_shot_table(records: Sequence[FewShotRecord]) -> str:
     head += ["calibrated", "flipped", "soft", "majority"]
     rows = []
     for (task, k), seeds in by_row.items():
+        # Both queries and demonstration draws were drawn, so that the interval is over both.
         right = np.array([record.right for record in seeds], dtype=float)  # (seeds, queries)
         low, high = bootstrap(right)
         rows.append(
@@ -115,15 +118,19 @@ def few_shot_table(records: Sequence[FewShotRecord]) -> str:
                 str(seeds[0].k_asked),
                 str(len(seeds)),
                 f"{seeds[0].n:,}",
-                f"{fmean(record.acc for record in seeds):.3f}",
+                _mean(seeds, "acc"),
                 f"[{low:.3f}, {high:.3f}]",
                 _mean_accuracy(seeds, "calibrated"),
                 _mean_accuracy(seeds, "flipped"),
-                f"{fmean(record.soft for record in seeds):.3f}",
-                f"{fmean(record.majority for record in seeds):.3f}",
+                _mean(seeds, "soft"),
+                _mean(seeds, "majority"),
             ]
         )
     return table_text("Few-shot accuracy, share of queries", head, rows)
+
+
+def _mean(records: Sequence[FewShotRecord], entry: str) -> str:
+    return f"{fmean(getattr(record, entry) for record in records):.3f}"
 
 
 def _mean_accuracy(records: Sequence[FewShotRecord], kind: str) -> str:

@@ -85,8 +85,8 @@ class Targets:
         """
         begins = np.zeros(len(self), dtype=np.int64)
         if not self.apart:
-            begins[1:] = ~self.is_text[:-1]
-        begins[np.cumsum(self.sizes[:-1])] = 1
+            begins[1:] = ~self.is_text[:-1]  # after the end of a document
+        begins[np.cumsum(self.sizes[:-1])] = 1  # at the first target of a stretch
         return begins.cumsum()
 
     @cached_property
@@ -132,8 +132,8 @@ class Targets:
         for first, n in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
             # Places are counted from the stretch's first target; negative ones lie before it.
             before = 0 if self.apart else min(first - 1, length - step)
-            size = min(length - before, n)
-            n_more = -(-(n - size) // step)
+            size = min(length - before, n)  # targets that the first window scores
+            n_more = -(-(n - size) // step)  # windows after it, rounded up
 
             ends = np.minimum(size + np.arange(1 + n_more) * step, n)
             begins = np.maximum(ends - length, -before)
@@ -176,6 +176,7 @@ def choose_targets(stream: Stream, config: EvaluationConfig, seq_len: int) -> Ta
     if config.windows is None or config.windows >= n:
         return Targets(stream, np.array([1]), np.array([n * seq_len]), apart=False)
 
+    # Evenly over all, so that few windows see as many different documents as possible.
     spread = np.arange(config.windows) * n // config.windows
     sizes = np.full(config.windows, seq_len)
     return Targets(stream, 1 + spread * seq_len, sizes, apart=False)
@@ -189,6 +190,7 @@ def first_documents(stream: Stream, n_tokens: int) -> tuple[np.ndarray, np.ndarr
     Returns:
         starts (documents,) and sizes (documents,).
     """
+    # Blocks are read up to the first end of a document beyond n_tokens: no more of the stream.
     ends: list[int] = []
     done = 0
     while done < len(stream) and not (ends and ends[-1] >= n_tokens):
@@ -196,9 +198,9 @@ def first_documents(stream: Stream, n_tokens: int) -> tuple[np.ndarray, np.ndarr
         ends += (done + np.flatnonzero(block == stream.tokenizer.eos_id)).tolist()
         done += len(block)
 
-    after_ends = [0, *(end + 1 for end in ends)]
-    starts = np.array(after_ends)[: len(ends)]
-    stops = np.minimum(np.array(ends, dtype=np.int64), n_tokens)
+    all_ends = np.array(ends, dtype=np.int64)
+    starts = np.concatenate([[0], all_ends + 1])[: len(ends)]
+    stops = np.minimum(all_ends, n_tokens)
 
-    kept = stops > starts
+    kept = stops > starts  # neither empty nor beyond n_tokens
     return starts[kept], (stops - starts)[kept]

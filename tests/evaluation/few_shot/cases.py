@@ -24,7 +24,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_task(folder: Path, template: str, verbalizers: list[str]) -> str:
-    """Write a task whose examples are `train.jsonl` and `test.jsonl` of the folder; return its path."""
+    """Write a task with the examples in `train.jsonl` and `test.jsonl`; return its path."""
     path = folder / "task.yaml"
     path.write_text(
         f"dataset: {folder}\n"

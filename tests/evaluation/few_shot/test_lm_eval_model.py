@@ -1,7 +1,7 @@
 """lm-eval and we agree.
 
-Our model class is compared with lm-eval's own on the same weights, and task files on exported models
-with our few-shot scores and bits per byte. Skipped where lm-eval is not installed.
+Our model class is compared with lm-eval's own on the same weights, and task files on exported
+models with our few-shot scores and bits per byte. Skipped where lm-eval is not installed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def test_log_probabilities_and_choices_are_those_of_lm_evals_own_model(folder: P
 
 
 def test_whole_texts_have_lm_evals_nats(folder: Path) -> None:
-    """Shorter than the context of 128 tokens, longer with a last window that reaches back, empty."""
+    """Shorter than the context of 128 tokens, longer with a last full window, and empty."""
     from lm_eval.api.instance import Instance
 
     words = TEXT.split()

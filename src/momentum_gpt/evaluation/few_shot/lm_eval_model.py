@@ -29,7 +29,7 @@ from momentum_gpt.models.decoding import generate
 from momentum_gpt.models.weights import model_folder
 
 HEAD = 64
-"""Contexts that agree in so many first tokens are scored after a common prefix."""
+"""Contexts are grouped by this many first tokens, and a group is scored after a common prefix."""
 
 NEW_TOKENS = 256
 """Tokens to generate where a task does not say how many."""
@@ -47,6 +47,11 @@ class Group:
     requests: list[Request]
     places: list[int]
     """The place of each continuation among all requests of the call."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that scoring takes."""
+        return len(self.prefix) + n_tokens_of(self.requests)
 
 
 @register_model("momentum_gpt")
@@ -91,11 +96,12 @@ class NativeLM(TemplateLM):
         """
         pairs = []
         for _texts, context, continuation in requests:
+            # The last token is only predicted, so that one more than the context fits.
             kept = (context + continuation)[-(self.seq_len + 1) :]
             pairs.append((kept[: -len(continuation)], list(continuation)))
 
         groups = group_requests(pairs)
-        total = sum(len(group.prefix) + n_tokens_of(group.requests) for group in groups)
+        total = sum(group.n_tokens for group in groups)
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         with _bar("Running loglikelihood requests, tokens", total, disable_tqdm) as advance:
             for group in groups:
@@ -146,8 +152,7 @@ class NativeLM(TemplateLM):
             if token is not None and token != self.eot_token_id:
                 ids.append(token)
             text = self.tokenizer.decode(ids)
-            places = [text.find(until) for until in options.get("until", [])]
-            ends = [place for place in places if place >= 0]
+            ends = [text.find(until) for until in options.get("until", []) if until in text]
             if ends:
                 return text[: min(ends)]
         return self.tokenizer.decode(ids)
@@ -172,7 +177,7 @@ def share_prefix(pairs: list[Pair]) -> tuple[list[int], list[Request]]:
     The prefix leaves at least one token of every context.
     """
     contexts = [context for context, _ in pairs]
-    # The first and the last in the order of lists are the two that differ the soonest.
+    # Of sorted lists the first and the last have the shortest common beginning.
     first = min(contexts)
     last = max(contexts)
     most = min(map(len, contexts)) - 1

@@ -67,6 +67,7 @@ def measure_setting(
     n_queries = len(queries.requests)
     scores = Scores(found[:n_queries], alone, found[n_queries:])
 
+    # Without demonstrations there are no answers to be wrong.
     if prompts.config.flipped and setting.k:
         wrong = prompts.prefix(setting, flip=True)
         scores.flipped = score(model, wrong, queries.requests, tokens_per_forward, advance)
@@ -98,7 +99,7 @@ def task_tokens(prompts: Prompts) -> int:
     in_queries = n_tokens_of(queries.requests)
     with_calibration = n_tokens_of(queries.calibrated_requests)
 
-    total = 1 + n_tokens_of(queries.contentless)
+    total = 1 + n_tokens_of(queries.contentless)  # after the end of a document
     for setting in prompts.settings:
         prefix = prompts.prefix(setting)
         total += len(prefix) + with_calibration
@@ -107,6 +108,7 @@ def task_tokens(prompts: Prompts) -> int:
 
         for prompt, answers in _first(queries, prompts.config.verify):
             for answer in answers:
+                # The last token of an answer is only predicted.
                 total += len(prefix) + len(prompt) + len(answer) - 1
     return total
 

@@ -72,12 +72,14 @@ class Prompts:
 
     def _numbers(self) -> list[tuple[int, int]]:
         """Return pairs (k that fits for every seed, the k that was asked for), each k once."""
+        # The end-of-document token stands before the demonstrations.
         room = self.seq_len - self.queries.longest - 1
         most = []
         for seed in range(self.config.seeds):
             ends = np.cumsum(self._sizes(seed))
             most.append(int(np.searchsorted(ends, room, side="right")))
 
+        # Several numbers that do not fit become the same k; the smallest of them is recorded.
         found: dict[int, int] = {}
         for k_asked in sorted(self.config.k):
             found.setdefault(min(k_asked, *most), k_asked)

@@ -39,8 +39,11 @@ class Queries:
         """Tokens of the longest prompt, with or without content, and its longest candidate."""
         prompts = [*self.prompts, *self.neutral]
         candidates = self.candidates + self.candidates[:1] * len(self.neutral)
-        pairs = zip(prompts, candidates, strict=True)
-        return max(len(prompt) + max(map(len, answers)) for prompt, answers in pairs)
+
+        most = 0
+        for prompt, answers in zip(prompts, candidates, strict=True):
+            most = max(most, len(prompt) + max(map(len, answers)))
+        return most
 
     @cached_property
     def requests(self) -> list[Request]:
@@ -73,16 +76,20 @@ class Queries:
 def choose_queries(
     task: IclTask, test: list[Example], tokenizer: Tokenizer, config: IclConfig, seq_len: int
 ) -> Queries:
-    """Return queries drawn from the test split, in its order, that fit the context by themselves.
+    """Return queries drawn from the test split, in its order, that fit the context alone.
 
     Raises:
         UserError: none fits.
     """
     generator = np.random.default_rng(config.queries_seed)
     drawn = generator.permutation(len(test))[: config.queries or QUERIES]
-    neutral = [ids for text in neutral_prompts(task) if (ids := tokenizer.encode(text))]
 
-    queries = Queries(task, neutral=neutral)
+    queries = Queries(task)
+    for text in neutral_prompts(task):
+        # A template of fields alone leaves nothing of an empty text, and a row needs a token.
+        if ids := tokenizer.encode(text):
+            queries.neutral.append(ids)
+
     for number in sorted(drawn.tolist()):
         prompt = tokenizer.encode(test[number].prompt)
         candidates = [tokenizer.encode(text) for text in test[number].candidates]

@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, A answers, M tokens of an answer, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -100,9 +101,10 @@ def score_and_choose(
 
     room = tokens_beside_scores(model, len(prefix), tokens_per_forward)
     batches = list(batched(requests, room))
-    has_longer = any(len(answer) > 1 for request in requests for answer in request.answers)
+    every_answer = list(chain.from_iterable(request.answers for request in requests))
+    has_longer = max(map(len, every_answer)) > 1
+    n_answers = len(every_answer)
 
-    n_answers = sum(len(request.answers) for request in requests)
     results = torch.zeros(2, n_answers, dtype=torch.float64)
     world = distributed.world_size()
     for first in range(0, len(batches), world):
@@ -117,7 +119,7 @@ def score_and_choose(
         if is_mine:
             for request, found in zip(batch, scored, strict=True):
                 results[:, request.places] = found
-        advance(sum(n_tokens_of(batch) for batch in dealt))
+        advance(sum(map(n_tokens_of, dealt)))
 
     scores, chosen = distributed.sum_over_ranks(results).numpy()
     return scores, chosen > 0
@@ -150,9 +152,10 @@ def tokens_beside_scores(model: nn.Module, n_prefix: int, tokens_per_forward: in
 def batched(requests: Sequence[Request], n_tokens: int) -> Iterator[list[Request]]:
     """Yield batches of at most n_tokens, padding included, the longest requests first.
 
-    A request that has more tokens by itself is a batch of its own.
+    A single request that has more tokens is a batch, too.
     """
     batch: list[Request] = []
+    # Alike in length, requests waste little on padding; the first of a batch sets its width.
     for request in sorted(requests, key=lambda request: -request.n_tokens):
         if batch and (len(batch) + 1) * batch[0].n_tokens > n_tokens:
             yield batch
@@ -179,25 +182,26 @@ def score_batch(
     row_numbers = np.repeat(np.arange(len(batch)), n_answers)
     rows = torch.from_numpy(row_numbers).to(device)  # (A,), the row of each answer
 
-    every_answer = [answer for request in batch for answer in request.answers]
+    every_answer = list(chain.from_iterable(request.answers for request in batch))
     # Two tokens at least, so that there is something to pass where no answer has a second one.
     answers, sizes = padded(every_answer, device, at_least=2 if has_longer else 1)  # (A, M), (A,)
 
     cache = prefix.branch(len(batch), tokens.shape[1])
     last = (lengths - 1)[:, None]  # (B, 1)
+    # A row's last token predicts the first token of its answers: other logits are not computed.
     logits = model(tokens, cache=cache, n_new=lengths, at=last)[:, 0]  # (B, V)
     scores = logits.float().log_softmax(-1)[rows, answers[:, 0]].double()  # (A,)
     is_chosen = logits.argmax(-1)[rows] == answers[:, 0]  # (A,)
 
     if has_longer:
         is_longer = sizes > 1
-        # Without any the pass is made in vain, with the first answer, as other ranks make it.
+        # Without any longer answer the first one is passed, as other ranks make a pass, too.
         first = torch.zeros(1, dtype=torch.long, device=device)
         longer = is_longer.nonzero()[:, 0] if is_longer.any() else first  # (A',)
         given = answers[longer, :-1]  # (A', M - 1)
         wanted = answers[longer, 1:]  # (A', M - 1)
         n_new = sizes[longer] - 1  # (A',)
-        is_wanted = torch.arange(given.shape[1], device=device) < n_new[:, None]
+        is_wanted = torch.arange(given.shape[1], device=device) < n_new[:, None]  # (A', M - 1)
 
         branches = cache.select(rows[longer], given.shape[1])
         logits = model(given, cache=branches, n_new=n_new.clamp(min=1))  # (A', M - 1, V)
@@ -213,7 +217,8 @@ def score_batch(
 def padded(rows: list[list[int]], device: torch.device, at_least: int = 1) -> tuple[Tensor, Tensor]:
     """Return the rows, filled up on the right, (n, longest), and their lengths, (n,)."""
     lengths = torch.tensor([len(row) for row in rows])
-    filled = torch.zeros(len(rows), max(at_least, int(lengths.max())), dtype=torch.long)
+    longest = max(at_least, int(lengths.max()))
+    filled = torch.zeros(len(rows), longest, dtype=torch.long)
     for place, row in enumerate(rows):
         filled[place, : len(row)] = torch.tensor(row)
     return filled.to(device), lengths.to(device)

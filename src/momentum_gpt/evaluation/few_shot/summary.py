@@ -6,6 +6,7 @@ number of candidates, so that there is a list of arrays and not one matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +36,7 @@ class Scores:
 
 @dataclass
 class Summary:
-    """What is told of one setting; see `FewShotRecord`, which has the same entries."""
+    """What a record says of one setting; `FewShotRecord` documents the entries."""
 
     accuracies: dict[str, float]
     soft: float
@@ -52,19 +53,26 @@ def summarize(scores: Scores, queries: Queries) -> Summary:
     kinds = normalized(scores.asked, queries)
     headline = kinds[HEADLINE]
     pairs = zip(scores.asked, scores.alone, strict=True)
+    # What the query adds to a candidate: its pointwise mutual information with the query.
     kinds["pmi"] = [values - alone for values, alone in pairs]
 
     accuracies = {kind: accuracy(values, gold) for kind, values in kinds.items()}
     if scores.calibration:
+        # Demonstrations alone may favour a candidate; its advantage is taken away from all queries.
         bias = log_bias(scores.calibration, queries)
         accuracies["calibrated"] = accuracy([values - bias for values in headline], gold)
     if scores.flipped is not None:
         after_wrong = normalized(scores.flipped, queries)[HEADLINE]
         accuracies["flipped"] = accuracy(after_wrong, gold)
 
-    shares = [_softmax(values) for values in headline]
-    right_share = np.array([share[right] for share, right in zip(shares, gold, strict=True)])
-    chosen = np.array([values.argmax() for values in headline])
+    right_shares = []
+    choices = []
+    for values, right in zip(headline, gold, strict=True):
+        right_shares.append(_softmax(values)[right])
+        choices.append(values.argmax())  # of ties the first
+
+    right_share = np.array(right_shares)  # (queries,)
+    chosen = np.array(choices)  # (queries,)
     n_candidates = max(map(len, headline))
     return Summary(
         accuracies=accuracies,
@@ -73,8 +81,8 @@ def summarize(scores: Scores, queries: Queries) -> Summary:
         chosen=np.bincount(chosen, minlength=n_candidates).tolist(),
         right=(chosen == gold).astype(int).tolist(),
         loss=np.round(-np.log(np.maximum(right_share, LEAST_SHARE)), 5).tolist(),
-        # The other scores are parts of the sum.
-        scores={kind: [np.round(v, 5).tolist() for v in kinds[kind]] for kind in ("sum", "pmi")},
+        # The other scores follow from the sum and the candidates' sizes.
+        scores={"sum": _rounded(kinds["sum"]), "pmi": _rounded(kinds["pmi"])},
     )
 
 
@@ -91,13 +99,10 @@ def normalized(scores: list[np.ndarray], queries: Queries) -> dict[str, list[np.
     }
     rows = zip(scores, queries.candidates, queries.examples, strict=True)
     for values, answers, example in rows:
-        n_tokens = [len(answer) for answer in answers]
-        n_chars = [len(text.lstrip()) for text in example.candidates]
-        n_bytes = [len(text.encode()) for text in example.candidates]
-
-        kinds["per_token"].append(values / np.array(n_tokens))
-        kinds["per_char"].append(values / np.array(n_chars))
-        kinds["per_byte"].append(values / np.array(n_bytes))
+        texts = example.candidates
+        kinds["per_token"].append(values / _sizes(answers))
+        kinds["per_char"].append(values / _sizes([text.lstrip() for text in texts]))
+        kinds["per_byte"].append(values / _sizes([text.encode() for text in texts]))
     return kinds
 
 
@@ -112,11 +117,20 @@ def log_bias(calibration: list[np.ndarray], queries: Queries) -> np.ndarray:
 
     Subtracting it is the contextual calibration of Zhao et al. ("Calibrate Before Use", 2021).
     """
-    lengths = np.array([len(answer) for answer in queries.candidates[0]])
+    # All queries have the same candidates here.
+    lengths = _sizes(queries.candidates[0])
     shares = [_softmax(values / lengths) for values in calibration]
     return np.log(np.mean(shares, axis=0))
 
 
+def _sizes(items: Sequence[Sized]) -> np.ndarray:
+    return np.array([len(item) for item in items])
+
+
+def _rounded(scores: list[np.ndarray]) -> list[list[float]]:
+    return [np.round(values, 5).tolist() for values in scores]
+
+
 def _softmax(scores: np.ndarray) -> np.ndarray:
-    weights = np.exp(scores - scores.max())
+    weights = np.exp(scores - scores.max())  # the largest is 1, so that nothing overflows
     return weights / weights.sum()

@@ -134,6 +134,7 @@ def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[
     """
     train = _examples(task, task.train_split, data)
     test = _examples(task, task.test_split, data)
+    # Data sets repeat themselves: a query among the demonstrations would show its own answer.
     asked = {example.prompt for example in test}
     return [example for example in train if example.prompt not in asked], test
 
@@ -141,12 +142,13 @@ def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[
 def task_fingerprint(task: IclTask, data: str | None) -> str:
     """Return a hash of the task and its examples: of their files, or of the hub's name for them."""
     place = Path(_place(task, data))
-    files = [place] if place.is_file() else sorted(place.rglob("*"))
-    hashes = {
-        str(path.relative_to(place)): sha256_of_file(path) for path in files if path.is_file()
-    }
-    # A data set of the hub has no files here; the task holds its name.
+    hashes = {}
+    for path in [place] if place.is_file() else sorted(place.rglob("*")):
+        if path.is_file():
+            hashes[str(path.relative_to(place))] = sha256_of_file(path)
+
     definition = asdict(task)
+    # A data set of the hub has no files here, and the task holds its name.
     if hashes:
         definition["dataset"] = hashes
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
@@ -164,6 +166,7 @@ def draw_demonstrations(train: list[Example], n: int, task: str, seed: int) -> l
 
     They are the same for every model and every query, and fewer are the first of more.
     """
+    # Python's own hash of a text differs from process to process.
     digest = hashlib.sha256(f"{task} {seed}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     order = generator.permutation(len(train))
