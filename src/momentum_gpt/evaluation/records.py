@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from momentum_gpt.core.files import read_json_lines
 
 ACCURACY = "acc/"
 """The prefix of `FewShotRecord.accuracies` in a JSON line."""
@@ -22,6 +25,12 @@ class Origin:
     """Name of the checkpoint's folder; None for a line written in training."""
     data: str | None = None
     """Data or text that the user named; None for the run's own validation split."""
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Origin:
+        """Return the origin of a line; the line's other entries are left out."""
+        names = {entry.name for entry in fields(cls)} & set(line)
+        return cls(**{name: line[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -117,3 +126,15 @@ class FewShotRecord:
             if key.startswith(ACCURACY)
         }
         return cls(accuracies=accuracies, **{name: line[name] for name in names})
+
+
+def read_perplexity(run_dir: Path) -> list[tuple[Origin, PerplexityRecord]]:
+    """Return the lines of `evaluations/perplexity.jsonl`, oldest first; [] without a file."""
+    lines = read_json_lines(run_dir / "evaluations" / "perplexity.jsonl")
+    return [(Origin.from_json(line), PerplexityRecord.from_json(line)) for line in lines]
+
+
+def read_few_shot(run_dir: Path) -> list[tuple[Origin, FewShotRecord]]:
+    """Return the lines of `evaluations/icl.jsonl`, oldest first; [] without a file."""
+    lines = read_json_lines(run_dir / "evaluations" / "icl.jsonl")
+    return [(Origin.from_json(line), FewShotRecord.from_json(line)) for line in lines]
