@@ -92,7 +92,8 @@ def recall(config: RecallConfig) -> None:
     jobs = jobs_of(config)
     options = [f"experiment={config.task}", "tracking.wandb=disabled", *config.overrides]
 
-    print(f"{len(jobs)} runs of {config.task}, {config.jobs} at a time, in {folder}", flush=True)
+    plan = f"{config.task}: {len(jobs)} run(s), {config.jobs} at a time, in {folder}"
+    print(plan, flush=True)
     runs = train_all(Study(folder, jobs, config.jobs, options))
 
     page = folder / "recall.html"
