@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -36,16 +37,14 @@ Runs = Mapping[Cell, Sequence[Run]]
 
 def accuracies(runs: Sequence[Run]) -> dict[int, list[float]]:
     """Return step -> accuracy of each run, at the steps that all runs have."""
-    of_runs = []
+    found: dict[int, list[float]] = defaultdict(list)
     for run in runs:
-        rows = [record for record in run.records if "val/acc" in record]
-        of_runs.append({row["step"]: row["val/acc"] for row in rows})
+        for record in run.records:
+            if "val/acc" in record:
+                found[record["step"]].append(record["val/acc"])
 
-    found = {}
-    for step in of_runs[0]:
-        if all(step in by_step for by_step in of_runs):
-            found[step] = [by_step[step] for by_step in of_runs]
-    return found
+    # Runs may have been evaluated at other steps, or may not be finished.
+    return {step: values for step, values in found.items() if len(values) == len(runs)}
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -82,41 +81,41 @@ def summary(values: Sequence[float]) -> str:
 
 def accuracy_table(runs: Runs) -> Table:
     """Return a row for each cell: accuracy at each quarter of the training, and when it learned."""
+    # All cells have been evaluated at the same steps: any of them gives the columns.
     any_runs = next(iter(runs.values()))
     steps = quarters(list(accuracies(any_runs)))
-    head = [
-        "positions",
-        "attention",
-        *(f"step {step:,}" for step in steps),
-        f"reached {LEARNED:.0%}",
-        "median step",
-    ]
+    head = ["positions", "attention", *map("step {:,}".format, steps)]
+    head += [f"reached {LEARNED:.0%}", "median step"]
+
     rows = [_row(cell, of_cell, steps) for cell, of_cell in runs.items()]
     return Table("Accuracy at the answers, mean and 95% interval", head, rows)
 
 
 def accuracy_page(task: str, runs: Runs) -> str:
     """Return a page with the table and, for each position encoding, a figure over the steps."""
-    table = accuracy_table(runs)
-    kinds = list(dict.fromkeys(cell.positions for cell in runs))
+    positions = dict.fromkeys(cell.positions for cell in runs)  # in their order, each once
     return render(
         "recall.html.jinja",
-        title=f"{task}: what each attention learns",
-        seeds=max(len(of_cell) for of_cell in runs.values()),
-        figures=embedded([draw_accuracy(positions, runs) for positions in kinds]),
-        table=table,
+        title=f"{task.capitalize()}: what each attention learns",
+        seeds=max(map(len, runs.values())),
+        figures=embedded([draw_accuracy(name, runs) for name in positions]),
+        table=accuracy_table(runs),
     )
 
 
 def draw_accuracy(positions: str, runs: Runs) -> go.Figure:
     """Draw mean accuracy against steps, and its interval if there are several seeds."""
-    cells = [cell for cell in runs if cell.positions == positions]
-    traces = []
-    for number, cell in enumerate(cells):
-        traces += _traces(cell.variant, colour(number), accuracies(runs[cell]))
+    traces: list[go.Scatter] = []
+    number = 0
+    for cell, of_cell in runs.items():
+        if cell.positions == positions:
+            traces += _traces(cell.variant, colour(number), accuracies(of_cell))
+            number += 1
 
     title = f"{positions.capitalize()} positions"
     figure = chart(title, "steps", "accuracy at the answers", traces)
+
+    # A little above 100%, so that a line at the top is not cut.
     figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
     return figure
 
@@ -124,8 +123,9 @@ def draw_accuracy(positions: str, runs: Runs) -> go.Figure:
 def _row(cell: Cell, runs: Sequence[Run], steps: Sequence[int]) -> list[str]:
     by_step = accuracies(runs)
     learned = [steps_to_learn(run) for run in runs]
-    n_learned = sum(math.isfinite(step) for step in learned)
+    n_learned = sum(map(math.isfinite, learned))
 
+    # Infinite if fewer than half of the runs have learned the task.
     middle = median(learned)
     return [
         cell.positions,
@@ -141,7 +141,7 @@ def _traces(
 ) -> list[go.Scatter]:
     """Return the line of one cell, with the band of its intervals behind it."""
     steps = list(by_step)
-    means = [fmean(values) for values in by_step.values()]
+    means = list(map(fmean, by_step.values()))
     line = go.Scatter(
         x=steps,
         y=means,
@@ -157,9 +157,7 @@ def _traces(
         return [line]
 
     # The band is one outline: along the upper ends, and back along the lower ones.
-    bounds = [interval(values) for values in by_step.values()]
-    upper = [high for _, high in bounds]
-    lower = [low for low, _ in bounds]
+    lower, upper = zip(*map(interval, by_step.values()), strict=True)  # (steps,) each
     band = go.Scatter(
         x=steps + steps[::-1],
         y=upper + lower[::-1],

@@ -33,6 +33,8 @@ def by_document(
     differences = []
     for key, record in of_first.items():
         paired = of_other.get(key)
+
+        # The hash of the targets: a pair of different texts would say nothing.
         if paired is not None and record.text_sha256 == paired.text_sha256:
             differences.append(_difference(key, record, paired))
             advance(1)
@@ -41,14 +43,15 @@ def by_document(
 
 def _newest(folder: Path) -> dict[Key, PerplexityRecord]:
     """Return the records of the newest step, by what was measured."""
-    records = read_perplexity(folder)
-    newest = max((origin.step for origin, _ in records), default=0)
-    found = {}
-    for origin, record in records:
+    newest = 0
+    found: dict[Key, PerplexityRecord] = {}
+    for origin, record in read_perplexity(folder):
+        if origin.step > newest:
+            newest = origin.step
+            found.clear()
         if origin.step == newest:
-            key = (origin.data, record.context_length, record.stride, record.documents)
-
             # The last record counts if something was measured twice.
+            key = (origin.data, record.context_length, record.stride, record.documents)
             found[key] = record
     return found
 
@@ -60,6 +63,8 @@ def _difference(key: Key, first: PerplexityRecord, other: PerplexityRecord) -> P
         measure += f", stride {stride}"
 
     more_nats = np.array(other.nats) - np.array(first.nats)  # (pieces,)
+
+    # The time of a bootstrap grows with the number of its units, and its interval hardly changes.
     sums, sizes = in_blocks(more_nats, np.array(first.n_targets))
     return PairedDifference(
         measure=measure,

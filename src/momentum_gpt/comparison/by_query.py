@@ -45,18 +45,21 @@ def by_query(
             advance(1)
 
     adjusted = holm([difference.p_values["McNemar"] for difference in differences])
-    return [
-        replace(difference, p_holm=p_holm)
-        for difference, p_holm in zip(differences, adjusted, strict=True)
-    ]
+    return list(map(_with_holm, differences, adjusted))
+
+
+def _with_holm(difference: PairedDifference, p_holm: float) -> PairedDifference:
+    return replace(difference, p_holm=p_holm)
 
 
 def _newest(folder: Path) -> dict[Key, Draws]:
     """Return the records of the newest step, by task and number of demonstrations."""
-    records = read_few_shot(folder)
-    newest = max((origin.step for origin, _ in records), default=0)
+    newest = 0
     found: dict[Key, Draws] = defaultdict(dict)
-    for origin, record in records:
+    for origin, record in read_few_shot(folder):
+        if origin.step > newest:
+            newest = origin.step
+            found.clear()
         if origin.step == newest:
             # The last record counts if something was measured twice.
             found[record.task, record.k][record.seed] = record
@@ -67,6 +70,7 @@ def _pairs(first: Draws, other: Draws) -> list[tuple[FewShotRecord, FewShotRecor
     """Return the records of the seeds that both have, with the same number of queries."""
     pairs = []
     for seed, record in first.items():
+        # With other numbers of queries, they are not the same ones.
         if seed in other and other[seed].n == record.n:
             pairs.append((record, other[seed]))
     return pairs
@@ -74,8 +78,9 @@ def _pairs(first: Draws, other: Draws) -> list[tuple[FewShotRecord, FewShotRecor
 
 def _difference(key: Key, pairs: list[tuple[FewShotRecord, FewShotRecord]]) -> PairedDifference:
     task, k = key
-    first = np.array([a.right for a, _ in pairs], dtype=float)  # (draws, queries)
-    other = np.array([b.right for _, b in pairs], dtype=float)
+    rights = np.array([(a.right, b.right) for a, b in pairs], dtype=float)  # (draws, 2, queries)
+    first = rights[:, 0]  # (draws, queries)
+    other = rights[:, 1]
 
     # McNemar's test has one answer for each query: that of the first draw of demonstrations. The
     # bootstrap covers the draws as well.

@@ -52,6 +52,7 @@ def variants(runs: Sequence[Run]) -> dict[str, BySeed]:
     Two runs are of the same variant if they differ in nothing but the seed and options that change
     nothing of a result. The name of a variant has all options in which the runs differ.
     """
+    # The attention is named by `Run.variant`, and other seeds are what the comparison is about.
     others = {}
     for option, values in config_differences(runs).items():
         if not option.startswith("attention.") and option != "training.seed":
@@ -61,6 +62,8 @@ def variants(runs: Sequence[Run]) -> dict[str, BySeed]:
     for number, run in enumerate(runs):
         more = [f"{option} {values[number]}" for option, values in others.items()]
         of_variant = found.setdefault(", ".join([run.variant, *more]), {})
+
+        # Of two runs with the same seed, the first counts.
         of_variant.setdefault(run.config.training.seed, run)
     return dict(found)
 
@@ -81,16 +84,23 @@ def by_seed(
     seeds = sorted(first.keys() & other.keys())
     if len(seeds) < 2:
         return []
-    pairs = [(first[seed].final, other[seed].final) for seed in seeds]
 
     differences = []
-    for metric in pairs[0][0]:
-        if COMPARED.fullmatch(metric) and all(metric in a and metric in b for a, b in pairs):
-            of_first = np.array([a[metric] for a, _ in pairs])  # (seeds,)
-            of_other = np.array([b[metric] for _, b in pairs])
+    for metric in filter(COMPARED.fullmatch, first[seeds[0]].final):
+        of_first = _final(first, seeds, metric)
+        of_other = _final(other, seeds, metric)
+
+        # A metric that one of the runs lacks cannot be paired.
+        if of_first is not None and of_other is not None:
             differences.append(_difference(metric, of_first, of_other))
             advance(1)
     return _adjusted(differences)
+
+
+def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None:
+    """Return the last value of a metric for each seed, (seeds,); None if a run does not have it."""
+    values = [runs[seed].final.get(metric) for seed in seeds]
+    return None if None in values else np.array(values)
 
 
 def _difference(metric: str, first: np.ndarray, other: np.ndarray) -> PairedDifference:
@@ -112,7 +122,11 @@ def _difference(metric: str, first: np.ndarray, other: np.ndarray) -> PairedDiff
 
 def _adjusted(differences: list[PairedDifference]) -> list[PairedDifference]:
     """Return the differences with the p-values of few-shot metrics adjusted for their number."""
-    few_shot = [row.measure for row in differences if FEW_SHOT.fullmatch(row.measure)]
-    p_values = [row.p_values["t-test"] for row in differences if row.measure in few_shot]
-    adjusted = dict(zip(few_shot, holm(p_values), strict=True))
+    # Tasks times numbers of demonstrations are many; the other metrics are a few planned questions.
+    p_values = {}
+    for row in differences:
+        if FEW_SHOT.fullmatch(row.measure):
+            p_values[row.measure] = row.p_values["t-test"]
+
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return [replace(row, p_holm=adjusted.get(row.measure, row.p_holm)) for row in differences]

@@ -44,11 +44,14 @@ def common_ground(runs: Sequence[Run]) -> list[str]:
     else:
         sentences.append(f"{AGAINST} the same order of the training tokens{each}.")
 
+    # Losses on different texts differ even between equal models.
     if len({run.final.get("val/targets") for run in runs}) > 1:
         sentences.append(
             f"{AGAINST} measured on the same number of validation targets: "
             "evaluate each run with the same evaluation.tokens."
         )
+
+    # With a single run per variant, a difference may be one of the seeds.
     if len({run.variant for run in runs}) == len(runs):
         sentences.append(
             "One run per variant: telling whether one variant is better takes several seeds "
@@ -63,15 +66,18 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         of_seed[run.config.training.seed].append(run)
 
-    fewest = min(len(group) for group in of_seed.values())
-    if len(of_seed) > 1 and fewest > 1:
-        return list(of_seed.values())
-    return [list(runs)]
+    # Runs with different seeds differ in their weights and their order on purpose.
+    groups = list(of_seed.values())
+    fewest = min(map(len, groups))
+    return groups if len(groups) > 1 and fewest > 1 else [list(runs)]
 
 
 def _is_shared(groups: list[list[Run]], fact: str) -> bool | None:
     """Return whether an entry of the manifests is the same within each group; None if unknown."""
+    is_shared = True
     for group in groups:
-        if any(run.manifest is None for run in group):
+        values = {getattr(run.manifest, fact, None) for run in group}
+        if None in values:
             return None
-    return all(len({getattr(run.manifest, fact) for run in group}) == 1 for group in groups)
+        is_shared = is_shared and len(values) == 1
+    return is_shared

@@ -28,6 +28,8 @@ def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
         UserError: the runs cannot be compared.
     """
     runs = load_runs(folders)
+
+    # Bootstraps of many few-shot tasks take a while.
     with progress_bar("Intervals and tests", total=None) as advance:
         tables = paired_tables(runs, advance)
 
@@ -67,6 +69,7 @@ def paired_tables(runs: Sequence[Run], advance: Advance) -> list[Table]:
     if tables:
         return tables
 
+    # A single seed tells two trained models apart, not two variants.
     for run in runs[1:]:
         tables += _tables_of_pair(runs[0], run, advance)
     return tables

@@ -7,7 +7,6 @@ from another.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -73,30 +72,14 @@ def paired_table(
         other: name of the other side.
         differences: one or more, all paired by the same.
     """
-    example = differences[0]
-    tests = [f"{name} p" for name in example.p_values]
-    if example.p_holm is not None:
-        # Next to the test whose p-value it adjusts.
-        tests.insert(1, "Holm p")
+    head: list[str] = []
+    rows = []
+    for difference in differences:
+        cells = _cells(difference, first, other)
 
-    head = [
-        "measure",
-        "unit",
-        COUNTED[example.paired_by],
-        "sample",
-        first,
-        other,
-        "difference",
-        "95% interval",
-        *tests,
-        "detectable",
-        "",
-    ]
-    rows = [_row(difference) for difference in differences]
-
-    if not any(difference.sample for difference in differences):
-        rows = [_without(head.index("sample"), row) for row in rows]
-        head = _without(head.index("sample"), head)
+        # The head is the same for all rows: they are of the same kind.
+        head = [name for name, _ in cells]
+        rows.append([text for _, text in cells])
     return Table(title, head, rows)
 
 
@@ -116,31 +99,41 @@ def notes(tables: Sequence[Table]) -> list[str]:
     return found
 
 
-def _row(difference: PairedDifference) -> list[str]:
+def _cells(difference: PairedDifference, first: str, other: str) -> list[tuple[str, str]]:
+    """Return the title of each column and the text of its cell.
+
+    A list of pairs instead of a dict: two runs may have the same name.
+    """
     digits = difference.digits
-    p_values = [f"{p_value:.3f}" for p_value in difference.p_values.values()]
-    if difference.p_holm is not None:
-        p_values.insert(1, f"{difference.p_holm:.3f}")
+    cells = [
+        ("measure", difference.measure),
+        ("unit", difference.unit),
+        (COUNTED[difference.paired_by], f"{difference.pairs:,}"),
+    ]
+    if difference.sample:
+        cells.append(("sample", difference.sample))
 
-    # Without any spread, nothing is known about what would be found.
-    detectable = "-"
-    if difference.detectable and not math.isnan(difference.detectable):
-        detectable = f"{difference.detectable:.{digits}f}"
-
-    return [
-        difference.measure,
-        difference.unit,
-        f"{difference.pairs:,}",
-        difference.sample,
-        f"{difference.first:.{digits}f}",
-        f"{difference.other:.{digits}f}",
-        f"{difference.difference:+.{digits}f}",
-        interval_text(difference.interval, digits),
-        *p_values,
-        detectable,
-        "*" if difference.is_real else "",
+    cells += [
+        (first, f"{difference.first:.{digits}f}"),
+        (other, f"{difference.other:.{digits}f}"),
+        ("difference", f"{difference.difference:+.{digits}f}"),
+        ("95% interval", interval_text(difference.interval, digits)),
+        *_test_cells(difference),
     ]
 
+    # Without any spread, nothing is known about what would be found.
+    is_known = difference.detectable > 0
+    cells.append(("detectable", f"{difference.detectable:.{digits}f}" if is_known else "-"))
+    cells.append(("", "*" if difference.is_real else ""))
+    return cells
 
-def _without(column: int, cells: list[str]) -> list[str]:
-    return cells[:column] + cells[column + 1 :]
+
+def _test_cells(difference: PairedDifference) -> list[tuple[str, str]]:
+    cells = []
+    for number, (name, p_value) in enumerate(difference.p_values.items()):
+        cells.append((f"{name} p", f"{p_value:.3f}"))
+
+        # Next to the first test, whose p-value it adjusts.
+        if number == 0 and difference.p_holm is not None:
+            cells.append(("Holm p", f"{difference.p_holm:.3f}"))
+    return cells

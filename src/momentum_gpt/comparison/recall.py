@@ -58,6 +58,7 @@ def train_all(study: Study) -> dict[Cell, list[Run]]:
     ):
         waiting = {executor.submit(train, study, job): job for job in study.jobs}
         try:
+            # In the order in which they end, so that a line never waits for a slower run.
             for number, finished in enumerate(as_completed(waiting), start=1):
                 seconds = finished.result()
                 print(_progress_line(study, waiting[finished], number, seconds), flush=True)
@@ -86,6 +87,8 @@ def train(study: Study, job: Job) -> float:
         *job.options,
         *study.options,
     ]
+
+    # A process of its own: several trainings in one would share torch's threads and its generator.
     log = study.folder / f"{job.name}.log"
     began = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:
@@ -97,6 +100,7 @@ def train(study: Study, job: Job) -> float:
             check=False,
         )
 
+    # The last line of a run that fails names the cause.
     if done.returncode:
         lines = log.read_text(encoding="utf-8").strip().splitlines()
         raise UserError(

@@ -32,19 +32,26 @@ class Run:
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Return the numbers of tokens trained on and the values of a metric, oldest first."""
-        rows = [record for record in self.records if key in record]
-        tokens = [row["tokens"] for row in rows]
-        values = [row[key] for row in rows]
+        tokens = []
+        values = []
+        for record in self.records:
+            # Each line of metrics.jsonl has only what was measured at that step.
+            if key in record:
+                tokens.append(record["tokens"])
+                values.append(record[key])
         return tokens, values
 
     @cached_property
     def final(self) -> dict[str, Any]:
         """The metrics of the last evaluation, with those that were measured afterwards."""
-        return _last_evaluation(self.records) | self.afterwards
+        last = _last_evaluation(self.records)
+        assert last is not None, f"{self.name} has no evaluation"
+        return last | self.afterwards
 
     @property
     def variant(self) -> str:
         """The attention's name and options, without those that are off or null."""
+        # What is off in every variant would only widen the tables.
         options = []
         for key, value in self.config.attention.items():
             if key != "name" and value is not None and value is not False:
@@ -82,7 +89,8 @@ def load_run(folder: str) -> Run:
         )
 
     records = read_json_lines(path / "metrics.jsonl")
-    if not any("val/loss" in record for record in records):
+    last = _last_evaluation(records)
+    if last is None:
         raise UserError(
             f"runs: {folder!r} has no evaluation yet: "
             "let it train to its first one (training.eval_every)"
@@ -93,7 +101,7 @@ def load_run(folder: str) -> Run:
         config=read_config(path / "config.yaml"),
         records=records,
         manifest=_newest_manifest(path / "checkpoints"),
-        afterwards=_measured_afterwards(path, _last_evaluation(records)["step"]),
+        afterwards=_measured_afterwards(path, last["step"]),
         folder=path,
     )
 
@@ -111,6 +119,7 @@ def load_runs(folders: Sequence[str]) -> list[Run]:
         )
     runs = [load_run(folder) for folder in folders]
 
+    # A run that trains for the first time may be compared before it has a checkpoint.
     tokenizers = {}
     for run in runs:
         if run.manifest is not None:
@@ -127,6 +136,8 @@ def load_runs(folders: Sequence[str]) -> list[Run]:
 def measured_alike(runs: list[Run]) -> list[Run]:
     """Return the runs, without later measurements unless all have them on as many targets."""
     targets = {run.afterwards.get("val/targets") for run in runs}
+
+    # Where nothing was measured later, all runs agree as well: on None.
     if len(targets) == 1 and runs[0].afterwards:
         return runs
     return [replace(run, afterwards={}) for run in runs]
@@ -154,8 +165,11 @@ def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return differences
 
 
-def _last_evaluation(records: list[dict[str, Any]]) -> dict[str, Any]:
-    return next(record for record in reversed(records) if "val/loss" in record)
+def _last_evaluation(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    for record in reversed(records):
+        if "val/loss" in record:
+            return record
+    return None
 
 
 def _newest_manifest(checkpoints: Path) -> CheckpointManifest | None:
@@ -167,6 +181,9 @@ def _newest_manifest(checkpoints: Path) -> CheckpointManifest | None:
 
 def _measured_afterwards(folder: Path, step: int) -> dict[str, Any]:
     """Return the last line that `evaluate` wrote about a step, {} if there is none."""
-    lines = read_json_lines(folder / "evaluations" / "validation.jsonl")
-    of_step = [line for line in lines if line["step"] == step]
-    return of_step[-1] if of_step else {}
+    found: dict[str, Any] = {}
+    for line in read_json_lines(folder / "evaluations" / "validation.jsonl"):
+        # Later lines are newer: with other options, a checkpoint may be measured again.
+        if line["step"] == step:
+            found = line
+    return found

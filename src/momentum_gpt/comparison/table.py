@@ -53,37 +53,48 @@ PROBES = (
 
 def columns(runs: Sequence[Run]) -> list[Column]:
     """Return what the last evaluation of every run has, and the speed of training."""
-    found = [Column("val loss", "nats/token", [run.final["val/loss"] for run in runs], 4)]
+    found = [Column("val loss", "nats/token", _final(runs, "val/loss"), 4)]
 
-    perplexities = [run.by_number("val/ppl@") for run in runs]
-    for length in sorted(perplexities[0]):
-        if all(length in by_length for by_length in perplexities):
-            values = [by_length[length] for by_length in perplexities]
-            found.append(Column(f"ppl@{length}", "per token", values, 3))
+    # Runs with different seq_len have been measured at different context lengths.
+    for length in sorted(runs[0].by_number("val/ppl@")):
+        metric = f"val/ppl@{length}"
+        if _all_have(runs, metric):
+            found.append(Column(f"ppl@{length}", "per token", _final(runs, metric), 3))
 
-    for key, title, unit, digits in PROBES:
-        if all(key in run.final for run in runs):
-            found.append(Column(title, unit, [run.final[key] for run in runs], digits))
+    for metric, title, unit, digits in PROBES:
+        if _all_have(runs, metric):
+            found.append(Column(title, unit, _final(runs, metric), digits))
 
-    tokens = [float(run.final["tokens"]) for run in runs]
-    found.append(Column("tokens", "trained on", tokens, 0))
-    found.append(Column("tokens/s", "median", [run.tokens_per_s for run in runs], 0))
+    speeds = [run.tokens_per_s for run in runs]
+    found.append(Column("tokens", "trained on", _final(runs, "tokens"), 0))
+    found.append(Column("tokens/s", "median", speeds, 0))
     return found
 
 
 def results_text(runs: Sequence[Run]) -> str:
     """Return a row for each run, and below all but the first their differences to the first."""
     measures = columns(runs)
+    head = ["run"]
+    units = [""]
+    for column in measures:
+        head.append(column.title)
+        units.append(column.unit)
+
     rows = []
     for number, run in enumerate(runs):
-        rows.append([run.name, *(column.cell(number) for column in measures)])
+        rows.append([run.name] + [column.cell(number) for column in measures])
         if number:
             differences = [column.difference(number) for column in measures]
             rows.append([f"  - {runs[0].name}", *differences])
-
-    head = ["run", *(column.title for column in measures)]
-    units = ["", *(column.unit for column in measures)]
     return table_text("", head, rows, units)
+
+
+def _final(runs: Sequence[Run], metric: str) -> list[float]:
+    return [run.final[metric] for run in runs]
+
+
+def _all_have(runs: Sequence[Run], metric: str) -> bool:
+    return all(metric in run.final for run in runs)
 
 
 def interval_text(bounds: tuple[float, float], digits: int) -> str:

@@ -88,6 +88,7 @@ def induction_accuracy(runs: Sequence[Run]) -> go.Figure:
     metric = "icl/induction/acc"
     figure = over_tokens("Induction probe: accuracy, second showing", metric, "accuracy")(runs)
 
+    # A probe that has not been learned yet would lie on the axis if it went up to 100%.
     highest = 0.0
     for run in runs:
         _, values = run.series(metric)
@@ -98,8 +99,8 @@ def induction_accuracy(runs: Sequence[Run]) -> go.Figure:
 
 def training_loss(runs: Sequence[Run]) -> go.Figure:
     """Draw the trailing mean, so that the noise of single batches does not hide a difference."""
-    readings = [len(run.series("train/loss")[1]) for run in runs]
-    width = max(1, min(readings) // DRAWN_MEANS)
+    readings = min(len(run.series("train/loss")[1]) for run in runs)
+    width = max(1, readings // DRAWN_MEANS)
     title = "Training loss"
     if width > 1:
         title += f", mean of the last {width} readings"
@@ -124,7 +125,9 @@ def perplexity_by_context(runs: Sequence[Run]) -> go.Figure:
     traces = []
     for number, run in enumerate(runs):
         by_length = dict(sorted(run.by_number("val/ppl@").items()))
-        lengths = [str(length) for length in by_length]
+
+        # Text instead of numbers: the axis has equal steps between lengths that double.
+        lengths = list(map(str, by_length))
         traces.append(curve(run.name, number, lengths, list(by_length.values())))
 
     figure = chart(
@@ -150,8 +153,10 @@ def loss_by_position(runs: Sequence[Run]) -> go.Figure:
         "nats per token",
         traces,
     )
+
+    # Ticks at the positions measured, since those of a logarithmic axis are powers of ten.
     ticks = list(traces[0].x)
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks])
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=list(map(str, ticks)))
     return figure
 
 
@@ -161,10 +166,10 @@ def speed(runs: Sequence[Run]) -> go.Figure:
     bars = go.Bar(
         x=[run.name for run in runs],
         y=rates,
-        text=[f"{rate:,.0f}" for rate in rates],
+        text=list(map("{:,.0f}".format, rates)),
         textposition="outside",
-        cliponaxis=False,
-        marker={"color": [colour(number) for number in range(len(runs))]},
+        cliponaxis=False,  # the number of the highest bar stands above the axis
+        marker={"color": list(map(colour, range(len(runs))))},
         width=0.5,
     )
     figure = chart("Training speed, median", "run", "tokens per second", [bars])
