@@ -50,6 +50,12 @@ def test_only_steps_that_all_runs_have_are_compared() -> None:
     assert accuracies([run_of(0.1, 0.2), run_of(0.3)]) == {50: [0.1, 0.3]}
 
 
+def test_a_step_that_was_repeated_after_resuming_counts_once() -> None:
+    resumed = run_of(0.1, 0.2)
+    resumed.records.append({"step": 100, "val/acc": 0.25})
+    assert accuracies([resumed, run_of(0.3, 0.4)]) == {50: [0.1, 0.3], 100: [0.25, 0.4]}
+
+
 def test_a_run_has_learned_at_its_first_step_with_nine_out_of_ten_right() -> None:
     assert [steps_to_learn(run) for run in RUNS[MOMENTUM]] == [100, 150]
     assert steps_to_learn(run_of(0.1, 0.2)) == math.inf

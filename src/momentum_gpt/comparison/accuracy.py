@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -37,14 +36,15 @@ Runs = Mapping[Cell, Sequence[Run]]
 
 def accuracies(runs: Sequence[Run]) -> dict[int, list[float]]:
     """Return step -> accuracy of each run, at the steps that all runs have."""
-    found: dict[int, list[float]] = defaultdict(list)
-    for run in runs:
-        for record in run.records:
-            if "val/acc" in record:
-                found[record["step"]].append(record["val/acc"])
+    by_step = [_accuracy_by_step(run) for run in runs]
+    found = {}
+    for step in by_step[0]:
+        values = [of_run[step] for of_run in by_step if step in of_run]
 
-    # Runs may have been evaluated at other steps, or may not be finished.
-    return {step: values for step, values in found.items() if len(values) == len(runs)}
+        # Runs may have been evaluated at other steps, or may not be finished.
+        if len(values) == len(runs):
+            found[step] = values
+    return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -118,6 +118,15 @@ def draw_accuracy(positions: str, runs: Runs) -> go.Figure:
     # A little above 100%, so that a line at the top is not cut.
     figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
     return figure
+
+
+def _accuracy_by_step(run: Run) -> dict[int, float]:
+    found = {}
+    for record in run.records:
+        # A step that was repeated after resuming counts once.
+        if "val/acc" in record:
+            found[record["step"]] = record["val/acc"]
+    return found
 
 
 def _row(cell: Cell, runs: Sequence[Run], steps: Sequence[int]) -> list[str]:

@@ -119,7 +119,7 @@ def load_runs(folders: Sequence[str]) -> list[Run]:
         )
     runs = [load_run(folder) for folder in folders]
 
-    # A run that trains for the first time may be compared before it has a checkpoint.
+    # A run that is still training may have no checkpoint yet.
     tokenizers = {}
     for run in runs:
         if run.manifest is not None:
@@ -137,7 +137,7 @@ def measured_alike(runs: list[Run]) -> list[Run]:
     """Return the runs, without later measurements unless all have them on as many targets."""
     targets = {run.afterwards.get("val/targets") for run in runs}
 
-    # Where nothing was measured later, all runs agree as well: on None.
+    # If nothing was measured later, all runs agree as well: on None.
     if len(targets) == 1 and runs[0].afterwards:
         return runs
     return [replace(run, afterwards={}) for run in runs]

@@ -89,17 +89,17 @@ def results_text(runs: Sequence[Run]) -> str:
     return table_text("", head, rows, units)
 
 
-def _final(runs: Sequence[Run], metric: str) -> list[float]:
-    return [run.final[metric] for run in runs]
-
-
-def _all_have(runs: Sequence[Run], metric: str) -> bool:
-    return all(metric in run.final for run in runs)
-
-
 def interval_text(bounds: tuple[float, float], digits: int) -> str:
     """Return, for example, "[-0.012, +0.003]"; "-" if there is no interval."""
     low, high = bounds
     if math.isnan(low):
         return "-"
     return f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _final(runs: Sequence[Run], metric: str) -> list[float]:
+    return [run.final[metric] for run in runs]
+
+
+def _all_have(runs: Sequence[Run], metric: str) -> bool:
+    return all(metric in run.final for run in runs)
