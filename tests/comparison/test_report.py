@@ -1,9 +1,11 @@
-"""The comparison on real runs: the table, the common ground, and the report in a real browser without a network."""
+"""The comparison of real runs: the table, the common ground, and the report in a real browser."""
 
 from __future__ import annotations
 
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,29 +13,35 @@ from typing import Any
 import pytest
 
 from momentum_gpt import compare
-from momentum_gpt.comparison.runs import common_ground, differences, load_runs
-from momentum_gpt.comparison.table import as_text, columns
+from momentum_gpt.comparison.certificate import common_ground
+from momentum_gpt.comparison.report import report
+from momentum_gpt.comparison.report.figures import FIGURES, trailing_means
+from momentum_gpt.comparison.runs import config_differences, load_runs
+from momentum_gpt.comparison.table import Table, columns, results_text
 from momentum_gpt.core.files import read_json_lines
 from tests.conftest import CHROMIUM, SMOKE, Result, command
 
 Invoke = Callable[..., Result]
 
+VARIANTS: dict[str, list[str]] = {
+    "vanilla": [],
+    "momentum": ["attention=momentum"],
+    "other seed": ["training.seed=1"],
+}
+
 
 @pytest.fixture(scope="module")
 def runs(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train three short runs and return their folder."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, more in (
-        ("vanilla", []),
-        ("momentum", ["attention=momentum"]),
-        ("other seed", ["training.seed=1"]),
-    ):
+    for name, options in VARIANTS.items():
         done = command(
             "momentum_gpt.train",
             f"name='{name}'",
             f"data={data_folder}",
             f"runs={folder}",
             *SMOKE,
-            *more,
+            *options,
         )
         assert done.code == 0, done.err
     return folder
@@ -43,53 +51,104 @@ def both(runs: Path) -> list[str]:
     return [str(runs / "vanilla"), str(runs / "momentum")]
 
 
+def last_evaluation(folder: str) -> dict[str, Any]:
+    records = read_json_lines(Path(folder) / "metrics.jsonl")
+    return [record for record in records if "val/loss" in record][-1]
+
+
 def test_the_table_holds_the_last_evaluation_and_the_differences(runs: Path) -> None:
     loaded = load_runs(both(runs))
-    last = [
-        next(r for r in reversed(read_json_lines(Path(f) / "metrics.jsonl")) if "val/loss" in r)
-        for f in both(runs)
-    ]
-    table = {f"{column.title} {column.unit}": column for column in columns(loaded)}
-    assert table["val loss nats/token"].values == [r["val/loss"] for r in last]
-    assert table["ppl@64 per token"].values == [r["val/ppl@64"] for r in last]
-    assert table["ppl@64 per token"].values[0] == pytest.approx(
-        math.exp(table["val loss nats/token"].values[0])
-    )
-    text = as_text(loaded)
-    assert f"{last[1]['val/loss'] - last[0]['val/loss']:+.4f}" in text
+    first, other = [last_evaluation(folder) for folder in both(runs)]
+    table = {f"{column.title} {column.unit}": column.values for column in columns(loaded)}
+
+    losses = table["val loss nats/token"]
+    perplexities = table["ppl@64 per token"]
+    assert losses == [first["val/loss"], other["val/loss"]]
+    assert perplexities == [first["val/ppl@64"], other["val/ppl@64"]]
+    assert perplexities[0] == pytest.approx(math.exp(losses[0]))
+
+    text = results_text(loaded)
+    assert f"{other['val/loss'] - first['val/loss']:+.4f}" in text
     assert len({len(line) for line in text.splitlines()}) == 1
 
 
 def test_runs_that_differ_in_the_attention_alone_share_weights_and_tokens(runs: Path) -> None:
     loaded = load_runs(both(runs))
-    found = differences(loaded)
+    found = config_differences(loaded)
     assert {key.partition(".")[0] for key in found} == {"attention"}
-    assert (found["attention.name"], found["attention.ema_decay"]) == (
-        ["vanilla", "momentum"],
-        [None, 0.5],
-    )
+    assert found["attention.name"] == ["vanilla", "momentum"]
+    assert found["attention.ema_decay"] == [None, 0.5]
+
     assert common_ground(loaded)[:3] == [
         "Identical initial weights.",
         "Identical training tokens.",
-        "Identical order of the tokens.",
+        "Identical order of the training tokens.",
     ]
 
 
 def test_another_seed_is_told_apart(runs: Path) -> None:
     sentences = common_ground(load_runs([str(runs / "vanilla"), str(runs / "other seed")]))
     assert "NOT identical initial weights." in sentences
-    assert "NOT the same order of the tokens." in sentences
+    assert "NOT the same order of the training tokens." in sentences
 
 
-def test_other_tokenizers_are_not_compared(runs: Path, tmp_path: Path, invoke: Invoke) -> None:
+def test_runs_with_different_tokenizers_are_refused(
+    runs: Path, tmp_path: Path, invoke: Invoke
+) -> None:
     copy = Path(shutil.copytree(runs / "momentum", tmp_path / "momentum"))
     manifest = copy / "checkpoints" / "step_00000020" / "manifest.json"
-    manifest.write_text(
-        manifest.read_text().replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0')
-    )
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'))
+
     done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={tmp_path}/report.html")
-    assert (done.code, "different tokenizers" in done.err) == (2, True)
+    assert done.code == 2
+    assert "different tokenizers" in done.err
     assert not (tmp_path / "report.html").exists()
+
+
+def test_what_was_measured_afterwards_counts_only_if_all_runs_have_it(
+    runs: Path, tmp_path: Path
+) -> None:
+    folders = []
+    for name in ("vanilla", "momentum"):
+        folders.append(str(shutil.copytree(runs / name, tmp_path / name)))
+    step = last_evaluation(folders[0])["step"]
+    line = f'{{"step": {step}, "val/loss": 1.5, "val/targets": 64}}\n'
+
+    first = Path(folders[0]) / "evaluations" / "validation.jsonl"
+    first.write_text(line)
+    assert load_runs(folders)[0].final["val/loss"] != 1.5
+
+    (Path(folders[1]) / "evaluations" / "validation.jsonl").write_text(line)
+    assert [run.final["val/loss"] for run in load_runs(folders)] == [1.5, 1.5]
+
+
+def test_the_page_holds_the_tables_and_marks_what_speaks_against_the_comparison(
+    runs: Path,
+) -> None:
+    loaded = load_runs([str(runs / "vanilla"), str(runs / "other seed")])
+    table = Table("Losses <b>", ["measure", ""], [["a & b", "*"]])
+    page = report(loaded, [table])
+
+    assert "<h2>Losses &lt;b&gt;</h2>" in page
+    assert "<td>a &amp; b</td><td>*</td>" in page
+    assert '<li class="against">NOT identical initial weights.</li>' in page
+    assert "<li>Identical training tokens.</li>" in page
+    assert f"{columns(loaded)[0].difference(1)}</span>" in page
+    assert "<td>training.seed</td>" in page
+
+
+def test_the_training_loss_is_drawn_as_a_trailing_mean() -> None:
+    assert trailing_means([4.0, 2.0, 0.0, 8.0], 2) == [4.0, 3.0, 1.0, 4.0]
+    assert trailing_means([4.0, 2.0], 1) == [4.0, 2.0]
+
+
+@pytest.mark.parametrize("module", ["compare", "recall"])
+def test_help_loads_no_heavy_library(module: str) -> None:
+    heavy = ["torch", "scipy", "plotly", "jinja2", "deepspeed"]
+    code = f"import sys, momentum_gpt.{module}; print([x for x in {heavy} if x in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.browser
@@ -99,40 +158,56 @@ def test_the_report_opens_in_a_browser_without_a_network(
     from playwright.sync_api import sync_playwright
 
     hostile = Path(shutil.copytree(runs / "momentum", tmp_path / "<img src=x onerror=alert(1)>"))
-    done = invoke(
-        compare.main, f"runs=['{runs}/vanilla','{hostile}']", f"output={tmp_path}/report.html"
-    )
+    path = tmp_path / "report.html"
+    done = invoke(compare.main, f"runs=['{runs}/vanilla','{hostile}']", f"output={path}")
     assert done.code == 0, done.err
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_context(offline=True, viewport={"width": 1300, "height": 900}).new_page()
+        context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
+        page = context.new_page()
         requests: list[str] = []
         errors: list[Any] = []
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(error))
         page.on("dialog", lambda dialog: errors.append(dialog.message))
-        page.goto((tmp_path / "report.html").as_uri())
+
+        page.goto(path.as_uri())
         page.wait_for_selector(".legend .traces")
         page.wait_for_timeout(1000)
+
         figures = page.locator(".js-plotly-plot")
-        assert figures.count() == 7
+        assert figures.count() == len(FIGURES) == 7
         for number in range(figures.count()):
-            figure = figures.nth(number)
-            assert figure.locator(".xtitle").text_content()
-            assert figure.locator(".ytitle").text_content()
-            drawn, cell = figure.locator(".main-svg").first.bounding_box(), figure.bounding_box()
-            assert drawn is not None
-            assert cell is not None
-            assert drawn["width"] <= cell["width"] + 1
-        first = figures.first
-        assert first.locator(".scatterlayer .trace").count() == 2
-        first.locator(".legendtoggle").first.click()
+            assert_is_drawn(figures.nth(number))
+
+        # A click on a name in a legend hides its line.
+        lines = ".scatterlayer .trace"
+        assert figures.first.locator(lines).count() == 2
+        figures.first.locator(".legendtoggle").first.click()
         page.wait_for_function(
-            "document.querySelectorAll('.js-plotly-plot')[0].querySelectorAll('.scatterlayer .trace').length == 1"
+            "lines => document.querySelector('.js-plotly-plot')"
+            ".querySelectorAll(lines).length == 1",
+            arg=lines,
         )
+
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         browser.close()
+
     assert not errors
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    local = ("file:", "data:", "blob:")
+    assert [url for url in requests if not url.startswith(local)] == []
+
+
+def assert_is_drawn(figure: Any) -> None:
+    """Assert that a figure has titles at both axes and fits its cell."""
+    assert figure.locator(".xtitle").text_content()
+    assert figure.locator(".ytitle").text_content()
+
+    drawn = figure.locator(".main-svg").first.bounding_box()
+    cell = figure.bounding_box()
+    assert drawn is not None
+    assert cell is not None
+    assert drawn["width"] <= cell["width"] + 1

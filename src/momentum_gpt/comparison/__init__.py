@@ -1,1 +1,1 @@
-"""Runs side by side: what they reached, whether they may be compared, and a report to look at."""
+"""Runs side by side: what they reached, what they share, and how sure their differences are."""

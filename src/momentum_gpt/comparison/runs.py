@@ -1,180 +1,189 @@
-"""Finished runs as they lie on disk, and what must hold before they may stand side by side."""
+"""Finished runs as they lie on disk, and the options in which they differ."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from momentum_gpt.core.config import CHANGES_NOTHING, TrainConfig, flat, read_config
+from momentum_gpt.core.config import TrainConfig, changes_nothing, flat, read_config
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines
+from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
 
 
 @dataclass(frozen=True)
 class Run:
+    """A run's folder, read."""
+
     name: str
+    """The name of the folder."""
     config: TrainConfig
     records: list[dict[str, Any]]
     """The lines of metrics.jsonl."""
-    manifest: dict[str, Any]
-    """Of the newest checkpoint; {} without one."""
+    manifest: CheckpointManifest | None = None
+    """The manifest of the newest checkpoint; None without a checkpoint."""
     afterwards: dict[str, Any] = field(default_factory=dict)
-    """What `evaluate` measured of its last step; {} if nothing."""
+    """What `evaluate` has measured of the last evaluated step; {} if nothing."""
+    folder: Path = Path()
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Tokens seen and values of a metric."""
-        rows = [record for record in self.records if key in record]
-        return [row["tokens"] for row in rows], [row[key] for row in rows]
+        """Return the numbers of tokens trained on and the values of a metric, oldest first."""
+        tokens = []
+        values = []
+        for record in self.records:
+            # Each line of metrics.jsonl has only what was measured at that step.
+            if key in record:
+                tokens.append(record["tokens"])
+                values.append(record[key])
+        return tokens, values
 
     @cached_property
     def final(self) -> dict[str, Any]:
-        """The last evaluation, which one afterwards replaces."""
-        last = next(record for record in reversed(self.records) if "val/loss" in record)
+        """The metrics of the last evaluation, with those that were measured afterwards."""
+        last = _last_evaluation(self.records)
+        assert last is not None, f"{self.name} has no evaluation"
         return last | self.afterwards
 
     @property
     def variant(self) -> str:
-        """The attention's name, and its options that are switched on: what is off or null would only widen a table."""
-        given = self.config.attention.items()
-        options = [
-            f"{key} {value}"
-            for key, value in given
-            if key != "name" and value is not None and value is not False
-        ]
-        return self.config.attention["name"] + (f" ({', '.join(options)})" if options else "")
+        """The attention's name and options, without those that are off or null."""
+        # What is off in every variant would only widen the tables.
+        options = []
+        for key, value in self.config.attention.items():
+            if key != "name" and value is not None and value is not False:
+                options.append(f"{key} {value}")
+
+        name = str(self.config.attention["name"])
+        return f"{name} ({', '.join(options)})" if options else name
 
     @cached_property
     def tokens_per_s(self) -> float:
-        """Median over the run's readings."""
-        return median(self.series("train/tokens_per_s")[1] or [float("nan")])
+        """The median speed of training."""
+        _, speeds = self.series("train/tokens_per_s")
+        return median(speeds or [float("nan")])
 
     def by_number(self, prefix: str) -> dict[int, float]:
-        """The final values of `prefix` + number, e.g. {64: ..., 128: ...} of "val/ppl@"."""
-        return {
-            int(key.removeprefix(prefix)): value
-            for key, value in self.final.items()
-            if key.startswith(prefix)
-        }
+        """Return the final values of metrics PREFIX + number, e.g. {64: 73.9} for "val/ppl@"."""
+        values = {}
+        for key, value in self.final.items():
+            if key.startswith(prefix):
+                values[int(key.removeprefix(prefix))] = value
+        return values
 
 
 def load_run(folder: str) -> Run:
-    """A run's folder.
+    """Read a run's folder.
 
     Raises:
-        UserError: no run is there, or one without an evaluation.
+        UserError: there is no run, or it has no evaluation yet.
     """
     path = Path(folder)
     if not (path / "config.yaml").is_file():
         raise UserError(
-            f"runs: {folder!r} is not a run folder (it has no config.yaml): give folders like runs/NAME"
+            f"runs: {folder!r} is not a run folder (it has no config.yaml): "
+            "give folders like runs/NAME"
         )
+
     records = read_json_lines(path / "metrics.jsonl")
-    if not any("val/loss" in record for record in records):
+    last = _last_evaluation(records)
+    if last is None:
         raise UserError(
-            f"runs: {folder!r} has no evaluation yet: let it train to its first one (training.eval_every)"
+            f"runs: {folder!r} has no evaluation yet: "
+            "let it train to its first one (training.eval_every)"
         )
-    latest = path / "checkpoints" / "latest"
-    manifest = {}
-    if latest.is_file():
-        manifest = json.loads(
-            (latest.parent / latest.read_text().strip() / "manifest.json").read_text()
-        )
-    step = next(record["step"] for record in reversed(records) if "val/loss" in record)
-    again = [
-        line
-        for line in read_json_lines(path / "evaluations" / "validation.jsonl")
-        if line["step"] == step
-    ]
+
     return Run(
-        path.name, read_config(path / "config.yaml"), records, manifest, again[-1] if again else {}
+        name=path.name,
+        config=read_config(path / "config.yaml"),
+        records=records,
+        manifest=_newest_manifest(path / "checkpoints"),
+        afterwards=_measured_afterwards(path, last["step"]),
+        folder=path,
     )
 
 
-def load_runs(folders: list[str]) -> list[Run]:
-    """Two or more runs whose numbers may stand in one table.
+def load_runs(folders: Sequence[str]) -> list[Run]:
+    """Read two or more runs whose numbers may stand in one table.
 
     Raises:
-        UserError: fewer than two, one named twice, or different tokenizers, whose perplexities have different units.
+        UserError: there are fewer than two folders, one is given twice, or the tokenizers differ,
+            so that perplexities have different units.
     """
     if len(set(folders)) < 2 or len(set(folders)) < len(folders):
         raise UserError(
             f"runs must name two or more different run folders, got {folders}: runs=[runs/A,runs/B]"
         )
-    runs = alike([load_run(folder) for folder in folders])
-    tokenizers = {run.name: run.manifest["tokenizer_sha256"][:12] for run in runs if run.manifest}
+    runs = [load_run(folder) for folder in folders]
+
+    # A run that is still training may have no checkpoint yet.
+    tokenizers = {}
+    for run in runs:
+        if run.manifest is not None:
+            tokenizers[run.name] = run.manifest.tokenizer_sha256[:12]
     if len(set(tokenizers.values())) > 1:
         raise UserError(
-            f"the runs have different tokenizers ({tokenizers}), so their nats per token are different units: compare runs "
-            "on the same data folder"
+            f"the runs have different tokenizers ({tokenizers}), so that their nats per token are "
+            "different units: compare runs on the same data folder"
         )
-    return runs
+
+    return measured_alike(runs)
 
 
-def alike(runs: list[Run]) -> list[Run]:
-    """Take what was measured afterwards only if it was of all runs, on as many targets."""
-    if {run.afterwards.get("val/targets") for run in runs} - {
-        runs[0].afterwards.get("val/targets")
-    } or not runs[0].afterwards:
-        return [replace(run, afterwards={}) for run in runs]
-    return runs
+def measured_alike(runs: list[Run]) -> list[Run]:
+    """Return the runs, without later measurements unless all have them on as many targets."""
+    targets = {run.afterwards.get("val/targets") for run in runs}
+
+    # If nothing was measured later, all runs agree as well: on None.
+    if len(targets) == 1 and runs[0].afterwards:
+        return runs
+    return [replace(run, afterwards={}) for run in runs]
 
 
-def differences(runs: list[Run]) -> dict[str, list[Any]]:
-    """The options that are not the same in all runs, and each run's value (None where it has no such option)."""
-    configs = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(
-        key for config in configs for key in config if not key.startswith(CHANGES_NOTHING)
-    )
-    values = {key: [config.get(key) for config in configs] for key in keys}
-    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return the options that are not the same in all runs, and each run's value.
 
-
-def common_ground(runs: list[Run]) -> list[str]:
-    """What the runs share and what they do not, one sentence each; what speaks against comparing them begins with "NOT".
-
-    Where there are two runs and more of each training seed, they are compared seed by seed.
+    Options that change nothing of a result are left out. The value is None where a run has no such
+    option.
     """
-    of_seed: dict[int, list[Run]] = defaultdict(list)
-    for run in runs:
-        of_seed[run.config.training.seed].append(run)
-    seed_by_seed = len(of_seed) > 1 and min(map(len, of_seed.values())) > 1
-    groups, each = (list(of_seed.values()), ", for each seed") if seed_by_seed else ([runs], "")
+    configs = [flat(run.config) for run in runs]
 
-    def same(key: str) -> bool | None:
-        found = [{run.manifest.get(key) for run in group} for group in groups]
-        return None if any(None in values for values in found) else max(map(len, found)) == 1
+    # A dict instead of a set: options stay in the order of the configurations.
+    options: dict[str, None] = {}
+    for config in configs:
+        options |= dict.fromkeys(config)
 
-    sentences = []
-    for key, what in (
-        ("initial_weights_sha256", "identical initial weights"),
-        ("data_sha256", "identical training tokens"),
-    ):
-        unknown, yes, no = (
-            f"Not known (no checkpoint): {what}.",
-            f"{what.capitalize()}{each}.",
-            f"NOT {what}{each}.",
-        )
-        sentences.append({None: unknown, True: yes, False: no}[same(key)])
-    if same("step"):
-        order = (
-            "Identical order of the tokens"
-            if same("order_sha256")
-            else "NOT the same order of the tokens"
-        )
-        sentences.append(f"{order}{each}.")
-    else:
-        sentences.append("NOT the same number of steps.")
-    if len({run.final.get("val/targets") for run in runs}) > 1:
-        sentences.append(
-            "NOT measured on as many validation targets: evaluate each with the same evaluation.tokens."
-        )
-    if len({run.variant for run in runs}) == len(runs):
-        sentences.append(
-            "One run of each variant: whether a difference is real takes several seeds (training.seed)."
-        )
-    return sentences
+    differences = {}
+    for option in options:
+        values = [config.get(option) for config in configs]
+        is_same = all(value == values[0] for value in values)
+        if not is_same and not changes_nothing(option):
+            differences[option] = values
+    return differences
+
+
+def _last_evaluation(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    for record in reversed(records):
+        if "val/loss" in record:
+            return record
+    return None
+
+
+def _newest_manifest(checkpoints: Path) -> CheckpointManifest | None:
+    latest = checkpoints / "latest"
+    if not latest.is_file():
+        return None
+    return read_checkpoint_manifest(checkpoints / latest.read_text(encoding="utf-8").strip())
+
+
+def _measured_afterwards(folder: Path, step: int) -> dict[str, Any]:
+    """Return the last line that `evaluate` wrote about a step, {} if there is none."""
+    found: dict[str, Any] = {}
+    for line in read_json_lines(folder / "evaluations" / "validation.jsonl"):
+        # Later lines are newer: with other options, a checkpoint may be measured again.
+        if line["step"] == step:
+            found = line
+    return found

@@ -1,92 +1,105 @@
-"""The numbers of a comparison: one row a run, one column a measure, for the terminal and the report."""
+"""Tables of a comparison, for the terminal and the report."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from momentum_gpt.comparison.runs import Run
-
-NOTE = (
-    "detectable: the true difference that as many pairs find four times of five. *: the interval leaves out 0, and of few-shot "
-    "tasks Holm's p is below 0.05, too."
-)
+from momentum_gpt.core.terminal import table_text
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table of text, for the terminal and the report."""
+class Table:
+    """A table of text."""
 
     title: str
     head: list[str]
     rows: list[list[str]]
 
-    def __str__(self) -> str:
-        return f"{self.title}:\n{aligned([self.head, *self.rows], ruled_below=1)}"
-
-
-def aligned(lines: list[list[str]], ruled_below: int) -> str:
-    """The first column to the left, the others to the right; a rule below so many lines."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = []
-    for name, *cells in lines:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        texts.append("  ".join([name.ljust(widths[0]), *padded]))
-    return "\n".join([*texts[:ruled_below], "-" * len(texts[0]), *texts[ruled_below:]])
-
-
-def interval(bounds: tuple[float, float], digits: int) -> str:
-    """e.g. [-0.012, +0.003]; "-" where there is none."""
-    return f"[{bounds[0]:+.{digits}f}, {bounds[1]:+.{digits}f}]" if bounds[0] == bounds[0] else "-"
+    def as_text(self) -> str:
+        """Return the table for a terminal."""
+        return table_text(f"{self.title}:", self.head, self.rows)
 
 
 @dataclass(frozen=True)
 class Column:
+    """One measure of all runs."""
+
     title: str
     unit: str
     values: list[float]
-    """One a run."""
+    """The value of each run."""
     digits: int
+    """Digits after the decimal point."""
 
     def cell(self, row: int) -> str:
+        """Return the value of a run."""
         return f"{self.values[row]:,.{self.digits}f}"
 
     def difference(self, row: int) -> str:
-        """To the first run, with its sign."""
+        """Return the difference between a run and the first one, with its sign."""
         return f"{self.values[row] - self.values[0]:+,.{self.digits}f}"
 
 
-def columns(runs: list[Run]) -> list[Column]:
-    """What all the runs have, from their last evaluation."""
-    lengths = [
-        length
-        for length in runs[0].by_number("val/ppl@")
-        if all(length in run.by_number("val/ppl@") for run in runs)
-    ]
-    table = [Column("val loss", "nats/token", [run.final["val/loss"] for run in runs], 4)]
-    for length in sorted(lengths):
-        table.append(
-            Column(
-                f"ppl@{length}", "per token", [run.by_number("val/ppl@")[length] for run in runs], 3
-            )
-        )
-    for key, title, unit, digits in (
-        ("icl/score", "ICL score", "nats", 3),
-        ("icl/induction/acc", "induction", "accuracy", 4),
-        ("icl/induction/loss", "induction", "nats/token", 3),
-    ):
-        if all(key in run.final for run in runs):
-            table.append(Column(title, unit, [run.final[key] for run in runs], digits))
-    table.append(Column("tokens", "trained on", [float(run.final["tokens"]) for run in runs], 0))
-    table.append(Column("tokens/s", "median", [run.tokens_per_s for run in runs], 0))
-    return table
+PROBES = (
+    ("icl/score", "ICL score", "nats", 3),
+    ("icl/induction/acc", "induction", "accuracy", 4),
+    ("icl/induction/loss", "induction", "nats/token", 3),
+)
+"""Metrics that some runs have: key, title, unit, digits."""
 
 
-def as_text(runs: list[Run]) -> str:
-    """The table for a terminal; below each run after the first, its difference to the first."""
-    table = columns(runs)
-    lines = [["run", *(column.title for column in table)], ["", *(column.unit for column in table)]]
-    for row, run in enumerate(runs):
-        lines.append([run.name, *(column.cell(row) for column in table)])
-        if row:
-            lines.append([f"  - {runs[0].name}", *(column.difference(row) for column in table)])
-    return aligned(lines, ruled_below=2)
+def columns(runs: Sequence[Run]) -> list[Column]:
+    """Return what the last evaluation of every run has, and the speed of training."""
+    found = [Column("val loss", "nats/token", _final(runs, "val/loss"), 4)]
+
+    # Runs with different seq_len have been measured at different context lengths.
+    for length in sorted(runs[0].by_number("val/ppl@")):
+        metric = f"val/ppl@{length}"
+        if _all_have(runs, metric):
+            found.append(Column(f"ppl@{length}", "per token", _final(runs, metric), 3))
+
+    for metric, title, unit, digits in PROBES:
+        if _all_have(runs, metric):
+            found.append(Column(title, unit, _final(runs, metric), digits))
+
+    speeds = [run.tokens_per_s for run in runs]
+    found.append(Column("tokens", "trained on", _final(runs, "tokens"), 0))
+    found.append(Column("tokens/s", "median", speeds, 0))
+    return found
+
+
+def results_text(runs: Sequence[Run]) -> str:
+    """Return a row for each run, and below all but the first their differences to the first."""
+    measures = columns(runs)
+    head = ["run"]
+    units = [""]
+    for column in measures:
+        head.append(column.title)
+        units.append(column.unit)
+
+    rows = []
+    for number, run in enumerate(runs):
+        rows.append([run.name] + [column.cell(number) for column in measures])
+        if number:
+            differences = [column.difference(number) for column in measures]
+            rows.append([f"  - {runs[0].name}", *differences])
+    return table_text("", head, rows, units)
+
+
+def interval_text(bounds: tuple[float, float], digits: int) -> str:
+    """Return, for example, "[-0.012, +0.003]"; "-" if there is no interval."""
+    low, high = bounds
+    if math.isnan(low):
+        return "-"
+    return f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _final(runs: Sequence[Run], metric: str) -> list[float]:
+    return [run.final[metric] for run in runs]
+
+
+def _all_have(runs: Sequence[Run], metric: str) -> bool:
+    return all(metric in run.final for run in runs)

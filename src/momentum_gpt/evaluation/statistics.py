@@ -1,122 +1,209 @@
-"""When may one say that B is better than A? Intervals and tests on pairs: the same query, demonstrations and seed.
+"""Intervals and tests for paired differences: may one say that B is better than A?
 
-References: McNemar (1947), exact; Efron's percentile bootstrap; Holm (1979).
+Both sides of a pair were measured on the same document, the same query, or with the same training
+seed. The tests and intervals are scipy's, except where it cannot express what is drawn again.
+
+References:
+    Student's t-test and its interval; Efron (1979), percentile bootstrap; McNemar (1947), exact
+    form; Fisher (1935), sign-flip test; Holm (1979), adjustment for several tests.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
+from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student
+from scipy import stats
 
 RESAMPLES = 10_000
-"""Of a bootstrap."""
+"""Samples that a bootstrap draws."""
+
+FLIPS = 2**15
+"""Sign flips of a sign-flip test: all of them for up to 15 pairs, else as many drawn at random."""
+
+Interval = tuple[float, float]
+"""Lower and upper end; (nan, nan) where there is too little data for an interval."""
+
+NO_INTERVAL = (math.nan, math.nan)
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The confidence interval of the mean of independent values, by Student's t; (nan, nan) for a single one."""
-    n = len(values)
-    if n < 2:
-        return math.nan, math.nan
-    half = float(student.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
+def mean_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """Return the confidence interval of the mean of independent values (n,), by Student's t.
+
+    A single value has no interval: (nan, nan).
+    """
+    if len(values) < 2:
+        return NO_INTERVAL
+    low, high = _t_test(values).confidence_interval(level)
+    return float(low), float(high)
 
 
 def paired_t(differences: np.ndarray) -> float:
-    """Student's two-sided p-value that the mean difference is 0; 1 where all are alike, whose spread says nothing."""
+    """Return Student's two-sided p-value of a mean difference of 0, from differences (n,), n >= 2.
+
+    If all differences are equal, the result is 1: a spread of 0 is no estimate of the noise.
+    """
     n = len(differences)
-    mean, error = (
-        abs(float(np.mean(differences))),
-        float(np.std(differences, ddof=1)) / math.sqrt(n),
+    mean = abs(float(np.mean(differences)))
+    error = float(np.std(differences, ddof=1)) / math.sqrt(n)
+
+    # Differences that are equal differ by rounding errors once they have been subtracted.
+    if error <= 1e-9 * mean:
+        return 1.0
+    return float(_t_test(differences).pvalue)
+
+
+def sign_flip(differences: np.ndarray) -> float:
+    """Return the two-sided p-value of a mean difference of 0, by flipping the signs of some.
+
+    The result is exact for up to 15 pairs, and at least 2 / 2^n. For more, `FLIPS` flips are drawn
+    at random.
+
+    Args:
+        differences: (n,).
+    """
+    # One difference is as far from 0 as its negative.
+    if len(differences) < 2:
+        return 1.0
+
+    # Permuting "samples" of a single sample flips the signs of its values.
+    result = stats.permutation_test(
+        (differences,),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=FLIPS,
+        vectorized=True,
+        rng=np.random.default_rng(0),
     )
-    return 1.0 if error <= 1e-9 * mean else float(2 * student.sf(mean / error, n - 1))
+    return float(result.pvalue)
 
 
-def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """The percentile interval of the mean over queries and seeds, (seeds, queries): both are drawn again, with replacement."""
+def mcnemar(first: np.ndarray, other: np.ndarray) -> float:
+    """Return McNemar's exact two-sided p-value that both sides answer as many queries right.
+
+    Args:
+        first: 1 where the first model is right, else 0; (queries,).
+        other: the same for the other model.
+    """
+    only_first = int(((first == 1) & (other == 0)).sum())
+    only_other = int(((first == 0) & (other == 1)).sum())
+    disagreements = only_first + only_other
+    if disagreements == 0:
+        return 1.0
+    return float(stats.binomtest(only_first, disagreements).pvalue)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Return p-values adjusted for their number by Holm's step-down method, in the same order."""
+    smallest_first = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    largest_so_far = 0.0
+    for rank, place in enumerate(smallest_first):
+        multiplied = min(1.0, (len(p_values) - rank) * p_values[place])
+
+        # A larger p-value never becomes the smaller one by its adjustment.
+        largest_so_far = max(largest_so_far, multiplied)
+        adjusted[place] = largest_so_far
+    return adjusted
+
+
+def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0) -> Interval:
+    """Return the percentile interval of the mean over queries and draws of demonstrations.
+
+    Both are drawn again with replacement, independently of each other.
+
+    Args:
+        values: (draws, queries).
+    """
     generator = np.random.default_rng(seed)
-    n_seeds, n = values.shape
+    n_draws, n_queries = values.shape
     means = np.empty(RESAMPLES)
+
+    # A loop of our own: scipy.stats.bootstrap draws along one axis only, and here a sample consists
+    # of whole rows and whole columns.
     for i in range(RESAMPLES):
-        rows = generator.integers(0, n_seeds, n_seeds)
-        means[i] = values[rows].mean(axis=0) @ _drawn(generator, n) / n
-    return _middle(means, level)
+        rows = generator.integers(0, n_draws, n_draws)
+        columns = generator.integers(0, n_queries, n_queries)
+        counts = np.bincount(columns, minlength=n_queries)  # (queries,)
+        means[i] = values[rows].mean(axis=0) @ counts / n_queries
+
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def in_blocks(
     sums: np.ndarray, sizes: np.ndarray, most: int = 2000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Documents, (documents,) each, joined to `most` blocks, neighbours to neighbours, where there are more."""
-    block = np.arange(len(sums)) * min(len(sums), most) // len(sums)
+    """Join neighbouring documents until at most `most` blocks are left; fewer stay as they are.
+
+    Args:
+        sums: the sum of each document's nats, (documents,).
+        sizes: the number of its targets, (documents,).
+
+    Returns:
+        The sums and sizes of the blocks, (blocks,) each.
+    """
+    block = np.arange(len(sums)) * min(len(sums), most) // len(sums)  # (documents,)
     return np.bincount(block, sums), np.bincount(block, sizes)
 
 
 def bootstrap_ratio(
     sums: np.ndarray, sizes: np.ndarray, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """The percentile interval of sum(sums) / sum(sizes), (documents,) each, which are drawn again; (nan, nan) for one alone."""
-    n = len(sums)
-    if n < 2:
-        return math.nan, math.nan
-    generator = np.random.default_rng(seed)
-    ratios = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        counts = _drawn(generator, n)
-        ratios[i] = (counts @ sums) / (counts @ sizes)
-    return _middle(ratios, level)
+) -> Interval:
+    """Return the percentile interval of sum(sums) / sum(sizes), by drawing documents again.
 
+    A single document has no interval: (nan, nan).
 
-def _drawn(generator: np.random.Generator, n: int) -> np.ndarray:
-    """How often each of n is drawn, if n are, with replacement."""
-    return np.bincount(generator.integers(0, n, n), minlength=n)
+    Args:
+        sums: the sum of each document's nats, (documents,).
+        sizes: the number of its targets, (documents,).
+    """
+    if len(sums) < 2:
+        return NO_INTERVAL
 
-
-def _middle(values: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """The exact two-sided p-value that as many queries are right in a alone as in b alone; right is 1, (queries,)."""
-    only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's adjusted p-values: each at most as often too small as one test alone."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, so_far = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = so_far
-    return adjusted
+    # "Paired": a document is drawn with its sum and its size. The batch bounds the memory.
+    result = stats.bootstrap(
+        (sums, sizes),
+        _ratio,
+        n_resamples=RESAMPLES,
+        batch=1000,
+        paired=True,
+        vectorized=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    interval = result.confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def smallest_detectable(differences: np.ndarray, power: float = 0.8, level: float = 0.95) -> float:
-    """The true mean difference that a comparison of as many pairs would find with that power, from their spread."""
+    """Return the true mean difference that this many pairs would find with that power.
+
+    It is estimated from the spread of the differences (n,); nan for a single one.
+    """
     n = len(differences)
     if n < 2:
         return math.nan
-    reach = student.ppf((1 + level) / 2, n - 1) + student.ppf(power, n - 1)
-    return float(reach * np.std(differences, ddof=1) / math.sqrt(n))
+    quantiles = stats.t.ppf([(1 + level) / 2, power], n - 1)
+    return float(quantiles.sum() * np.std(differences, ddof=1) / math.sqrt(n))
 
 
 def smallest_detectable_ratio(sums: np.ndarray, sizes: np.ndarray) -> float:
-    """The same of sum(sums) / sum(sizes): of what is left of each sum when its size times the ratio is taken away."""
-    return smallest_detectable(sums - sums.sum() / sizes.sum() * sizes) / float(np.mean(sizes))
+    """Return the same for sum(sums) / sum(sizes), (documents,) each, by linearising the ratio."""
+    # What is left of each sum has the mean 0, and its spread over the mean size is the ratio's.
+    residuals = sums - sums.sum() / sizes.sum() * sizes
+    return smallest_detectable(residuals) / float(np.mean(sizes))
 
 
-def sign_flip(differences: np.ndarray) -> float:
-    """The exact two-sided p-value that each difference might as well have the other sign; 2 / 2^n at the least.
+def _t_test(values: np.ndarray) -> Any:
+    with warnings.catch_warnings():
+        # Where all values are equal, scipy warns of the precision of a spread that is 0.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return stats.ttest_1samp(values, 0.0)
 
-    Of 16 pairs and more, 2^15 flips drawn at random.
-    """
-    n = len(differences)
-    if n < 16:
-        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)  # (2^n, n)
-    else:
-        signs = np.random.default_rng(0).choice([-1, 1], (2**15, n))
-    flipped = np.abs(signs @ differences)
-    return float(np.mean(flipped >= np.abs(differences.sum()) * (1 - 1e-12)))
+
+def _ratio(sums: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
+    return sums.sum(axis=axis) / sizes.sum(axis=axis)

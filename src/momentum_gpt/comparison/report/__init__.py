@@ -1,5 +1,8 @@
-"""The HTML report of a comparison."""
+"""The pages of a comparison: HTML files that hold their figures and open without a network.
 
-from momentum_gpt.comparison.report.page import report
+`page.py` fills the templates beside it, `figures.py` draws.
+"""
 
-__all__ = ["report"]
+from momentum_gpt.comparison.report.page import render, report
+
+__all__ = ["render", "report"]

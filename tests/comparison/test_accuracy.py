@@ -1,4 +1,4 @@
-"""The table and the figure of several seeds, with numbers worked out by hand."""
+"""Accuracies over several seeds: the table and the page, with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from momentum_gpt.comparison.recall import (
+from momentum_gpt.comparison.accuracy import (
     Cell,
     Runs,
     accuracies,
-    as_text,
+    accuracy_page,
+    accuracy_table,
     interval,
-    page,
     quarters,
     steps_to_learn,
 )
@@ -22,23 +22,24 @@ from momentum_gpt.comparison.runs import Run
 
 
 def run_of(*accuracy: float) -> Run:
+    """Return a run with an evaluation every 50 steps."""
     config: Any = None
-    return Run(
-        "x",
-        config,
-        [{"step": 50 * (i + 1), "val/acc": value} for i, value in enumerate(accuracy)],
-        {},
-    )
+    records = []
+    for number, value in enumerate(accuracy, start=1):
+        records.append({"step": 50 * number, "val/acc": value})
+    return Run("x", config, records)
 
 
+VANILLA = Cell("vanilla", "rotary")
+MOMENTUM = Cell("momentum 0.5", "rotary")
 RUNS: Runs = {
-    Cell("vanilla", "rotary"): [run_of(0.1, 0.1, 0.1, 0.1), run_of(0.1, 0.1, 0.1, 0.2)],
-    Cell("momentum 0.5", "rotary"): [run_of(0.1, 0.9, 1.0, 1.0), run_of(0.1, 0.5, 0.95, 1.0)],
+    VANILLA: [run_of(0.1, 0.1, 0.1, 0.1), run_of(0.1, 0.1, 0.1, 0.2)],
+    MOMENTUM: [run_of(0.1, 0.9, 1.0, 1.0), run_of(0.1, 0.5, 0.95, 1.0)],
 }
 
 
 def test_the_interval_is_students() -> None:
-    """Mean 0.2, standard deviation 0.1, three values: 0.2 +- 4.3027 x 0.1 / sqrt(3), the table's value for 2 degrees."""
+    """Mean 0.2, standard deviation 0.1, and Student's t of 2 degrees of freedom from a table."""
     low, high = interval([0.1, 0.2, 0.3])
     assert low == 0.0  # -0.048 is no accuracy
     assert high == pytest.approx(0.2 + 4.30265 * 0.1 / math.sqrt(3), abs=1e-5)
@@ -49,8 +50,14 @@ def test_only_steps_that_all_runs_have_are_compared() -> None:
     assert accuracies([run_of(0.1, 0.2), run_of(0.3)]) == {50: [0.1, 0.3]}
 
 
-def test_a_run_has_learned_at_its_first_step_with_nine_of_ten_right() -> None:
-    assert [steps_to_learn(run) for run in RUNS[Cell("momentum 0.5", "rotary")]] == [100, 150]
+def test_a_step_that_was_repeated_after_resuming_counts_once() -> None:
+    resumed = run_of(0.1, 0.2)
+    resumed.records.append({"step": 100, "val/acc": 0.25})
+    assert accuracies([resumed, run_of(0.3, 0.4)]) == {50: [0.1, 0.3], 100: [0.25, 0.4]}
+
+
+def test_a_run_has_learned_at_its_first_step_with_nine_out_of_ten_right() -> None:
+    assert [steps_to_learn(run) for run in RUNS[MOMENTUM]] == [100, 150]
     assert steps_to_learn(run_of(0.1, 0.2)) == math.inf
 
 
@@ -60,10 +67,13 @@ def test_quarters_of_the_training() -> None:
 
 
 def test_the_table_has_a_row_for_each_cell() -> None:
-    _, _, vanilla, momentum = as_text(RUNS).splitlines()
+    title, _, _, vanilla, momentum = accuracy_table(RUNS).as_text().splitlines()
+    assert title == "Accuracy at the answers, mean and 95% interval:"
+
     assert vanilla.split()[:2] == ["rotary", "vanilla"]
     assert "0 of 2" in vanilla
     assert vanilla.endswith("-")
+
     assert "0.700 [0.000, 1.000]" in momentum
     assert "2 of 2" in momentum
     assert momentum.endswith("125")
@@ -76,14 +86,17 @@ def test_the_page_opens_without_a_network(tmp_path: Path) -> None:
     from tests.conftest import CHROMIUM
 
     path = tmp_path / "recall.html"
-    path.write_text(page("recall", RUNS))
+    path.write_text(accuracy_page("recall", RUNS))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1300, "height": 900})
+        page = browser.new_page(viewport={"width": 1300, "height": 900})
         requests: list[str] = []
-        opened.on("request", lambda request: requests.append(request.url))
-        opened.goto(path.as_uri())
-        legends = opened.locator(".legendtext").all_text_contents()
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        legends = page.locator(".legendtext").all_text_contents()
+        rows = page.locator("tbody tr").all_text_contents()
         browser.close()
+
     assert legends == ["vanilla", "momentum 0.5"]
+    assert len(rows) == 2
     assert not [url for url in requests if not url.startswith("file://")]

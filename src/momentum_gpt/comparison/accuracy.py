@@ -1,0 +1,182 @@
+"""Accuracy on a synthetic task, variant by variant, over several seeds: a table and a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+import numpy as np
+import plotly.graph_objects as go
+
+from momentum_gpt.comparison.report.figures import chart, colour
+from momentum_gpt.comparison.report.page import embedded, render
+from momentum_gpt.comparison.runs import Run
+from momentum_gpt.comparison.table import Table
+from momentum_gpt.evaluation.statistics import mean_interval
+
+LEARNED = 0.9
+"""A run has learned the task once its accuracy is at least this."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained with several seeds: one row of the table."""
+
+    variant: str
+    """The attention and its decay, such as "momentum 0.5"."""
+    positions: str
+    """The position encoding."""
+
+
+Runs = Mapping[Cell, Sequence[Run]]
+"""The runs of each cell, one for each seed."""
+
+
+def accuracies(runs: Sequence[Run]) -> dict[int, list[float]]:
+    """Return step -> accuracy of each run, at the steps that all runs have."""
+    by_step = [_accuracy_by_step(run) for run in runs]
+    found = {}
+    for step in by_step[0]:
+        values = [of_run[step] for of_run in by_step if step in of_run]
+
+        # Runs may have been evaluated at other steps, or may not be finished.
+        if len(values) == len(runs):
+            found[step] = values
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% interval of the mean by Student's t, within [0, 1].
+
+    For a single value, it is [0, 1].
+    """
+    if len(values) < 2:
+        return 0.0, 1.0
+    low, high = mean_interval(np.array(values))
+    return max(0.0, low), min(1.0, high)
+
+
+def steps_to_learn(run: Run) -> float:
+    """Return the first evaluated step at which the run has learned the task; infinity if never."""
+    for record in run.records:
+        if record.get("val/acc", 0.0) >= LEARNED:
+            return record["step"]
+    return math.inf
+
+
+def quarters(steps: Sequence[int]) -> list[int]:
+    """Return the evaluated steps that end each quarter of the training."""
+    return [steps[math.ceil(len(steps) * part / 4) - 1] for part in (1, 2, 3, 4)]
+
+
+def summary(values: Sequence[float]) -> str:
+    """Return the mean accuracy and its interval, such as "0.700 [0.512, 0.888]"."""
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    low, high = interval(values)
+    return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def accuracy_table(runs: Runs) -> Table:
+    """Return a row for each cell: accuracy at each quarter of the training, and when it learned."""
+    # All cells have been evaluated at the same steps: any of them gives the columns.
+    any_runs = next(iter(runs.values()))
+    steps = quarters(list(accuracies(any_runs)))
+    head = ["positions", "attention", *map("step {:,}".format, steps)]
+    head += [f"reached {LEARNED:.0%}", "median step"]
+
+    rows = [_row(cell, of_cell, steps) for cell, of_cell in runs.items()]
+    return Table("Accuracy at the answers, mean and 95% interval", head, rows)
+
+
+def accuracy_page(task: str, runs: Runs) -> str:
+    """Return a page with the table and, for each position encoding, a figure over the steps."""
+    positions = dict.fromkeys(cell.positions for cell in runs)  # in their order, each once
+    return render(
+        "recall.html.jinja",
+        title=f"{task.capitalize()}: what each attention learns",
+        seeds=max(map(len, runs.values())),
+        figures=embedded([draw_accuracy(name, runs) for name in positions]),
+        table=accuracy_table(runs),
+    )
+
+
+def draw_accuracy(positions: str, runs: Runs) -> go.Figure:
+    """Draw mean accuracy against steps, and its interval if there are several seeds."""
+    traces: list[go.Scatter] = []
+    number = 0
+    for cell, of_cell in runs.items():
+        if cell.positions == positions:
+            traces += _traces(cell.variant, colour(number), accuracies(of_cell))
+            number += 1
+
+    title = f"{positions.capitalize()} positions"
+    figure = chart(title, "steps", "accuracy at the answers", traces)
+
+    # A little above 100%, so that a line at the top is not cut.
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
+    return figure
+
+
+def _accuracy_by_step(run: Run) -> dict[int, float]:
+    found = {}
+    for record in run.records:
+        # A step that was repeated after resuming counts once.
+        if "val/acc" in record:
+            found[record["step"]] = record["val/acc"]
+    return found
+
+
+def _row(cell: Cell, runs: Sequence[Run], steps: Sequence[int]) -> list[str]:
+    by_step = accuracies(runs)
+    learned = [steps_to_learn(run) for run in runs]
+    n_learned = sum(map(math.isfinite, learned))
+
+    # Infinite if fewer than half of the runs have learned the task.
+    middle = median(learned)
+    return [
+        cell.positions,
+        cell.variant,
+        *(summary(by_step[step]) for step in steps),
+        f"{n_learned} of {len(runs)}",
+        f"{middle:,.0f}" if math.isfinite(middle) else "-",
+    ]
+
+
+def _traces(
+    name: str, line_colour: str, by_step: Mapping[int, Sequence[float]]
+) -> list[go.Scatter]:
+    """Return the line of one cell, with the band of its intervals behind it."""
+    steps = list(by_step)
+    means = list(map(fmean, by_step.values()))
+    line = go.Scatter(
+        x=steps,
+        y=means,
+        name=name,
+        legendgroup=name,
+        mode="lines",
+        line={"color": line_colour, "width": 2},
+    )
+
+    # A single run has no interval to draw.
+    n_seeds = len(next(iter(by_step.values())))
+    if n_seeds < 2:
+        return [line]
+
+    # The band is one outline: along the upper ends, and back along the lower ones.
+    lower, upper = zip(*map(interval, by_step.values()), strict=True)  # (steps,) each
+    band = go.Scatter(
+        x=steps + steps[::-1],
+        y=upper + lower[::-1],
+        legendgroup=name,
+        showlegend=False,
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=line_colour,
+        opacity=0.15,
+        hoverinfo="skip",
+    )
+    return [band, line]

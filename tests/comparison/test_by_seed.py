@@ -1,0 +1,217 @@
+"""Training seeds: runs are paired by seed, and every option that matters makes a variant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from momentum_gpt.comparison.by_seed import by_seed, variants
+from momentum_gpt.comparison.certificate import common_ground
+from momentum_gpt.comparison.compare import paired_tables
+from momentum_gpt.comparison.paired import paired_table
+from momentum_gpt.comparison.runs import Run, config_differences
+from momentum_gpt.core.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from momentum_gpt.core.manifest import CheckpointManifest
+from momentum_gpt.core.terminal import ignore_progress
+
+MOMENTUM = {"name": "momentum", "ema_decay": 0.5, "learned": False, "layers": None}
+
+
+def run(name: str, seed: int, loss: float, momentum: bool = False, **more: Any) -> Run:
+    """Return a finished run with one metric, or with more of them."""
+    config = TrainConfig(
+        name=name,
+        data=DataConfig("data"),
+        model=ModelConfig(n_layers=1, n_heads=1, d_model=4, seq_len=64),
+        attention=MOMENTUM if momentum else {"name": "vanilla"},
+        optim=OptimConfig(lr=1e-3, min_lr=1e-4, warmup_steps=1),
+        training=TrainingConfig(max_steps=10, tokens_per_step=64, seed=seed),
+        deepspeed={"stage": 1},
+    )
+    records = [
+        {"step": 5, "tokens": 5, "val/loss": 99.0},
+        {"step": 10, "tokens": 10, "val/loss": loss, **more},
+    ]
+    return Run(name, config, records)
+
+
+def with_training(given: Run, **options: Any) -> Run:
+    """Return the run with other options of `training`."""
+    training = replace(given.config.training, **options)
+    return replace(given, config=replace(given.config, training=training))
+
+
+def with_lr(given: Run, lr: float) -> Run:
+    """Return the run with another learning rate."""
+    optim = replace(given.config.optim, lr=lr, min_lr=lr / 10)
+    return replace(given, config=replace(given.config, optim=optim))
+
+
+def manifest(seed: int) -> CheckpointManifest:
+    """Return a manifest whose weights and order are those of the seed."""
+    return CheckpointManifest(
+        step=9,
+        tokens=576,
+        order_sha256=str(seed),
+        canary_loss=5.0,
+        world_size=1,
+        initial_weights_sha256=str(seed),
+        data_sha256="d",
+        tokenizer_sha256="t",
+    )
+
+
+def test_runs_are_paired_by_seed() -> None:
+    """Differences -1, -2, -3: mean -2, s = 1, t = 4.30265 at 2 degrees of freedom."""
+    runs = [
+        run("a0", 0, 5.0),
+        run("b2", 2, 3.0, momentum=True),
+        run("a1", 1, 5.5),
+        run("a2", 2, 6.0),
+        run("b0", 0, 4.0, momentum=True),
+        run("b1", 1, 3.5, momentum=True),
+        run("a7", 7, 0.0),
+    ]
+    (first_name, first), (other_name, other) = variants(runs).items()
+    assert (first_name, other_name) == ("vanilla", "momentum (ema_decay 0.5)")
+
+    (row,) = by_seed(first, other)
+    assert (row.measure, row.unit) == ("val/loss", "nats/token")
+    assert (row.pairs, row.paired_by) == (3, "training seed")
+    assert (row.first, row.other) == (5.5, 3.5)
+
+    half = 4.30265 / math.sqrt(3)
+    assert row.interval == pytest.approx((-2 - half, -2 + half), abs=1e-4)
+
+    # t = -2 sqrt(3) at 2 degrees of freedom; of 8 sign flips, 2 are as far from 0.
+    assert row.p_values["t-test"] == row.p_holm == pytest.approx(0.0742, abs=1e-4)
+    assert row.p_values["sign-flip"] == 2 / 8
+    assert paired_table("title", first_name, other_name, [row]).rows[0][-1] == ""
+
+
+def test_few_shot_metrics_are_adjusted_for_their_number() -> None:
+    """Three tasks with the same difference: each p-value is multiplied by three."""
+    few_shot = {f"icl/{task}/acc@4": 0.5 for task in "abc"}
+    runs = [run(f"a{seed}", seed, 5.0, **few_shot) for seed in range(3)]
+    for seed in range(3):
+        better = {key: value + 0.1 + 0.001 * seed for key, value in few_shot.items()}
+        runs.append(run(f"b{seed}", seed, 5.0 - seed, momentum=True, **better))
+
+    first, other = variants(runs).values()
+    rows = by_seed(first, other)
+    assert [row.measure for row in rows] == ["val/loss", *few_shot]
+    assert [row.unit for row in rows[1:]] == ["accuracy"] * 3
+
+    for row in rows[1:]:
+        assert row.p_holm == pytest.approx(3 * row.p_values["t-test"])
+        assert row.p_holm is not None
+        assert row.p_holm < 0.001
+    assert rows[0].p_holm == rows[0].p_values["t-test"]
+
+    table = paired_table("title", "a", "b", rows)
+    assert [cells[-1] for cells in table.rows] == ["", "*", "*", "*"]
+    assert "sample" not in table.head
+    assert table.head[-5:-2] == ["t-test p", "Holm p", "sign-flip p"]
+
+
+def test_what_is_shared_is_shared_seed_by_seed() -> None:
+    runs = []
+    for name in "ab":
+        for seed in (0, 1):
+            runs.append(replace(run(f"{name}{seed}", seed, 5.0), manifest=manifest(seed)))
+
+    assert common_ground(runs)[:3] == [
+        "Identical initial weights for each seed.",
+        "Identical training tokens for each seed.",
+        "Identical order of the training tokens for each seed.",
+    ]
+    assert common_ground(runs[:2])[0] == "NOT identical initial weights."
+
+    runs[3] = replace(runs[3], manifest=manifest(0))
+    assert common_ground(runs)[0] == "NOT identical initial weights for each seed."
+    assert common_ground(runs)[2] == "NOT the same order of the training tokens for each seed."
+
+
+def test_what_no_checkpoint_tells_is_unknown() -> None:
+    runs = [run("a", 0, 5.0), replace(run("b", 0, 5.0), manifest=manifest(0))]
+    assert common_ground(runs)[:3] == [
+        "Unknown, without a checkpoint: identical initial weights.",
+        "Unknown, without a checkpoint: identical training tokens.",
+        "Unknown, without a checkpoint: identical order of the training tokens.",
+    ]
+
+
+def test_different_numbers_of_steps_and_of_targets_speak_against_a_comparison() -> None:
+    shorter = replace(manifest(0), step=5, order_sha256="5")
+    runs = [
+        replace(run("a", 0, 5.0, **{"val/targets": 64}), manifest=manifest(0)),
+        replace(run("b", 0, 5.0, **{"val/targets": 32}), manifest=shorter),
+    ]
+    sentences = common_ground(runs)
+    assert "NOT the same number of steps." in sentences
+    assert any(sentence.startswith("NOT measured on the same number") for sentence in sentences)
+    assert not any("order" in sentence for sentence in sentences)
+
+
+def test_another_learning_rate_is_another_variant_and_one_seed_is_no_pair() -> None:
+    runs = [
+        run("a", 0, 5.0),
+        with_lr(run("b", 0, 4.0), 2e-3),
+        with_lr(run("c", 1, 4.0), 2e-3),
+    ]
+    found = variants(runs)
+    assert list(found) == [
+        "vanilla, optim.lr 0.001, optim.min_lr 0.0001",
+        "vanilla, optim.lr 0.002, optim.min_lr 0.0002",
+    ]
+    first, other = found.values()
+    assert by_seed(first, other) == []
+
+
+def test_options_that_change_nothing_of_a_result_make_no_variant() -> None:
+    """Two variants with two seeds each, and other numbers of kept checkpoints in every run."""
+    runs = []
+    for seed in (0, 1):
+        for momentum in (False, True):
+            loss = 5.0 - seed - momentum
+            plain = run(f"{seed}{momentum}", seed, loss, momentum)
+            number = len(runs)
+            runs.append(
+                with_training(
+                    plain, keep_checkpoints=number + 1, log_every=number + 1, save_every=7
+                )
+            )
+
+    assert list(variants(runs)) == ["vanilla", "momentum (ema_decay 0.5)"]
+    assert "training.keep_checkpoints" not in config_differences(runs)
+    (table,) = paired_tables(runs, ignore_progress)
+    assert table.title == "momentum (ema_decay 0.5) against vanilla, paired by training seed"
+    assert table.rows[0][table.head.index("seeds")] == "2"
+
+
+def test_options_that_affect_a_result_do_make_variants() -> None:
+    runs = [run("a", 0, 5.0), with_training(run("b", 0, 5.0), max_tokens_per_forward=64)]
+    assert list(config_differences(runs)) == ["training.max_tokens_per_forward"]
+    assert len(variants(runs)) == 2
+
+
+def test_what_both_measured_is_compared_and_nothing_else() -> None:
+    more = {"val/ppl@64": 2.0, "icl/sst2/acc@4": 0.5, "val/seconds": 1.0, "val/targets": 64}
+    runs = [
+        run("a0", 0, 5.0, **more),
+        run("a1", 1, 5.0, **more),
+        run("b0", 0, 5.0, momentum=True, **more, **{"icl/score": 1.0}),
+        run("b1", 1, 5.0, momentum=True, **more),
+    ]
+    first, other = variants(runs).values()
+    measures = [row.measure for row in by_seed(first, other)]
+    assert measures == ["val/loss", "val/ppl@64", "icl/sst2/acc@4"]
