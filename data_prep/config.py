@@ -153,7 +153,7 @@ def corpus_config(
             values[name] = [values[name]]
 
     _refuse_unknown(values, schema, section, str(kind))
-    _refuse_missing(values, schema, section)
+    _refuse_missing(values, schema, section, str(kind))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
@@ -173,12 +173,17 @@ def _refuse_unknown(values: Mapping[str, Any], schema: type, section: str, kind:
         raise UserError(f"{section}.kind={kind} has no option '{section}.{name}': {hint}{listed}")
 
 
-def _refuse_missing(values: Mapping[str, Any], schema: type, section: str) -> None:
+def _refuse_missing(values: Mapping[str, Any], schema: type, section: str, kind: str) -> None:
     for entry in fields(schema):
         required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and values.get(entry.name, "???") == "???":
-            option = f"{section}.{entry.name}"
-            raise UserError(f"{option} is not set: add {option}=... to the command")
+        if not required or values.get(entry.name, "???") != "???":
+            continue
+        option = f"{section}.{entry.name}"
+        remedy = f"add {option}=... to the command"
+        if section != "corpus":
+            # A source of a mix is written inside braces.
+            remedy = f"write {{kind: {kind}, {entry.name}: ...}} for this source"
+        raise UserError(f"{option} is not set: {remedy}")
 
 
 @dataclass
@@ -191,7 +196,7 @@ class CleanConfig:
     normalize: str | None = None
     """Unicode normalization form: NFC | NFKC. null: the text stays as it is."""
     newlines: bool = False
-    r"""Whether \\r\\n and \\r become \\n."""
+    r"""Whether \r\n and \r become \n."""
     min_bytes: int = 0
     """Documents with fewer bytes of UTF-8 are left out."""
     max_bytes: int | None = None

@@ -161,12 +161,12 @@ def _refusal(error: str, vocab_size: int, text_bytes: int) -> str:
     given = f"tokenizer.vocab_size={vocab_size} does not fit this text of {text_bytes:,} bytes"
     largest = re.search(r"value <= (\d+)", error)
     if largest:
-        return f"{given}: choose at most {largest[1]}, or give more text"
+        return f"{given}: take at most {largest[1]}, or give more text"
 
     required = re.search(r"required_chars\. (\d+) vs (\d+)", error)
     if required:
         least = max(int(number) for number in required.groups())
-        return f"{given}: its characters alone need {least}; choose more"
+        return f"{given}: its characters alone need {least}; take more"
     return f"{given}: {' '.join(error.split())}"
 
 
