@@ -1,28 +1,11 @@
-"""The manifest of token shards, `manifest.json`: the one place that knows how it is written."""
+"""What the manifest of token shards says about how they were made."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from momentum_gpt.core.files import read_json, write_json, write_text
-from momentum_gpt.data.shards import FORMAT, VERSION, read_manifest
-
-ENTRIES = "entries"
-
-
-@dataclass
-class ShardEntry:
-    """A shard."""
-
-    file: str
-    tokens: int
-    documents: int
-    sha256: str
-    blocks: list[str]
-    """A short hash of each BLOCK_BYTES of the file."""
+from momentum_gpt.data.shards import ShardsManifest
 
 
 @dataclass
@@ -60,16 +43,10 @@ class Contamination:
     by_set: dict[str, SetContamination]
 
 
-@dataclass(kw_only=True)
-class Manifest:
-    """All that is known about a folder of token shards, in the order of the file."""
+@dataclass
+class Provenance:
+    """How token shards were made: `ShardsManifest.preparation`, with types."""
 
-    format: str = FORMAT
-    version: int = VERSION
-    dtype: str
-    vocab_size: int
-    eos_id: int
-    tokenizer_sha256: str
     bytes: dict[str, int] = field(default_factory=dict)
     """UTF-8 bytes of the documents of each split."""
     by_byte: int = 0
@@ -87,44 +64,26 @@ class Manifest:
     """Versions of the packages that the result depends on."""
     sources: list[dict[str, Any]] = field(default_factory=list)
     """The parts that were read, with their hashes."""
-    splits: dict[str, list[ShardEntry]]
     document_tokens: dict[str, int] = field(default_factory=dict)
     """Number of documents with up to 1, 2, 4, ... tokens."""
 
-
-def save_entry(folder: Path, rank: int, entry: dict[str, Any], file: str) -> None:
-    """Keep the entry that `write_shard` returned, under the shard's final name."""
-    write_json(folder / ENTRIES / f"{rank:05d}.json", {**entry, "file": file})
-
-
-def saved_entries(folder: Path) -> list[ShardEntry]:
-    """Return the entries that were saved, in the order of their ranks."""
-    return [ShardEntry(**read_json(path)) for path in sorted((folder / ENTRIES).glob("*.json"))]
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts for `ShardsManifest.preparation`."""
+        return asdict(self)
 
 
-def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`."""
-    write_text(folder / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
+def provenance_of(manifest: ShardsManifest) -> Provenance:
+    """Return how the shards were made.
 
-
-def load_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a folder of token shards.
-
-    Raises:
-        UserError: it is no such folder.
+    Facts that the manifest lacks, or that this version does not know, are left out.
     """
-    content = read_manifest(folder)
-    names = [entry.name for entry in fields(Manifest)]
-    known = {name: content[name] for name in names if name in content}
+    given = manifest.preparation
+    names = {entry.name for entry in fields(Provenance)}
+    known = {name: value for name, value in given.items() if name in names}
 
-    splits = {}
-    for split, entries in content["splits"].items():
-        splits[split] = [ShardEntry(**entry) for entry in entries]
-    known["splits"] = splits
-
-    known["mix"] = [SourceMix(**source) for source in content.get("mix", [])]
-    found = content.get("contamination")
+    known["mix"] = [SourceMix(**source) for source in given.get("mix", [])]
+    found = given.get("contamination")
     if found is not None:
         by_set = {name: SetContamination(**each) for name, each in found["by_set"].items()}
         known["contamination"] = Contamination(found["documents"], by_set)
-    return Manifest(**known)
+    return Provenance(**known)

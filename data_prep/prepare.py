@@ -79,9 +79,9 @@ def is_prepared(output: Path, config: PrepareConfig) -> bool:
     if not output.exists():
         return False
     if (output / "manifest.json").is_file():
-        from data_prep.manifest import load_manifest
+        from momentum_gpt.data.shards import read_manifest
 
-        if load_manifest(output).made_with == config.made_with():
+        if read_manifest(output).preparation.get("made_with") == config.made_with():
             return True
     raise UserError(
         f"output={str(output)!r} exists and was not made with these options: "

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.manifest import Contamination, Manifest, SourceMix, load_manifest
+from data_prep.manifest import Contamination, Provenance, SourceMix, provenance_of
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.terminal import table_text
 from momentum_gpt.data import Batches, TokenShards
-from momentum_gpt.data.shards import SPLITS
+from momentum_gpt.data.shards import SPLITS, ShardsManifest, read_manifest
 
 BAR = 40
 """Characters of the longest bar of the histogram."""
@@ -47,59 +47,60 @@ def describe(folder: Path, seconds: dict[str, float]) -> str:
         folder: the token shards.
         seconds: the time that each stage took.
     """
-    manifest = load_manifest(folder)
+    manifest = read_manifest(folder)
+    made = provenance_of(manifest)
     lines = [f"{folder}: {manifest.vocab_size:,} pieces, {manifest.dtype}"]
     lines += [split_line(manifest, split) for split in SPLITS]
-    lines += [f"  {sentence}" for sentence in facts(manifest)]
-    lines.append(speed_line(manifest, seconds))
-    if len(manifest.mix) > 1:
-        lines += ["", mix_table(manifest.mix)]
-    lines += ["", *histogram(manifest.document_tokens)]
+    lines += [f"  {sentence}" for sentence in facts(manifest, made)]
+    lines.append(speed_line(made, seconds))
+    if len(made.mix) > 1:
+        lines += ["", mix_table(made.mix)]
+    lines += ["", *histogram(made.document_tokens)]
     return "\n".join(lines)
 
 
-def split_line(manifest: Manifest, split: str) -> str:
+def split_line(manifest: ShardsManifest, split: str) -> str:
     """Return the size of a split."""
     shards = manifest.splits[split]
     documents = sum(shard.documents for shard in shards)
-    tokens = sum(shard.tokens for shard in shards)
+    tokens = manifest.tokens(split)
     return (
         f"  {split:<10} {documents:>11,} documents  {tokens:>15,} tokens  {len(shards):>5,} shards"
     )
 
 
-def speed_line(manifest: Manifest, seconds: dict[str, float]) -> str:
+def speed_line(made: Provenance, seconds: dict[str, float]) -> str:
     """Return the amount of text, and how fast each stage read it."""
-    megabytes = sum(manifest.bytes.values()) / 1e6
+    megabytes = sum(made.bytes.values()) / 1e6
     speeds = []
     for stage, spent in seconds.items():
         speeds.append(f"{stage} {spent:.1f} s ({megabytes / max(spent, 1e-3):.1f} MB/s)")
     return f"  {megabytes:,.1f} MB of text; {', '.join(speeds)}"
 
 
-def facts(manifest: Manifest) -> list[str]:
+def facts(manifest: ShardsManifest, made: Provenance) -> list[str]:
     """Return sentences about the tokenizer and about what was left out."""
-    n_bytes = sum(manifest.bytes.values())
+    n_bytes = sum(made.bytes.values())
     # Each document once, however often the mix repeats it.
-    tokens = sum(shard.tokens for shard in manifest.splits["validation"])
-    tokens += sum(source.tokens for source in manifest.mix)
+    tokens = manifest.tokens("validation")
+    tokens += sum(source.tokens for source in made.mix)
 
     per_token = n_bytes / max(1, tokens)
-    covered = 1 - manifest.by_byte / max(1, n_bytes)
-    rate = manifest.by_byte / max(1, tokens)
+    covered = 1 - made.by_byte / max(1, n_bytes)
+    rate = made.by_byte / max(1, tokens)
     tokenizer = (
         f"{per_token:.2f} bytes per token; pieces cover {covered:.2%} of the bytes; "
         f"{rate:.2%} of the tokens are single bytes"
     )
     sentences = [tokenizer]
-    if manifest.duplicates:
-        sentences.append(f"{manifest.duplicates:,} documents left out: equal to another")
-    for source, reasons in manifest.left_out.items():
+    if made.duplicates:
+        sentences.append(f"{made.duplicates:,} documents left out: equal to another")
+    for source, reasons in made.left_out.items():
         counts = [f"{count:,} {reason}" for reason, count in reasons.items()]
         sentences.append(f"{source}: {', '.join(counts)}")
-    if manifest.contamination is not None:
-        dropped = manifest.made_with["decontaminate"]["drop"]
-        sentences.append(contamination_line(manifest.contamination, dropped))
+    if made.contamination is not None:
+        dropped = made.made_with["decontaminate"]["drop"]
+        sentences.append(contamination_line(made.contamination, dropped))
     return sentences
 
 

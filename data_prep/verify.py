@@ -20,19 +20,17 @@ def check(config: VerifyConfig) -> None:
     Raises:
         UserError: it is not what was written.
     """
-    from data_prep.manifest import load_manifest
     from data_prep.stages.verify import find_problem
+    from momentum_gpt.data.shards import read_manifest
 
     folder = Path(config.data)
     problem = find_problem(folder)
     if problem:
         raise UserError(f"{problem}: prepare the data again")
 
-    shards = 0
-    tokens = 0
-    for entries in load_manifest(folder).splits.values():
-        shards += len(entries)
-        tokens += sum(entry.tokens for entry in entries)
+    manifest = read_manifest(folder)
+    shards = sum(len(entries) for entries in manifest.splits.values())
+    tokens = sum(manifest.tokens(split) for split in manifest.splits)
     print(f"{folder} is complete: {shards:,} shards, {tokens:,} tokens, all bytes as written")
 
 

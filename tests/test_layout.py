@@ -17,6 +17,7 @@ LEVELS = [
 
 WITHIN_A_LEVEL = {
     ("training", "tracking"),
+    ("training", "evaluation"),
     ("comparison", "evaluation"),
 }
 """Pairs (importer, imported) on one level; commands may import one another."""

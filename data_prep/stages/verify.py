@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.manifest import Manifest, ShardEntry, load_manifest
 from data_prep.stages.base import Stage
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.core.terminal import Advance, progress_bar
-from momentum_gpt.data.shards import BLOCK_BYTES, SPLITS, block_hashes
+from momentum_gpt.data.shards import (
+    BLOCK_BYTES,
+    SPLITS,
+    ShardEntry,
+    ShardsManifest,
+    block_hashes,
+    read_manifest,
+)
 from momentum_gpt.data.tokenizer import load_tokenizer, tokenizer_file
 
 
@@ -44,7 +50,7 @@ def find_problem(folder: Path) -> str | None:
     Raises:
         UserError: it is no folder of token shards.
     """
-    manifest = load_manifest(folder)
+    manifest = read_manifest(folder)
     file = tokenizer_file(folder)
     if load_tokenizer(file).sha256 != manifest.tokenizer_sha256:
         return f"{file} is not the tokenizer that made the shards"
@@ -100,7 +106,7 @@ class Seen:
 def tokens_problem(
     path: Path,
     entry: ShardEntry,
-    manifest: Manifest,
+    manifest: ShardsManifest,
     advance: Advance,
 ) -> str | None:
     """Return what is wrong with the tokens of a shard; None if nothing is."""

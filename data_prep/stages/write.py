@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,7 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
-from data_prep.manifest import (
-    Manifest,
-    ShardEntry,
-    SourceMix,
-    save_entry,
-    save_manifest,
-    saved_entries,
-)
+from data_prep.manifest import Provenance, SourceMix
 from data_prep.stages.base import Stage
 from data_prep.stages.decontaminate import contamination
 from data_prep.stages.deduplicate import duplicate_count
@@ -39,9 +32,9 @@ from data_prep.stream import (
 )
 from data_prep.summary import document_lengths
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import replacing
-from momentum_gpt.data import Tokenizer, load_tokenizer, write_shard
-from momentum_gpt.data.shards import SPLITS, token_dtype
+from momentum_gpt.core.files import read_json, replacing, write_json
+from momentum_gpt.data import load_tokenizer, write_shard
+from momentum_gpt.data.shards import SPLITS, ShardEntry, ShardsManifest, token_dtype
 from momentum_gpt.data.tokenizer import tokenizer_file
 
 BLOCK_TOKENS = 1 << 20
@@ -93,9 +86,16 @@ class Write(Stage):
 
         file = tokenizer_file(self.result_of("tokenizer"))
         shutil.copyfile(file, self.output / file.name)
-        manifest = self._manifest(tokenizer, mix)
-        manifest.document_tokens = document_lengths(indices)
-        save_manifest(self.output, manifest)
+        made = self._provenance(mix, indices)
+        manifest = ShardsManifest(
+            dtype=dtype.name,
+            vocab_size=tokenizer.vocab_size,
+            eos_id=tokenizer.eos_id,
+            tokenizer_sha256=tokenizer.sha256,
+            splits=entries_by_split(saved_entries(self.folder)),
+            preparation=made.to_dict(),
+        )
+        manifest.write(self.output)
 
     def _indices(self) -> list[np.ndarray]:
         """Return the index of each task's encoded documents."""
@@ -133,17 +133,12 @@ class Write(Stage):
             mix.append(SourceMix(source.name, source.weight, have, used, epochs))
         return mix, copies
 
-    def _manifest(self, tokenizer: Tokenizer, mix: list[SourceMix]) -> Manifest:
-        """Return the manifest, except for the lengths of the documents."""
+    def _provenance(self, mix: list[SourceMix], indices: list[np.ndarray]) -> Provenance:
         encoded = tokens_reports(self.work)
         sizes = {}
         for split in SPLITS:
             sizes[split] = sum(report.bytes[split] for report in encoded)
-        return Manifest(
-            dtype=token_dtype(tokenizer.vocab_size).name,
-            vocab_size=tokenizer.vocab_size,
-            eos_id=tokenizer.eos_id,
-            tokenizer_sha256=tokenizer.sha256,
+        return Provenance(
             bytes=sizes,
             by_byte=sum(report.by_byte for report in encoded),
             mix=mix,
@@ -153,8 +148,19 @@ class Write(Stage):
             made_with=self.config.made_with(),
             versions={name: version(name) for name in PACKAGES},
             sources=parts_read(self.work),
-            splits=entries_by_split(saved_entries(self.folder)),
+            document_tokens=document_lengths(indices),
         )
+
+
+def entry_file(folder: Path, rank: int) -> Path:
+    """Return where a task leaves the entry of its shard for the manifest."""
+    return folder / "entries" / f"{rank:05d}.json"
+
+
+def saved_entries(folder: Path) -> list[ShardEntry]:
+    """Return the entries of all shards, in the order of their tasks."""
+    files = sorted((folder / "entries").glob("*.json"))
+    return [ShardEntry(**read_json(path)) for path in files]
 
 
 def entries_by_split(entries: list[ShardEntry]) -> dict[str, list[ShardEntry]]:
@@ -228,7 +234,9 @@ class WriteShards(PipelineStep):
             blocks = self._blocks(selections, meter)
             entry = write_shard(partial, self.dtype, n_tokens, n_documents, blocks)
         meter.close()
-        save_entry(self.folder, rank, entry, shard.file)
+        # Until now the file had a temporary name.
+        entry = replace(entry, file=shard.file)
+        write_json(entry_file(self.folder, rank), asdict(entry))
 
     def _selection(self, span: Span, shard: Shard) -> Selection:
         index = np.load(self.tokens / f"{span.rank:05d}.npy")

@@ -1,9 +1,13 @@
-"""Metrics: `metrics.jsonl` always, and W&B beside it as a view of the file. The only file that imports wandb."""
+"""Metrics: `metrics.jsonl` always, and W&B beside it as a view of the file.
+
+The only file that imports wandb.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import netrc
 import os
 import queue
 import secrets
@@ -12,24 +16,29 @@ import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from momentum_gpt.core.config import TrainConfig
-from momentum_gpt.core.files import keep_json_lines
+from momentum_gpt.core.files import keep_json_lines, write_text
 
 SERVER_ANSWERS_WITHIN = 3
 """Seconds that a W&B server has to answer its first request; after that the run is offline."""
+
 FINISH_WITHIN = 10
-"""Seconds that the upload may take at the end of a run; what is not sent by then waits in the run folder."""
+"""Seconds that the upload may take at the end of a run; the rest waits in the run folder."""
 
 log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Writes each record to `metrics.jsonl`, flushed, and hands it to W&B. Only the main rank has one.
+    """Write each record to `metrics.jsonl`, flushed, and hand it to W&B.
+
+    Only the main rank has one.
 
     Args:
         config: of the run; logged to W&B as it is.
-        step: the step that the run starts from; later lines of an earlier attempt are dropped, as they come again.
+        step: the step that the run starts from. Later lines of an earlier attempt are dropped,
+            because they will be written again.
     """
 
     def __init__(self, config: TrainConfig, step: int) -> None:
@@ -39,6 +48,7 @@ class Tracker:
         self.dashboard = None if config.tracking.wandb == "disabled" else Dashboard(config)
 
     def log(self, step: int, tokens: int, metrics: dict[str, float]) -> None:
+        """Add one record."""
         record = {"step": step, "tokens": tokens, **metrics}
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
@@ -46,13 +56,17 @@ class Tracker:
             self.dashboard.records.put(record)
 
     def close(self) -> str | None:
-        """Finish both; returns what there is to say of W&B."""
+        """Finish both, and return what to tell the user about W&B."""
         self.file.close()
         return self.dashboard.close() if self.dashboard else None
 
 
 def show_afterwards(config: TrainConfig, records: list[dict[str, Any]]) -> str | None:
-    """Hand W&B what was measured after training, on the same axis; returns what there is to say of it."""
+    """Hand W&B what was measured after training, on the same axis.
+
+    Returns:
+        What to tell the user about W&B.
+    """
     if config.tracking.wandb == "disabled":
         return None
     dashboard = Dashboard(config, afterwards=True)
@@ -62,22 +76,26 @@ def show_afterwards(config: TrainConfig, records: list[dict[str, Any]]) -> str |
 
 
 class Dashboard:
-    """A W&B run in a thread of its own: the training loop only puts records into a queue, so it never waits.
+    """A W&B run in a thread of its own.
 
-    Without a login, without an answer or with any error of the client, the run goes on offline in `runs/NAME/wandb/`.
+    The training loop only puts records into a queue, so it never waits. Without a login, without an
+    answer from the server, or with any error of the client, the run continues offline in
+    `runs/NAME/wandb/`.
 
     Args:
-        afterwards: a W&B run of its own, beside that of the training: what was measured of its checkpoints later.
+        afterwards: a second W&B run beside that of the training, for what was measured later.
     """
 
     def __init__(self, config: TrainConfig, afterwards: bool = False) -> None:
-        self.config, self.afterwards = config, afterwards
+        self.config = config
+        self.afterwards = afterwards
         self.records: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.message: str | None = None
         self.thread = threading.Thread(target=self._work, daemon=True, name="wandb")
         self.thread.start()
 
     def close(self) -> str:
+        """Finish the run, and return what to tell the user about it."""
         self.records.put(None)
         self.thread.join(timeout=SERVER_ANSWERS_WITHIN + 2 * FINISH_WITHIN + 10)
         if self.thread.is_alive():
@@ -92,70 +110,80 @@ class Dashboard:
             while (record := self.records.get()) is not None:
                 run.log(record)
             run.finish()
+
             folder = Path(run.dir).parent
-            self.message = (
-                f"W&B, offline; to upload: wandb sync {folder}"
-                if run.offline
-                else f"W&B: {run.url}"
-            )
+            self.message = f"W&B: {run.url}"
+            if run.offline:
+                self.message = f"W&B, offline; to upload: wandb sync {folder}"
         except Exception as error:  # a dashboard must never end a run
-            self.message = (
-                f"W&B stopped ({' '.join(str(error).split())}); metrics.jsonl is complete"
-            )
+            reason = " ".join(str(error).split())
+            self.message = f"W&B stopped ({reason}); metrics.jsonl is complete"
             log.warning(self.message)
 
     def _start(self) -> Any:
         import wandb
 
-        tracking, run_dir = self.config.tracking, self.config.run_dir
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            init_timeout=FINISH_WITHIN,
-            finish_timeout=FINISH_WITHIN,
-            x_transaction_log_flush_interval=2,  # seconds: what a killed run may lose of the offline copy
-        )
-        arguments: dict[str, Any] = {
+        arguments = self._arguments(wandb)
+        mode = self.config.tracking.wandb
+        if mode == "online" or (mode == "auto" and is_logged_in(wandb)):
+            try:
+                server = wandb.setup().settings.base_url
+                urllib.request.urlopen(server, timeout=SERVER_ANSWERS_WITHIN).close()
+                return wandb.init(mode="online", **arguments)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                log.warning("W&B is not reachable (%s): this run is logged offline", reason)
+        return wandb.init(mode="offline", **arguments)
+
+    def _arguments(self, wandb: Any) -> dict[str, Any]:
+        """Return what wandb.init is told, apart from the mode."""
+        tracking = self.config.tracking
+        run_dir = self.config.run_dir
+        arguments = {
             "project": tracking.project,
             "group": tracking.group,
             "tags": [self.config.attention["name"], *tracking.tags],
+            "config": asdict(self.config),
+            "dir": str(run_dir),
+            "settings": wandb.Settings(
+                console="off",
+                silent=True,
+                init_timeout=FINISH_WITHIN,
+                finish_timeout=FINISH_WITHIN,
+                # Seconds of the offline copy that a killed run may lose.
+                x_transaction_log_flush_interval=2,
+            ),
+        }
+        if self.afterwards:
+            return arguments | {"name": f"{self.config.name}, evaluated", "job_type": "evaluate"}
+        return arguments | {
             "name": self.config.name,
             "job_type": "train",
             "id": run_id(run_dir),
             "resume": "allow",
-            "config": asdict(self.config),
-            "dir": str(run_dir),
-            "settings": settings,
         }
-        if self.afterwards:
-            arguments |= {
-                "name": f"{self.config.name}, evaluated",
-                "job_type": "evaluate",
-                "id": None,
-                "resume": None,
-            }
-        if tracking.wandb == "online" or (tracking.wandb == "auto" and _logged_in(wandb)):
-            try:
-                urllib.request.urlopen(
-                    wandb.setup().settings.base_url, timeout=SERVER_ANSWERS_WITHIN
-                ).close()
-                return wandb.init(mode="online", **arguments)
-            except Exception as error:
-                log.warning(
-                    "W&B is not reachable (%s): this run is logged offline",
-                    " ".join(str(error).split()),
-                )
-        return wandb.init(mode="offline", **arguments)
 
 
-def _logged_in(wandb: Any) -> bool:
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+def is_logged_in(wandb: Any) -> bool:
+    """Return whether there is a key for the W&B server: in the environment, netrc or settings."""
+    settings = wandb.setup().settings
+    if os.environ.get("WANDB_API_KEY") or settings.api_key:
+        return True
+
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    host = urlsplit(settings.base_url).hostname
+    try:
+        return netrc.netrc(file).authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def run_id(run_dir: Path) -> str:
-    """The W&B id of the run, minted once and kept in its folder, so that a resumed run stays one run."""
+    """Return the W&B id of the run.
+
+    It is drawn once and kept in the run's folder, so that a resumed run stays one run.
+    """
     path = run_dir / "wandb" / "run_id"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
+        write_text(path, secrets.token_hex(4))
     return path.read_text()

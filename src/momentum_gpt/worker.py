@@ -1,21 +1,32 @@
-"""One rank of a run, from its written config: `python -m momentum_gpt.worker runs/NAME/config.yaml`.
+"""One rank of a run, from its written config: `python -m momentum_gpt.worker CONFIG`.
 
-Started in place by `momentum_gpt.train`, or by torchrun once per rank. It never imports Hydra: all ranks read one file.
+It is started in place by `momentum_gpt.train`, or by torchrun once per rank. It never imports
+Hydra: all ranks read one file, so that they cannot disagree.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from momentum_gpt.core import distributed
-from momentum_gpt.core.config import BatchPlan, TrainConfig, plan_batch, read_config
+from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import keep_json_lines
-from momentum_gpt.data import TokenShards, ValidationData, open_training, open_validation, sources
+from momentum_gpt.core.manifest import CheckpointManifest
+from momentum_gpt.data import (
+    TokenShards,
+    TrainingData,
+    ValidationData,
+    describe_data,
+    fixed_batch,
+    open_training,
+    open_validation,
+)
 from momentum_gpt.evaluation import evaluate, keep_records
 from momentum_gpt.models import GPT, start_from
 from momentum_gpt.models.gpt import init_weights
@@ -23,167 +34,235 @@ from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.ops import has_kernel
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training import checkpoint
+from momentum_gpt.training.checkpoint import Checkpoint
 from momentum_gpt.training.engine import build_engine, zero_stage
 from momentum_gpt.training.loop import Position, train
 from momentum_gpt.training.throughput import Throughput, flops_per_token
 
 CANARY_TOLERANCE = 1e-3
-"""Relative; a restored model whose loss on a fixed batch is further from the stored one is not the saved model."""
+"""Largest relative difference between the loss of a restored model and the stored one."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
 
 
 def pretrain(config: TrainConfig) -> int:
-    """Train the run to its end, or to an interruption; returns the exit code."""
-    training = config.training
-    plan = plan_batch(training, config.model.seq_len, distributed.world_size())
-    batches, validation = open_training(config, plan), open_validation(config)
-    tokenizer = validation.tokenizer if isinstance(validation, TokenShards) else None
-    document_end = tokenizer.eos_id if tokenizer and config.data.document_mask else None
-    found = newest_checkpoint(config.run_dir / "checkpoints")
-    model = GPT(config.model, config.attention, document_end)
-    init_weights(model, training.seed)
-    if config.init and not found:
-        start_from(model, config.init)
-    origin = {"initial_weights_sha256": weights_sha256(model), **sources.hashes(batches)}
-    n_parameters = sum(p.numel() for p in model.parameters())
-    say(describe(config, plan, sources.describe(batches, validation, config), n_parameters))
-    engine = build_engine(model, config, plan)
-    position = resume(engine, found, origin, validation, config) if found else Position()
-    tracker = Tracker(config, position.step) if distributed.is_main() else None
-    if distributed.is_main():
-        for path in (config.run_dir / "evaluations").glob("*.jsonl"):
-            keep_json_lines(path, lambda record: record["step"] <= position.step)
+    """Train the run to its end, or until it is interrupted; return the exit code."""
+    plan = plan_batch(config.training, config.model.seq_len, distributed.world_size())
+    batches = open_training(config, plan)
+    validation = open_validation(config)
 
-    def evaluate_now() -> dict[str, float]:
+    found = newest_checkpoint(config.run_dir / "checkpoints")
+    model = build_model(config, validation, is_new=found is None)
+    run = Run(config, batches, validation, weights_sha256(model))
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    say(describe(config, describe_data(batches, validation, config), n_parameters))
+
+    run.engine = build_engine(model, config, plan)
+    if found is not None:
+        run.resume(found)
+    tracker = open_tracker(config, run.position.step)
+
+    throughput = Throughput(
+        config.training.tokens_per_step,
+        flops_per_token(config.model, n_parameters),
+    )
+    try:
+        finished = train(
+            config,
+            run.engine,
+            batches,
+            run.position,
+            run.evaluate,
+            run.save,
+            tracker,
+            throughput,
+        )
+    finally:
+        message = tracker.close() if tracker else None
+        if message:
+            say(message)
+
+    if finished:
+        return 0
+    say(f"stopped after step {run.position.step} with a checkpoint; the same command resumes it")
+    return INTERRUPTED
+
+
+def build_model(config: TrainConfig, validation: ValidationData, is_new: bool) -> GPT:
+    """Return the model with the weights that the run starts from.
+
+    Args:
+        is_new: False if a checkpoint will give the weights.
+    """
+    document_end = None
+    if config.data.document_mask and isinstance(validation, TokenShards):
+        document_end = validation.tokenizer.eos_id
+
+    model = GPT(config.model, config.attention, document_end)
+    init_weights(model, config.training.seed)
+    if config.init and is_new:
+        start_from(model, config.init)
+    return model
+
+
+@dataclass
+class Run:
+    """A run in progress: what it evaluates, saves and resumes with."""
+
+    config: TrainConfig
+    batches: TrainingData
+    validation: ValidationData
+    initial_weights_sha256: str
+    """Hash of the shared weights before the first step."""
+
+    def __post_init__(self) -> None:
+        self.position = Position()
+        self.engine: Any = None
+        self.fingerprints = self.batches.fingerprints()
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the metrics of the present model, and keep their records. For every rank."""
         measured = evaluate(
-            engine.module,
-            validation,
-            config.evaluation,
-            config.model.seq_len,
-            training.max_tokens_per_forward,
+            self.engine.module,
+            self.validation,
+            self.config.evaluation,
+            self.config.model.seq_len,
+            self.config.training.max_tokens_per_forward,
         )
         if distributed.is_main():
-            where = {"step": position.step, "tokens": position.step * training.tokens_per_step}
-            keep_records(config.run_dir, where, measured.records, leave_out=frozenset({"scores"}))
+            where = {"step": self.position.step, "tokens": self.tokens}
+            too_long = frozenset({"scores"})
+            keep_records(self.config.run_dir, where, measured.records, leave_out=too_long)
         return measured.metrics
 
-    def save(position: Position) -> None:
-        facts = {
-            "step": position.step,
-            "tokens": position.step * training.tokens_per_step,
-            "order_sha256": position.order_hash,
-            "canary_loss": canary_loss(engine, validation, config.model.seq_len),
-            "world_size": distributed.world_size(),
-            **origin,
-            "versions": {"torch": torch.__version__},
-        }
-        tokenizer_file = validation.tokenizer_file if isinstance(validation, TokenShards) else None
+    def save(self, position: Position) -> None:
+        """Write a checkpoint. Every rank must call this."""
+        manifest = CheckpointManifest(
+            step=position.step,
+            tokens=self.tokens,
+            order_sha256=position.order_hash,
+            canary_loss=self.canary_loss(),
+            world_size=distributed.world_size(),
+            initial_weights_sha256=self.initial_weights_sha256,
+            data_sha256=self.fingerprints["data_sha256"],
+            tokenizer_sha256=self.fingerprints["tokenizer_sha256"],
+            versions={"torch": torch.__version__},
+        )
+        tokenizer_file = None
+        if isinstance(self.validation, TokenShards):
+            tokenizer_file = self.validation.tokenizer_file
         checkpoint.save(
-            engine, config.run_dir / "checkpoints", facts, tokenizer_file, training.keep_checkpoints
+            self.engine,
+            self.config.run_dir / "checkpoints",
+            manifest,
+            tokenizer_file,
+            self.config.training.keep_checkpoints,
         )
 
-    throughput = Throughput(training.tokens_per_step, flops_per_token(config.model, n_parameters))
-    try:
-        finished = train(config, engine, batches, position, evaluate_now, save, tracker, throughput)
-    finally:
-        if tracker and (message := tracker.close()):
-            say(message)
-    if not finished:
-        say(
-            f"stopped after step {position.step}, checkpoint saved; the same command goes on from there"
-        )
-    return 0 if finished else INTERRUPTED
+    def resume(self, found: Checkpoint) -> None:
+        """Restore a checkpoint. Every rank must call this.
+
+        Raises:
+            UserError: it belongs to other data or to another number of ranks, or the restored
+                model does not have the loss that it had.
+        """
+        manifest = found.manifest
+        if manifest.data_sha256 != self.fingerprints["data_sha256"]:
+            source = self.config.data.path or self.config.task.kind
+            raise UserError(
+                f"{found.folder} was trained on other tokens than {source!r} holds now: "
+                "put the old data back, or choose another name"
+            )
+
+        checkpoint.restore(self.engine, found)
+        stored = manifest.canary_loss
+        now = self.canary_loss()
+        if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
+            raise UserError(
+                f"{found.folder} does not restore its model: the loss on the fixed batch is {now}, "
+                f"and was {stored} when it was saved; delete this checkpoint to use an older one"
+            )
+
+        self.initial_weights_sha256 = manifest.initial_weights_sha256
+        self.position = Position(manifest.step, manifest.order_sha256)
+        say(f"resume    from {found.folder} ({manifest.tokens:,} tokens seen)")
+
+    @torch.no_grad()
+    def canary_loss(self) -> float:
+        """Return the loss on one fixed batch, in nats per token."""
+        tokens, targets = fixed_batch(self.validation, self.config.model.seq_len)
+        device = self.engine.device
+        self.engine.module.eval()
+        loss = self.engine.module(tokens.to(device), targets.to(device)).item()
+        self.engine.module.train()
+        return loss
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far."""
+        return self.position.step * self.config.training.tokens_per_step
 
 
-def newest_checkpoint(folder: Path) -> checkpoint.Checkpoint | None:
-    """The newest complete one; says which newer ones are not. Every rank must call this."""
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest complete checkpoint, and print which newer ones are not. For every rank."""
     found, skipped = checkpoint.newest_complete(folder)
     for reason in skipped:
         say(f"passed over a checkpoint: {reason}")
     return found
 
 
-def resume(
-    engine: Any,
-    found: checkpoint.Checkpoint,
-    origin: dict[str, str],
-    validation: ValidationData,
-    config: TrainConfig,
-) -> Position:
-    """Restore the checkpoint; `origin` gets the hash of the weights that its run began with.
-
-    Raises:
-        UserError: it belongs to other data or to another number of ranks, or does not give back the loss it had.
-    """
-    if found.manifest["data_sha256"] != origin["data_sha256"]:
-        raise UserError(
-            f"{found.folder} was trained on other tokens than {(config.data.path or config.task.kind)!r} holds now: put the old data back, or choose "
-            "another name"
-        )
-    origin["initial_weights_sha256"] = found.manifest["initial_weights_sha256"]
-    checkpoint.restore(engine, found)
-    stored, now = (
-        found.manifest["canary_loss"],
-        canary_loss(engine, validation, config.model.seq_len),
-    )
-    if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
-        raise UserError(
-            f"{found.folder} does not give back its model: loss {now} on the fixed batch, {stored} when saved"
-        )
-    say(f"resume    from {found.folder} ({found.manifest['tokens']:,} tokens seen)")
-    return Position(found.step, found.manifest["order_sha256"])
+def open_tracker(config: TrainConfig, step: int) -> Tracker | None:
+    """Return the main rank's tracker, after dropping what an earlier attempt wrote after `step`."""
+    if not distributed.is_main():
+        return None
+    for path in (config.run_dir / "evaluations").glob("*.jsonl"):
+        keep_json_lines(path, lambda record: record["step"] <= step)
+    return Tracker(config, step)
 
 
-@torch.no_grad()
-def canary_loss(engine: Any, validation: ValidationData, seq_len: int) -> float:
-    """The loss of one fixed batch: a fact to recognise a restored model by."""
-    tokens, targets = sources.canary(validation, seq_len)
-    engine.module.eval()
-    loss = engine.module(tokens.to(engine.device), targets.to(engine.device)).item()
-    engine.module.train()
-    return loss
-
-
-def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int) -> str:
-    """What is going to happen, in the lines printed before the first step."""
+def describe(config: TrainConfig, data: str, n_parameters: int) -> str:
+    """Return what is going to happen, as lines that are printed before the first step."""
     model, training = config.model, config.training
-    options = ", ".join(
-        f"{key} {value}" for key, value in config.attention.items() if key != "name"
-    )
+    plan = plan_batch(training, model.seq_len, distributed.world_size())
+    given = {key: value for key, value in config.attention.items() if key != "name"}
+    options = ", ".join(f"{key} {value}" for key, value in given.items())
     lines = {
-        "run": f"{config.run_dir}",
-        "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, d_model {model.d_model}, "
-        f"{model.seq_len} tokens of context, vocabulary {model.vocab_size}, {model.positions} positions",
+        "run": str(config.run_dir),
+        "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, "
+        f"d_model {model.d_model}, {model.seq_len} tokens of context, vocabulary "
+        f"{model.vocab_size}, {model.positions} positions",
         "weights": config.init or f"drawn from seed {training.seed}",
-        "attention": f"{config.attention['name']}{f' ({options})' if options else ''}{how_it_sums(config.attention)}",
+        "attention": config.attention["name"]
+        + (f" ({options})" if options else "")
+        + summation(config.attention),
         "data": data,
-        "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = {plan.world_size} rank(s) "
-        f"x {plan.micro_batch_size} per forward x {plan.grad_accum_steps} accumulated",
-        "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, {distributed.local_device().type}",
+        "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = "
+        f"{plan.world_size} rank(s) x {plan.micro_batch_size} per forward x "
+        f"{plan.grad_accum_steps} accumulated",
+        "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, "
+        f"{distributed.local_device().type}",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
 
 
-def how_it_sums(attention: dict[str, Any]) -> str:
-    """Which form of `ema_of_past` was chosen, if the variant has a decay."""
+def summation(attention: dict[str, Any]) -> str:
+    """Return which form of `ema_of_past` was chosen, if the variant has a decay."""
     if "ema_decay" not in attention:
         return ""
-    return (
-        ", summed by the Triton kernel"
-        if has_kernel(distributed.local_device())
-        else ", summed by matrix products"
-    )
+    if has_kernel(distributed.local_device()):
+        return ", summed by the Triton kernel"
+    return ", summed by matrix products"
 
 
 def say(text: str) -> None:
+    """Print on the main rank."""
     if distributed.is_main():
         print(text, flush=True)
 
 
 def work(path: Path) -> int:
-    """Join the other ranks, train, leave; returns the exit code."""
+    """Join the other ranks, train, and leave; return the exit code."""
     try:
         config = read_config(path)
         distributed.start(distributed.local_device())

@@ -9,6 +9,7 @@ import pytest
 
 from momentum_gpt import compare, evaluate, train
 from momentum_gpt.cli import Command
+from momentum_gpt.training.settle import settle
 from tests.conftest import SMOKE, Result, command
 
 Invoke = Callable[..., Result]
@@ -44,8 +45,8 @@ MISTAKES = [
     (["model.vocab_size=100"], ["model.vocab_size=100", "512 tokens"]),
     (["name=a/b"], ["name must be a plain folder name", "'a/b'"]),
     (["resume=maybe"], ["one of auto, never, got 'maybe'"]),
-    (["data=/nowhere/at/all"], ["/nowhere/at/all", "does not exist", "data_prep.prepare"]),
-    (["data=/tmp"], ["not a folder of token shards", "data_prep.prepare"]),
+    (["data=/nowhere/at/all"], ["/nowhere/at/all", "does not exist", "momentum-gpt prepare"]),
+    (["data=/tmp"], ["not a folder of token shards", "momentum-gpt prepare"]),
     (["model.seq_len=4194304", "training.tokens_per_step=4194304", "training.max_tokens_per_forward=4194304",
       "evaluation.tokens=4194304"], ["fewer than one window"]),
     (["init=/nowhere"], ["/nowhere holds no model"]),
@@ -86,13 +87,11 @@ def test_an_existing_run_with_another_config_is_left_alone(
 ) -> None:
     config = tmp_path / "runs" / "x" / "config.yaml"
     arguments = ["name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE]
-    from momentum_gpt.train import claim_run_folder
-
     claimed = []
 
     def claim_only(c: train.TrainConfig) -> int:
-        train.settle(c)
-        claimed.append(claim_run_folder(c))
+        settle(c)
+        claimed.append(train.claim_run_folder(c))
         return 0
 
     claim = Command(claim_only, train.TrainConfig, "train")
@@ -130,7 +129,8 @@ def test_a_real_process_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     done = command("momentum_gpt", "train", "name=x", "data=nowhere", f"runs={tmp_path}/runs")
     assert done.code == 2
     assert done.err == (
-        "error: data folder 'nowhere' does not exist: make one with: python -m data_prep.prepare corpus=stdlib output=DIR\n"
+        "error: data folder 'nowhere' does not exist: "
+        "make one with: momentum-gpt prepare corpus=stdlib output=DIR\n"
     )
     unknown = command("momentum_gpt", "trian")
     assert unknown.code == 2

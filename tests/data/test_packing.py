@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momentum_gpt.core.config import BatchPlan
-from momentum_gpt.data import PackedBatches, TokenShards, ahead
+from momentum_gpt.data import PackedBatches, TokenShards, prefetch
 from momentum_gpt.data.packing import best_fit
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
 
@@ -63,7 +63,7 @@ def test_documents_that_fit_are_not_cut(data_folder: Path) -> None:
 
 def test_batches_made_ahead_are_the_batches(data_folder: Path) -> None:
     packed = PackedBatches(TokenShards(data_folder), 64, 3, BatchPlan(8, 2, 2, 2))
-    for step, micro_batches in ahead(packed, 1, range(5, 12)):
+    for step, micro_batches in prefetch(packed, 1, range(5, 12)):
         for micro_step, (tokens, targets) in enumerate(micro_batches):
             expected = packed(step, micro_step, 1)
             assert (tokens == expected[0]).all()
@@ -79,4 +79,4 @@ def test_what_goes_wrong_while_making_ahead_is_raised() -> None:
             raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        next(ahead(Broken(), 0, range(3)))  # type: ignore[arg-type]
+        next(prefetch(Broken(), 0, range(3)))  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def test_a_missing_or_foreign_folder_is_refused_with_the_command_that_makes_one(
     tmp_path: Path,
 ) -> None:
     for folder in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UserError, match=r"python -m data_prep\.prepare"):
+        with pytest.raises(UserError, match="momentum-gpt prepare"):
             TokenShards(folder)
     (tmp_path / "manifest.json").write_text('{"format": "something else", "version": 1}')
     with pytest.raises(UserError, match="not a folder of token shards"):

@@ -67,7 +67,7 @@ def test_the_world_size_only_shares_the_sequences_out() -> None:
 def test_sequences_that_are_too_short_are_refused() -> None:
     with pytest.raises(
         UserError,
-        match=r"model\.seq_len=8 does not hold task\.n_pairs=4 pairs and a query: take at least 10",
+        match=r"model\.seq_len=8 does not hold task\.n_pairs=4 pairs and a query: use at least 10",
     ):
         SyntheticTask(TaskConfig("recall", n_pairs=4), seq_len=8)
     with pytest.raises(UserError, match=r"task\.n_values must be at least task\.n_pairs, got 3"):

@@ -102,7 +102,7 @@ class Command:
 
     def _run(self, raw: DictConfig, literals: dict[str, str]) -> int | None:
         try:
-            config = typed(raw, self.schema)
+            config: Any = typed(raw, self.schema)
             return self.act(replace(config, **literals) if literals else config)
         except (UserError, OmegaConfBaseException) as error:
             return refuse(error, self.schema)
@@ -152,7 +152,8 @@ def take_literals(arguments: list[str], names: tuple[str, ...]) -> tuple[dict[st
 
     Hydra never sees these values, so no character of them has a meaning.
     """
-    literals, others = {}, []
+    literals: dict[str, str] = {}
+    others: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if equals and name in names:
@@ -164,7 +165,8 @@ def take_literals(arguments: list[str], names: tuple[str, ...]) -> tuple[dict[st
 
 def hydra_arguments(arguments: list[str], schema: type) -> list[str]:
     """Return the command line for Hydra: flags first, short names written out, and our settings."""
-    flags, overrides = [], []
+    flags: list[str] = []
+    overrides: list[str] = []
     for argument in arguments:
         # Hydra's parser wants the overrides in one piece.
         is_flag = argument.startswith("-") or "=" not in argument

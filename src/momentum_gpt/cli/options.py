@@ -65,7 +65,9 @@ class Group:
 def groups_of(command: str) -> list[Group]:
     """Return the groups that `conf/COMMAND.yaml` chooses from."""
     groups = []
-    for entry in OmegaConf.load(conf_folder() / f"{command}.yaml").get("defaults", []):
+    content = OmegaConf.to_container(OmegaConf.load(conf_folder() / f"{command}.yaml"))
+    assert isinstance(content, dict)
+    for entry in content.get("defaults", []):
         if isinstance(entry, str):
             continue
         for name, chosen in entry.items():
@@ -125,10 +127,15 @@ def field_texts(schema: type) -> dict[str, str]:
     for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
-        text = following.value if isinstance(following, ast.Expr) else None
-        documented = isinstance(text, ast.Constant) and isinstance(text.value, str)
-        texts[statement.target.id] = inspect.cleandoc(text.value) if documented else ""
+        texts[statement.target.id] = _literal_text(following)
     return texts
+
+
+def _literal_text(statement: ast.stmt | None) -> str:
+    """Return the text of a statement that is only a string, else ""."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return inspect.cleandoc(str(statement.value.value))
+    return ""
 
 
 def class_text(schema: type) -> str:

@@ -82,3 +82,48 @@ def table_text(
     Console(file=text, width=1000, color_system=None).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return "\n".join([title, *lines] if title else lines)
+
+
+class StepBar:
+    """A bar on stderr that advances step by step, with a text that changes beside it.
+
+    Args:
+        title: what is being done.
+        start: steps done before.
+        total: all steps.
+        is_shown: False for the ranks that print nothing.
+    """
+
+    def __init__(self, title: str, start: int, total: int, is_shown: bool) -> None:
+        console = Console(stderr=True)
+        self.is_drawn = is_shown and console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.is_drawn,
+        )
+        self._task = self._bars.add_task(title, total=total, completed=start, text="")
+        self._bars.start()
+
+    def advance(self) -> None:
+        """Advance by one step."""
+        self._bars.advance(self._task)
+
+    def describe(self, text: str) -> None:
+        """Show a text beside the bar."""
+        self._bars.update(self._task, text=text)
+
+    def print(self, text: str) -> None:
+        """Print a line that stays: above the bar, or on stdout if no bar is drawn."""
+        if self.is_drawn:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self._bars.stop()

@@ -1,8 +1,9 @@
-"""Best-fit packing (Ding et al., "Fewer Truncations Improve Language Modeling", arXiv 2404.10830): documents kept whole.
+"""Best-fit packing: documents are kept whole where they fit.
 
-A document of up to seq_len tokens is never cut: a longer one is cut into pieces of seq_len, and what remains of each is put
-where the least room is left for it. Every token is a target once an epoch, as in the concatenated stream; each piece begins
-with the end of the document before it.
+Ding et al., "Fewer Truncations Improve Language Modeling", arXiv 2404.10830. A document of up to
+seq_len tokens is never cut. A longer one is cut into pieces of seq_len, and what remains is put
+where the least room is left for it. Every token is a target once an epoch, as in the concatenated
+stream; each piece begins with the end of the document before it.
 """
 
 from __future__ import annotations
@@ -16,49 +17,65 @@ from momentum_gpt.data.synthetic_tasks import NO_TARGET
 
 
 class PackedBatches(Batches):
-    """`Batches` of windows that documents were packed into; the whole split is read once, to find where they end."""
+    """`Batches` of windows that documents are packed into.
+
+    The whole split is read once, to find where its documents end.
+    """
 
     def _arrange(self) -> int:
         starts, lengths = documents(self.shards.shards, self.shards.tokenizer.eos_id)
-        whole, rest = np.divmod(lengths, self.seq_len)
-        self.cut_share = float(lengths[lengths > self.seq_len].sum() / max(1, lengths.sum()))
-        pieces = np.concatenate(
-            [
-                np.repeat(starts, whole) + self.seq_len * _count_up(whole),
-                starts + whole * self.seq_len,
-            ]
-        )
-        sizes = np.concatenate([np.full(whole.sum(), self.seq_len), rest])
-        pieces, sizes = pieces[sizes > 0], sizes[sizes > 0]
+        cut = lengths > self.seq_len
+        self.cut_share = float(lengths[cut].sum() / max(1, lengths.sum()))
+
+        pieces, sizes = self._cut(starts, lengths)
         bins = best_fit(sizes, self.seq_len)
-        order = np.argsort(bins, kind="stable")
-        self.pieces, self.sizes = pieces[order], sizes[order].astype(np.int32)
         n_windows = int(bins.max()) + 1 if len(bins) else 0
-        self.firsts = np.searchsorted(bins[order], np.arange(n_windows + 1))
         self.padded_share = 1 - float(sizes.sum()) / max(1, n_windows * self.seq_len)
+
+        # The pieces of window w are those from firsts[w] up to firsts[w + 1].
+        order = np.argsort(bins, kind="stable")
+        self.pieces = pieces[order]
+        self.sizes = sizes[order].astype(np.int32)
+        self.firsts = np.searchsorted(bins[order], np.arange(n_windows + 1))
         return n_windows
 
+    def _cut(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return start and size of the pieces of all documents, (pieces,) each."""
+        whole, rest = np.divmod(lengths, self.seq_len)
+        full = np.repeat(starts, whole) + self.seq_len * _count_up(whole)
+        pieces = np.concatenate([full, starts + whole * self.seq_len])
+        sizes = np.concatenate([np.full(whole.sum(), self.seq_len), rest])
+        return pieces[sizes > 0], sizes[sizes > 0]
+
     def window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens and targets of a window, (T,) each; padding has no targets."""
         tokens = np.full(self.seq_len, self.shards.tokenizer.eos_id)
         targets = np.full(self.seq_len, NO_TARGET)
         done = 0
         for piece in range(self.firsts[number], self.firsts[number + 1]):
-            start, size = int(self.pieces[piece]), int(self.sizes[piece])
+            start = int(self.pieces[piece])
+            size = int(self.sizes[piece])
             block = self.shards.read(start - 1, size + 1)
-            tokens[done : done + size], targets[done : done + size] = block[:-1], block[1:]
+            tokens[done : done + size] = block[:-1]
+            targets[done : done + size] = block[1:]
             done += size
         return tokens, targets
 
     def describe(self) -> str:
+        """Return how the windows were made, for a person."""
         return (
-            f"{self.n_windows:,} windows packed best-fit: {self.padded_share:.2%} padding, {self.cut_share:.2%} of the tokens "
-            "in documents that had to be cut"
+            f"{self.n_windows:,} windows packed best-fit: {self.padded_share:.2%} padding, "
+            f"{self.cut_share:.2%} of the tokens in documents that had to be cut"
         )
 
 
 def documents(shards: list[np.ndarray], eos_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Start and length of each document in the stream, its end included; the stream's first token is no target."""
-    ends, before = [], 0
+    """Return start and length of each document in the stream, its end included, (documents,) each.
+
+    The first token of the stream is no target, so the first document starts at 1.
+    """
+    ends = []
+    before = 0
     for shard in shards:
         ends.append(before + 1 + np.flatnonzero(np.asarray(shard) == eos_id))
         before += len(shard)
@@ -68,31 +85,41 @@ def documents(shards: list[np.ndarray], eos_id: int) -> tuple[np.ndarray, np.nda
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """The bin of each size, (n,): the largest first, each into the bin with the least room that holds it, or a new one."""
+    """Return the bin of each size, (n,).
+
+    The largest goes first; each goes into the bin with the least room that holds it, or a new one.
+    """
     bins = np.empty(len(sizes), dtype=np.int64)
-    room: defaultdict[int, list[int]] = defaultdict(list)  # bins by the room they have left
+    bins_with_room: defaultdict[int, list[int]] = defaultdict(list)
     n_bins = 0
+
+    # Sizes that are equal are placed together: there are far fewer sizes than documents.
     order = np.argsort(-sizes, kind="stable")
-    for places in np.split(order, np.flatnonzero(np.diff(sizes[order])) + 1):
-        size, waiting = int(sizes[places[0]]) if len(places) else 0, places.tolist()[::-1]
-        for left in sorted(it for it in room if it >= size and room[it]):
-            while waiting and room[left]:
-                number = room[left].pop()
-                room[_fill(bins, number, left, size, waiting)].append(number)
+    changes = np.flatnonzero(np.diff(sizes[order])) + 1
+    for places in np.split(order, changes):
+        size = int(sizes[places[0]]) if len(places) else 0
+        waiting = places.tolist()[::-1]
+
+        for room in sorted(bins_with_room):
+            while room >= size and waiting and bins_with_room[room]:
+                number = bins_with_room[room].pop()
+                left = _fill(bins, number, room, size, waiting)
+                bins_with_room[left].append(number)
         while waiting:
-            room[_fill(bins, n_bins, capacity, size, waiting)].append(n_bins)
+            left = _fill(bins, n_bins, capacity, size, waiting)
+            bins_with_room[left].append(n_bins)
             n_bins += 1
     return bins
 
 
-def _fill(bins: np.ndarray, number: int, left: int, size: int, waiting: list[int]) -> int:
-    """Put as many of the waiting into the bin as it holds; returns the room that is left."""
-    while waiting and left >= size:
+def _fill(bins: np.ndarray, number: int, room: int, size: int, waiting: list[int]) -> int:
+    """Put as many of the waiting into the bin as it holds; return the room that is left."""
+    while waiting and room >= size:
         bins[waiting.pop()] = number
-        left -= size
-    return left
+        room -= size
+    return room
 
 
 def _count_up(counts: np.ndarray) -> np.ndarray:
-    """[2, 0, 3] -> [0, 1, 0, 1, 2]."""
+    """Return 0 ... n - 1 for each count n: [2, 0, 3] gives [0, 1, 0, 1, 2]."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,46 +1,97 @@
-"""Token shards on disk: `manifest.json`, `tokenizer.model` (or `.json`), `train_00000.npy`, `validation_00000.npy`, ...
+"""Token shards on disk: `manifest.json`, the tokenizer, `train_00000.npy`, `validation_00000.npy`.
 
-A shard is a one-dimensional .npy array of token ids, documents one after another, each ended by the end-of-sequence id.
+A shard is a one-dimensional .npy array of token ids: documents one after another, each followed by
+the end-of-document token.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import sha256_of_file
+from momentum_gpt.core.files import read_json, sha256_of_file, write_json
 from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 
 FORMAT = "momentum-gpt token shards"
 VERSION = 1
 SPLITS = ("train", "validation")
 
+BLOCK_BYTES = 1 << 24
+"""Bytes of a shard's file that one block hash of the manifest covers: 16 MiB."""
+
+REMEDY = "make one with: momentum-gpt prepare corpus=stdlib output=DIR"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard, as the manifest describes it."""
+
+    file: str
+    """Name of the file in the data folder."""
+    tokens: int
+    documents: int
+    sha256: str
+    """Hash of the file."""
+    blocks: list[str] = field(default_factory=list)
+    """First 16 digits of the sha256 of each BLOCK_BYTES of the file."""
+
+
+@dataclass(frozen=True)
+class ShardsManifest:
+    """The content of a data folder's `manifest.json`."""
+
+    dtype: str
+    """Type of the token ids: uint16 or uint32."""
+    vocab_size: int
+    eos_id: int
+    """Id of the end-of-document token."""
+    tokenizer_sha256: str
+    splits: dict[str, list[ShardEntry]]
+    preparation: dict[str, Any] = field(default_factory=dict)
+    """How the data were made: options, sources, counts. Training does not read it."""
+
+    def tokens(self, split: str) -> int:
+        """Return the number of tokens in a split."""
+        return sum(entry.tokens for entry in self.splits[split])
+
+    def write(self, folder: Path) -> None:
+        """Write `folder/manifest.json`, whole or not at all."""
+        content = asdict(self)
+        preparation = content.pop("preparation")
+        write_json(
+            folder / "manifest.json",
+            {"format": FORMAT, "version": VERSION, **content, **preparation},
+        )
+
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """uint16 where every id fits, else uint32."""
+    """Return uint16 where every id fits, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-BLOCK_BYTES = 1 << 24
-"""Bytes of a shard's file that one hash of the manifest covers: 16 MiB."""
-
-
 def write_shard(
-    path: Path, dtype: np.dtype, n_tokens: int, n_documents: int, pieces: Iterable[np.ndarray]
-) -> dict[str, Any]:
-    """Write a shard of `n_tokens` tokens, piece by piece; returns its entry for the manifest.
+    path: Path,
+    dtype: np.dtype,
+    n_tokens: int,
+    n_documents: int,
+    pieces: Iterable[np.ndarray],
+) -> ShardEntry:
+    """Write a shard piece by piece and return its entry for the manifest.
 
     Args:
-        pieces: (n,) tokens each; whole documents, each ended by the end-of-sequence id.
+        n_tokens: tokens of all pieces.
+        pieces: token ids, (n,) each: whole documents with their end-of-document tokens.
     """
     done = 0
-    with path.open("wb") as file:  # no memory map: its pages would count as ours
+    # A plain file instead of a memory map, whose pages would count as this process's memory.
+    with path.open("wb") as file:
         header = {
             "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": False,
@@ -50,116 +101,142 @@ def write_shard(
         for piece in pieces:
             file.write(piece.astype(dtype, copy=False).tobytes())
             done += len(piece)
+
     assert done == n_tokens
-    blocks = block_hashes(path)
-    return {
-        "file": path.name,
-        "tokens": n_tokens,
-        "documents": n_documents,
-        "sha256": sha256_of_file(path),
-        "blocks": blocks,
-    }
+    return ShardEntry(path.name, n_tokens, n_documents, sha256_of_file(path), block_hashes(path))
 
 
 def block_hashes(path: Path) -> list[str]:
-    """The first 16 digits of the sha256 of each BLOCK_BYTES of the file: which of them is bad, if its own hash is."""
+    """Return the first 16 digits of the sha256 of each BLOCK_BYTES of the file.
+
+    They tell which part of a file is damaged, if the hash of the whole is wrong.
+    """
     with path.open("rb") as file:
-        return [
-            hashlib.sha256(block).hexdigest()[:16]
-            for block in iter(lambda: file.read(BLOCK_BYTES), b"")
-        ]
+        blocks = iter(partial(file.read, BLOCK_BYTES), b"")
+        return [hashlib.sha256(block).hexdigest()[:16] for block in blocks]
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a data folder.
+def read_manifest(folder: Path) -> ShardsManifest:
+    """Return the manifest of a data folder.
 
     Raises:
-        UserError: no folder, or not one of token shards.
+        UserError: there is no folder, or it is not one of token shards.
     """
-    remedy = "make one with: python -m data_prep.prepare corpus=stdlib output=DIR"
     if not folder.is_dir():
-        raise UserError(f"data folder {str(folder)!r} does not exist: {remedy}")
+        raise UserError(f"data folder {str(folder)!r} does not exist: {REMEDY}")
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-        known = False
-    if not known:
+        return _parse(read_json(folder / "manifest.json"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{str(folder)!r} is not a folder of token shards (its manifest.json is missing or foreign): {remedy}"
+            f"{str(folder)!r} is not a folder of token shards "
+            f"(its manifest.json is missing or of another format): {REMEDY}"
+        ) from None
+
+
+def _parse(content: dict[str, Any]) -> ShardsManifest:
+    if content.pop("format") != FORMAT or content.pop("version") != VERSION:
+        raise ValueError("another format")
+
+    splits = {}
+    for split, entries in content.pop("splits").items():
+        splits[split] = [ShardEntry(**entry) for entry in entries]
+
+    own = {entry.name for entry in fields(ShardsManifest)} - {"splits", "preparation"}
+    facts = {name: content.pop(name) for name in sorted(own)}
+    return ShardsManifest(**facts, splits=splits, preparation=content)
+
+
+def check_tokenizer(folder: Path, manifest: ShardsManifest) -> Tokenizer:
+    """Return the folder's tokenizer.
+
+    Raises:
+        UserError: it is missing, or is not the one that made the shards.
+    """
+    file = tokenizer_file(folder)
+    tokenizer = load_tokenizer(file)
+    if tokenizer.sha256 != manifest.tokenizer_sha256:
+        raise UserError(
+            f"{file} (sha256 {tokenizer.sha256[:12]}...) is not the tokenizer that made these "
+            f"shards (sha256 {manifest.tokenizer_sha256[:12]}...): put that one back, or prepare "
+            "the data again"
         )
-    return manifest
+    return tokenizer
 
 
 class TokenShards:
-    """One split of a data folder, as one long stream of tokens, read from the memory-mapped shards.
+    """One split of a data folder as one long stream of tokens, read from memory-mapped shards.
 
     Args:
         path: the data folder.
         split: "train" or "validation".
 
     Raises:
-        UserError: a missing, foreign or incomplete folder, or a tokenizer that is not the one of the shards.
+        UserError: the folder is missing, incomplete or of another format, or its tokenizer is not
+            the one that made the shards.
     """
 
     def __init__(self, path: str | Path, split: str = "train") -> None:
-        self.folder, self.split = Path(path), split
-        self.name = f"the {split} split of {str(path)!r}"
-        self.manifest = read_manifest(self.folder)
         if split not in SPLITS:
             raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        self.tokenizer = self._check_tokenizer()
-        self.shards = [self._open(entry) for entry in self.manifest["splits"][split]]
+        self.folder = Path(path)
+        self.split = split
+        self.name = f"the {split} split of {str(path)!r}"
+
+        self.manifest = read_manifest(self.folder)
+        self.tokenizer_file = tokenizer_file(self.folder)
+        self.tokenizer = check_tokenizer(self.folder, self.manifest)
+
+        self.entries = self.manifest.splits[split]
+        self.shards = [self._open(entry) for entry in self.entries]
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
-        self.documents = sum(entry["documents"] for entry in self.manifest["splits"][split])
+        self.documents = sum(entry.documents for entry in self.entries)
 
     @property
     def vocab_size(self) -> int:
+        """Number of token ids that the stream may hold."""
         return self.tokenizer.vocab_size
 
     def __len__(self) -> int:
-        """Tokens in the split."""
+        """Return the number of tokens in the split."""
         return int(self.starts[-1])
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Tokens start ... start + length - 1 of the stream, int64; a read may cross from one shard to the next."""
+        """Return tokens start ... start + length - 1 of the stream, (length,), int64.
+
+        A read may cross from one shard to the next.
+        """
         if not 0 <= start <= start + length <= len(self):
-            raise IndexError(f"tokens {start} ... {start + length - 1} of a stream of {len(self)}")
+            last = start + length - 1
+            raise IndexError(f"tokens {start} ... {last} of a stream of {len(self)}")
+
         out = np.empty(length, dtype=np.int64)
-        shard, done = int(np.searchsorted(self.starts, start, side="right")) - 1, 0
+        shard = int(np.searchsorted(self.starts, start, side="right")) - 1
+        done = 0
         while done < length:
-            piece = self.shards[shard][start + done - self.starts[shard] :][: length - done]
+            offset = start + done - self.starts[shard]
+            piece = self.shards[shard][offset:][: length - done]
             out[done : done + len(piece)] = piece
             done += len(piece)
             shard += 1
         return out
 
     def fingerprint(self) -> str:
-        """A hash of the split's tokens, made of the shards' own hashes and the tokenizer's."""
-        hashes = [entry["sha256"] for entry in self.manifest["splits"][self.split]]
-        return hashlib.sha256(" ".join([self.tokenizer.sha256, *hashes]).encode()).hexdigest()
+        """Return a hash of the split's tokens, made of the hashes of its shards and tokenizer."""
+        hashes = [self.tokenizer.sha256, *(entry.sha256 for entry in self.entries)]
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
-    def _check_tokenizer(self) -> Tokenizer:
-        self.tokenizer_file = tokenizer_file(self.folder)
-        tokenizer = load_tokenizer(self.tokenizer_file)
-        if tokenizer.sha256 != self.manifest["tokenizer_sha256"]:
-            raise UserError(
-                f"{self.tokenizer_file} (sha256 {tokenizer.sha256[:12]}...) is not the tokenizer that made these "
-                f"shards (sha256 {self.manifest['tokenizer_sha256'][:12]}...): put that one back, or prepare the data again"
-            )
-        return tokenizer
-
-    def _open(self, entry: dict[str, Any]) -> np.ndarray:
-        path = self.folder / entry["file"]
+    def _open(self, entry: ShardEntry) -> np.ndarray:
+        path = self.folder / entry.file
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"shard {path} cannot be read ({error}): prepare the data again"
             ) from None
-        if shard.shape != (entry["tokens"],) or shard.dtype != np.dtype(self.manifest["dtype"]):
+
+        if shard.shape != (entry.tokens,) or shard.dtype != np.dtype(self.manifest.dtype):
             raise UserError(
-                f"shard {path} holds {shard.size} tokens of {shard.dtype}, the manifest says {entry['tokens']} of "
-                f"{self.manifest['dtype']}: prepare the data again"
+                f"shard {path} holds {shard.size} tokens of {shard.dtype}, the manifest says "
+                f"{entry.tokens} of {self.manifest.dtype}: prepare the data again"
             )
         return shard

@@ -1,20 +1,21 @@
-"""Checkpoints: written aside, hashed, then renamed, so that what has its name is complete.
+"""Checkpoints: written beside their name, hashed, then renamed, so that what has it is complete.
 
-In `checkpoints/`: `step_00001000/` with `model/`, `engine/` and `manifest.json`, and `latest`, the newest one's name.
+In `checkpoints/` there are `step_00001000/` with `model/`, `engine/` and `manifest.json`, and
+`latest` with the name of the newest one.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import read_json, sha256_of_file, sync, write_json, write_text
+from momentum_gpt.core.files import sha256_of_file, sync, write_text
+from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
 from momentum_gpt.models import save_model
 from momentum_gpt.training.engine import full_weights, load_engine, save_engine
 
@@ -23,92 +24,113 @@ NAME = re.compile(r"step_(\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    folder: Path
-    manifest: dict[str, Any]
+    """A complete checkpoint on disk."""
 
-    @property
-    def step(self) -> int:
-        return self.manifest["step"]
+    folder: Path
+    manifest: CheckpointManifest
 
 
 def save(
-    engine: Any, folder: Path, facts: dict[str, Any], tokenizer: Path | None, keep: int
+    engine: Any,
+    folder: Path,
+    manifest: CheckpointManifest,
+    tokenizer_file: Path | None,
+    keep: int,
 ) -> Path:
-    """Save the engine's state as `folder/step_...`, point `latest` to it and drop the oldest. Every rank must call this.
+    """Write a checkpoint, point `latest` to it, delete the oldest. Every rank must call this.
 
     Args:
         folder: the run's `checkpoints/`.
-        facts: what the manifest says beside the hashes: step, tokens, world_size, ...
+        manifest: everything but the files' hashes, which are added here.
+        tokenizer_file: copied into the checkpoint; None for a synthetic task.
         keep: how many checkpoints stay.
     """
-    name = f"step_{facts['step']:08d}"
+    name = f"step_{manifest.step:08d}"
     staging = folder / f".{name}.partial"
+
     if distributed.is_main():
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     distributed.barrier()
+
     save_engine(engine, staging / "engine")
     weights = full_weights(engine)
     distributed.barrier()
+
     if distributed.is_main():
-        for script in staging.glob(
-            "zero_to_*.py"
-        ):  # DeepSpeed's own converters: model/ makes them needless
+        # DeepSpeed adds scripts that convert its files: model/ makes them superfluous.
+        for script in staging.glob("zero_to_*.py"):
             script.unlink()
-        save_model(staging / "model", engine.module, weights, tokenizer)
-        files = sorted(path for path in staging.rglob("*") if path.is_file())
-        manifest = facts | {
-            "files": {str(path.relative_to(staging)): sha256_of_file(path) for path in files}
-        }
-        write_json(staging / "manifest.json", manifest)
-        for path in files:
-            sync(path)
-        shutil.rmtree(folder / name, ignore_errors=True)
-        staging.rename(folder / name)
-        sync(folder)
-        write_text(folder / "latest", name + "\n")
-        for old in _names(folder)[keep:]:
-            shutil.rmtree(folder / old)
+        save_model(staging / "model", engine.module, weights, tokenizer_file)
+        _publish(staging, folder / name, manifest)
+        _delete_oldest(folder, keep)
     distributed.barrier()
     return folder / name
 
 
-def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are all there with the right hashes, and why newer ones were passed over.
+def _publish(staging: Path, final: Path, manifest: CheckpointManifest) -> None:
+    """Hash the files, sync them to disk, and only then give the checkpoint its name."""
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    hashes = {str(path.relative_to(staging)): sha256_of_file(path) for path in files}
+    replace(manifest, files=hashes).write(staging)
+    for path in files:
+        sync(path)
 
-    Every rank must call this: the main one looks and decides for all.
+    shutil.rmtree(final, ignore_errors=True)
+    staging.rename(final)
+    sync(final.parent)
+    write_text(final.parent / "latest", final.name + "\n")
+
+
+def _delete_oldest(folder: Path, keep: int) -> None:
+    for name in _names(folder)[keep:]:
+        shutil.rmtree(folder / name)
+
+
+def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint whose files are intact, and why newer ones were passed over.
+
+    Every rank must call this: the main rank looks and decides for all.
     """
-    name, skipped = _newest_complete(folder) if distributed.is_main() else (None, [])
+    name: str | None = None
+    skipped: list[str] = []
+    if distributed.is_main():
+        name, skipped = _newest_complete(folder)
+
     name = distributed.same_on_all_ranks(name)
-    return (Checkpoint(folder / name, _manifest(folder / name)) if name else None), skipped
+    if name is None:
+        return None, skipped
+    return Checkpoint(folder / name, read_checkpoint_manifest(folder / name)), skipped
 
 
 def _newest_complete(folder: Path) -> tuple[str | None, list[str]]:
     skipped: list[str] = []
     for name in _names(folder):
         try:
-            hashes = _manifest(folder / name)["files"]
-            damaged = [
-                file
-                for file, sha256 in hashes.items()
-                if sha256_of_file(folder / name / file) != sha256
-            ]
-            if not damaged:
-                return name, skipped
-            skipped.append(f"{name} is damaged ({damaged[0]} is not what was written)")
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+            damaged = _damaged_file(folder / name)
+        except (UserError, OSError) as error:
             skipped.append(f"{name} is incomplete ({error})")
+            continue
+        if damaged is None:
+            return name, skipped
+        skipped.append(f"{name} is damaged ({damaged} is not what was written)")
     return None, skipped
 
 
-def _manifest(checkpoint: Path) -> dict[str, Any]:
-    return read_json(checkpoint / "manifest.json")
+def _damaged_file(checkpoint: Path) -> str | None:
+    """Return the first file whose hash is not that of the manifest; None if all are intact."""
+    for file, sha256 in read_checkpoint_manifest(checkpoint).files.items():
+        if sha256_of_file(checkpoint / file) != sha256:
+            return file
+    return None
 
 
 def latest_step(folder: Path) -> int:
-    """The step of the newest checkpoint, by its name; 0 without one."""
+    """Return the step of the newest checkpoint, according to its name; 0 if there is none."""
     latest = folder / "latest"
-    return int(latest.read_text().strip().removeprefix("step_")) if latest.is_file() else 0
+    if not latest.is_file():
+        return 0
+    return int(latest.read_text().strip().removeprefix("step_"))
 
 
 def restore(engine: Any, checkpoint: Checkpoint) -> None:
@@ -117,20 +139,24 @@ def restore(engine: Any, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: the checkpoint was written by another number of ranks.
     """
-    wrote, have = checkpoint.manifest["world_size"], distributed.world_size()
-    if wrote != have:
+    written_by = checkpoint.manifest.world_size
+    present = distributed.world_size()
+    if written_by != present:
         raise UserError(
-            f"{checkpoint.folder} was written by {wrote} rank(s) and this run has {have}: the optimizer's state is cut into "
-            f"as many parts; set launch.nproc_per_node={wrote}"
+            f"{checkpoint.folder} was written by {written_by} rank(s) and this run has {present}: "
+            "the optimizer's state is divided among the ranks; "
+            f"set launch.nproc_per_node={written_by}"
         )
     load_engine(engine, checkpoint.folder / "engine")
 
 
 def _names(folder: Path) -> list[str]:
-    """The checkpoints' names, newest first."""
-    names = (
-        [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)]
-        if folder.is_dir()
-        else []
-    )
-    return sorted(names, key=lambda name: int(name.removeprefix("step_")), reverse=True)
+    """Return the checkpoints' names, newest first."""
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    return sorted(names, key=_step_of, reverse=True)
+
+
+def _step_of(name: str) -> int:
+    return int(name.removeprefix("step_"))

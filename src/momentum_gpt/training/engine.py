@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import logging
 import os
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,33 +32,107 @@ DERIVED_KEYS = {
     "optimizer": "optim",
     "scheduler": "optim.schedule",
 }
-"""DeepSpeed's keys that we write ourselves, and the option each comes from."""
+"""DeepSpeed's keys that are derived, and the option that each comes from."""
+
+KNOWN_KEYS = (
+    "activation_checkpointing",
+    "aio",
+    "autotuning",
+    "checkpoint",
+    "comet",
+    "comms_logger",
+    "communication_data_type",
+    "compile",
+    "csv_monitor",
+    "data_efficiency",
+    "dataloader_drop_last",
+    "datastates_ckpt",
+    "disable_allgather",
+    "disable_python_gc",
+    "dump_state",
+    "expert_parallel",
+    "flops_profiler",
+    "gradient_allreduce_op",
+    "gradient_predivide_factor",
+    "log_level",
+    "memory_breakdown",
+    "pipeline",
+    "prescale_gradients",
+    "seq_parallel_communication_data_type",
+    "tensor_parallel",
+    "tensorboard",
+    "timers",
+    "torch_autocast",
+    "wall_clock_breakdown",
+    "wandb",
+    "weight_quantization",
+    "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer",
+    "zero_optimization",
+)
+"""The other keys that DeepSpeed 0.19 reads. It ignores all others without a word."""
+
+OUR_ZERO_KEYS = {"stage", "overlap_comm"}
+"""Keys of `zero_optimization` in conf/deepspeed/: known without loading DeepSpeed."""
 
 
 def check_deepspeed_options(options: dict[str, Any], precision: str) -> str | None:
-    """Refuse keys that are derived; returns what must be said if the stage had to be changed (in place), else None.
+    """Refuse keys that are derived or unknown, and correct a stage that would be wrong, in place.
+
+    Returns:
+        What to tell the user if the stage was corrected, else None.
 
     Raises:
-        UserError: a derived key, or a ZeRO stage that does not exist.
+        UserError: a derived or unknown key, or a ZeRO stage that does not exist.
     """
-    for key, option in DERIVED_KEYS.items():
-        if key in options:
-            raise UserError(f"deepspeed.{key} is derived and cannot be set: use {option}")
+    for key in options:
+        if key in DERIVED_KEYS:
+            raise UserError(
+                f"deepspeed.{key} is derived and cannot be set: use {DERIVED_KEYS[key]}"
+            )
+        _refuse_unknown(key, KNOWN_KEYS, "deepspeed")
+
     stage = zero_stage(options)
     if stage not in (0, 1, 2, 3):
         raise UserError(f"deepspeed.zero_optimization.stage must be 0, 1, 2 or 3, got {stage!r}")
+
+    zero_options = options["zero_optimization"]
+    if set(zero_options) - OUR_ZERO_KEYS:
+        names = _zero_keys()
+        for key in zero_options:
+            _refuse_unknown(key, names, "deepspeed.zero_optimization")
+
     if stage == 0 and precision == "bf16":
-        options["zero_optimization"]["stage"] = 1
+        zero_options["stage"] = 1
         return "ZeRO stage 0 takes wrong first Adam steps in bf16: using stage 1"
     return None
 
 
+def _refuse_unknown(key: str, known: Collection[str], section: str) -> None:
+    if key in known:
+        return
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {section}.{close[0]}?" if close else "leave it out"
+    raise UserError(f"DeepSpeed has no option {section}.{key}: {hint}")
+
+
+def _zero_keys() -> set[str]:
+    """Return the keys that DeepSpeed takes in `zero_optimization`."""
+    _import_deepspeed()
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    entries = DeepSpeedZeroConfig.model_fields
+    aliases = {entry.alias for entry in entries.values() if entry.alias}
+    return set(entries) | aliases
+
+
 def zero_stage(options: dict[str, Any]) -> Any:
+    """Return the ZeRO stage; 1 is written into the options if there is none."""
     return options.setdefault("zero_optimization", {}).setdefault("stage", 1)
 
 
 def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
-    """Everything DeepSpeed is told, its changing defaults written out."""
+    """Return everything that DeepSpeed is told, with the defaults that it changes written out."""
     return config.deepspeed | {
         "train_batch_size": plan.global_batch_size,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
@@ -64,24 +140,27 @@ def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
         "gradient_clipping": config.optim.grad_clip,
         "bf16": {"enabled": config.training.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "steps_per_print": 2**31,
+        "steps_per_print": 2**31,  # we print ourselves
     }
 
 
 def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
-    """The engine around a model that already has its weights. Every rank must call this.
+    """Return the engine around a model that has its weights. Every rank must call this.
 
-    Nothing is compiled: the optimizer is torch's own, and DeepSpeed's shared-memory op for CPUs is switched off.
+    Nothing is compiled: the optimizer is torch's own, and DeepSpeed's shared-memory operation for
+    CPUs is switched off.
     """
     deepspeed = _import_deepspeed()
     model.activation_checkpointing = config.training.activation_checkpointing
     model.to(distributed.local_device())
-    told = deepspeed_config(config, plan)
-    with contextlib.redirect_stdout(io.StringIO()):  # in bf16 it prints its memory eight times
-        engine, *_ = deepspeed.initialize(
-            model=model, optimizer=build_optimizer(model, config.optim), config=told
-        )
-    _read_back(engine, told)
+    settings = deepspeed_config(config, plan)
+    optimizer = build_optimizer(model, config.optim)
+
+    # In bf16 it prints its memory use eight times.
+    with contextlib.redirect_stdout(io.StringIO()):
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+
+    _check_settings(engine, settings)
     engine.checkpoint_engine = _safe_checkpoint_engine()
     if config.training.compile:
         engine.compile()
@@ -92,39 +171,40 @@ def _import_deepspeed() -> Any:
     if distributed.local_device().type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning, module="torch.distributed"
-    )  # names DeepSpeed still uses
+    # DeepSpeed still uses names that torch has deprecated.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+
     import deepspeed
     import deepspeed.ops
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Building this op would take a compiler, ninja and 90 s at the first start on a CPU.
+    # Building this operation takes a compiler, ninja and 90 s at the first start on a CPU.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
-def _read_back(engine: Any, told: dict[str, Any]) -> None:
-    """What DeepSpeed will do must be what it was told."""
-    does = {
+def _check_settings(engine: Any, settings: dict[str, Any]) -> None:
+    """Assert that DeepSpeed will do what it was told."""
+    sum_type = str(engine.get_data_types()[1])
+    actual = {
         "train_batch_size": engine.train_batch_size(),
         "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu(),
         "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
         "gradient_clipping": engine.gradient_clipping(),
         "bf16": {"enabled": engine.bfloat16_enabled()},
-        "data_types": {
-            "grad_accum_dtype": engine.get_data_types()[1]
-            .__repr__()
-            .replace("torch.float32", "fp32")
-        },
+        "data_types": {"grad_accum_dtype": sum_type.replace("torch.float32", "fp32")},
     }
-    for key, value in does.items():
-        assert told[key] == value, f"DeepSpeed was told {key}={told[key]} and would use {value}"
-    assert engine.zero_optimization_stage() == zero_stage(told)
+    for key, value in actual.items():
+        message = f"DeepSpeed was told {key}={settings[key]} and would use {value}"
+        assert settings[key] == value, message
+    assert engine.zero_optimization_stage() == zero_stage(settings)
 
 
 def _safe_checkpoint_engine() -> Any:
-    """DeepSpeed's own file format, read with torch's weights-only unpickler: reading a checkpoint runs nothing in it."""
+    """Return a reader of DeepSpeed's files that runs nothing that is in them.
+
+    It uses torch's weights-only unpickler with the three classes that DeepSpeed writes.
+    """
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -139,12 +219,17 @@ def _safe_checkpoint_engine() -> Any:
 
 
 def set_lr(engine: Any, lr: float) -> None:
+    """Set the learning rate of the next update."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
 
 
 def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """One optimizer step; returns this rank's mean loss, nats per token, still on the device."""
+    """Take one optimizer step and return this rank's mean loss, nats per token, on the device.
+
+    Args:
+        micro_batches: tokens and targets, (B, T) each.
+    """
     total = torch.zeros((), device=engine.device)
     for tokens, targets in micro_batches:
         loss = engine(tokens.to(engine.device), targets.to(engine.device))
@@ -155,28 +240,36 @@ def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]]) -> Tens
 
 
 def grad_norm(engine: Any) -> float | None:
-    """L2 norm of the last step's gradient before clipping; None where DeepSpeed does not compute it (fp32, stage 0)."""
+    """Return the L2 norm of the last step's gradient before clipping.
+
+    None where DeepSpeed does not compute it: in fp32 at stage 0.
+    """
     norm = engine.get_global_grad_norm()
     return None if norm is None else float(norm)
 
 
 def full_weights(engine: Any) -> dict[str, Tensor]:
-    """The model's parameters by name, whole, on the CPU of the main rank; {} on the others. Every rank must call this."""
+    """Return the model's whole parameters by name, on the CPU. Every rank must call this.
+
+    Only the main rank gets them; the others get {}.
+    """
     import deepspeed
 
+    is_sharded = zero_stage(engine.config) == 3
     weights = {}
     for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=zero_stage(engine.config) == 3):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=is_sharded):
             if distributed.is_main():
                 weights[name] = parameter.detach().cpu().clone()
     return weights
 
 
 def save_engine(engine: Any, folder: Path) -> None:
-    """What resuming needs, a file or two per rank. Every rank must call this: DeepSpeed waits for all."""
+    """Write what resuming needs, a file or two per rank. Every rank must call this."""
     engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
 
 
 def load_engine(engine: Any, folder: Path) -> None:
+    """Read what `save_engine` wrote. Every rank must call this."""
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     assert path is not None, f"DeepSpeed found nothing in {folder}"

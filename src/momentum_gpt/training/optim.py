@@ -11,32 +11,43 @@ from momentum_gpt.core.config import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Fused AdamW: compiled with torch, so nothing is built at start-up. Weight decay on matrices and embeddings only."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
-    )
+    """Return a fused AdamW with weight decay on matrices and embeddings only.
+
+    It is compiled with torch, so that nothing is built at start-up.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+
+    groups = []
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": config.weight_decay})
+    if vectors:
+        groups.append({"params": vectors, "weight_decay": 0.0})
+
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
 
 
 def lr_at(step: int, config: OptimConfig, max_steps: int) -> float:
-    """The learning rate of the update that is number `step`, counted from 0; set before the update.
+    """Return the learning rate of update number `step`, counted from 0.
 
-    Linear warm-up: update 0 already moves, with lr / warmup_steps. Then, with x from 0 to 1 over the remaining updates:
-    polynomial: min_lr + (lr - min_lr) (1 - x)^power, as fairseq's and the paper's; cosine: half a cosine from lr to
-    min_lr; wsd: lr until the last `decay_fraction` of max_steps, then linear to min_lr. The last update has x = 1.
+    The warm-up is linear, and update 0 already moves, with lr / warmup_steps. Let x go from 0 to 1
+    over the remaining updates; the last update has x = 1:
+
+    - polynomial: min_lr + (lr - min_lr) (1 - x)^power, as in fairseq and the paper;
+    - cosine: half a cosine from lr to min_lr;
+    - wsd: lr until the last `decay_fraction` of max_steps, then linear to min_lr.
     """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
+
     first = config.warmup_steps
     if config.schedule == "wsd":
         first = max(first, max_steps - round(config.decay_fraction * max_steps))
         if step < first:
             return config.lr
+
     x = min(1.0, (step - first) / max(1, max_steps - 1 - first))
     if config.schedule == "cosine":
         share = 0.5 * (1 + math.cos(math.pi * x))

@@ -1,4 +1,4 @@
-"""The batches of the steps to come, made by a thread while the model is at work."""
+"""Batches of the coming steps, made by a thread while the model computes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
 
-from momentum_gpt.data.batches import Batches
-from momentum_gpt.data.synthetic_tasks import SyntheticBatches
+from momentum_gpt.data.sources import TrainingData
 
 DEPTH = 2
-"""Steps made ahead."""
+"""Steps whose batches are made in advance."""
 
 
-def ahead(
-    batches: Batches | SyntheticBatches, rank: int, steps: range
+def prefetch(
+    batches: TrainingData, rank: int, steps: range
 ) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
-    """Each step, and its micro-batches for this rank."""
+    """Yield each step with its micro-batches for this rank: tokens and targets, (B, T) each."""
 
     def make(step: int) -> list[tuple[Tensor, Tensor]]:
-        return [
-            batches(step, micro_step, rank) for micro_step in range(batches.plan.grad_accum_steps)
-        ]
+        micro_steps = range(batches.plan.grad_accum_steps)
+        return [batches(step, micro_step, rank) for micro_step in micro_steps]
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         waiting = deque(thread.submit(make, step) for step in steps[:DEPTH])

@@ -1,0 +1,163 @@
+"""The pages of the documentation fit together, and name things that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+
+from data_prep.prepare import PrepareConfig
+from momentum_gpt.core.config import TrainConfig
+from momentum_gpt.core.files import conf_folder
+from momentum_gpt.evaluate import EvaluateConfig
+from momentum_gpt.generate import GenerateConfig
+from tests.docs.pages import ELSEWHERE, PAGES, ROOT, anchors, links, text_of
+
+COMMANDS = (TrainConfig, PrepareConfig, EvaluateConfig, GenerateConfig)
+"""The configurations with options that contain a dot."""
+
+OPTION = re.compile(r"(?<![\w./$-])([a-z]\w*(?:\.\w+)+)=")
+"""An option with a dot and a value, as in `optim.lr=1e-3`."""
+
+SCANNED = [*PAGES, *ELSEWHERE]
+
+
+def option_names(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield every option of a dataclass and of the dataclasses inside it."""
+    for name, kind in get_type_hints(schema).items():
+        yield prefix + name
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from option_names(kind, f"{prefix}{name}.")
+
+
+def options_of_groups() -> Iterator[str]:
+    """Yield the options that only the YAML files of `conf/` know, such as `attention.weight`."""
+    for group in ("attention", "corpus"):
+        for path in (conf_folder() / group).glob("*.yaml"):
+            content: dict[str, Any] = yaml.safe_load(path.read_text())
+            yield from (f"{group}.{key}" for key in content)
+
+
+def relative(file: Path) -> str:
+    return str(file.resolve().relative_to(ROOT))
+
+
+def known_options() -> set[str]:
+    found = set(options_of_groups())
+    for schema in COMMANDS:
+        assert fields(schema)
+        found |= set(option_names(schema))
+    return found
+
+
+@pytest.mark.parametrize("page", SCANNED)
+def test_every_link_leads_somewhere(page: str) -> None:
+    broken = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        # A target that is an anchor alone is on the page itself.
+        file = (ROOT / page).parent / path if path else ROOT / page
+        found = file.exists()
+        if found and anchor:
+            found = anchor in anchors(relative(file))
+        if not found:
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", SCANNED)
+def test_every_option_that_is_named_exists(page: str) -> None:
+    known = known_options()
+    named = set(OPTION.findall(text_of(page)))
+
+    # DeepSpeed's own keys are passed on as they are: nothing here lists them.
+    unknown = [name for name in named - known if not name.startswith("deepspeed.")]
+    assert not unknown
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    reached = {target.partition("#")[0] for target in links("docs/index.md")}
+    assert pages - {"index.md"} <= reached
+
+
+def test_every_page_is_checked() -> None:
+    pages = {relative(path) for path in (ROOT / "docs").rglob("*.md")}
+    assert pages <= set(SCANNED)
+
+
+def rows(page: str, first: str) -> list[list[str]]:
+    """Return the cells of the table rows whose first cell begins with `first`."""
+    found = []
+    for line in text_of(page).splitlines():
+        if line.startswith(f"| {first}"):
+            cells = line.strip("| ").split("|")
+            found.append([cell.strip() for cell in cells])
+    return found
+
+
+@pytest.mark.parametrize("model", ["125m", "350m", "760m", "1_3b", "2_7b"])
+def test_the_estimates_follow_from_their_formulas(model: str) -> None:
+    """Compare the tables of hours and of memory with formulas written out here."""
+    path = conf_folder() / "model" / f"gpt_{model}.yaml"
+    shape = yaml.safe_load(path.read_text())
+    L = shape["n_layers"]
+    C = shape["d_model"]
+    T = shape["seq_len"]
+    V = 50_304
+    parameters = 12 * L * C**2 + V * C + T * C
+    flops = 6 * parameters + 12 * L * T * C  # for one token
+
+    peaks = (989e12, 312e12)  # FLOP/s of an H100 and an A100
+    hours_of_1g = [flops * 1e9 / (0.4 * peak) / 3600 for peak in peaks]
+    paper_tokens = 500_000 * 524_288
+    hours_of_paper = [hours * paper_tokens / 1e9 for hours in hours_of_1g]
+
+    compute, memory = rows("docs/reproducing-the-paper.md", f"`gpt_{model}`")
+    assert float(compute[2]) == pytest.approx(flops, rel=0.02)
+    for cell, expected in ((compute[3], hours_of_1g), (compute[4], hours_of_paper)):
+        shown = [float(number.replace(",", "")) for number in cell.split(", ")]
+        assert shown == pytest.approx(expected, rel=0.04)
+
+    # Bytes for each parameter: on one GPU, and on 8 with ZeRO-1 and with ZeRO-3.
+    for cell, n_bytes in zip(memory[1:], (18, 6 + 12 / 8, 18 / 8), strict=True):
+        shown_gib = float(cell.removesuffix(" GiB"))
+        assert shown_gib == pytest.approx(n_bytes * parameters / 2**30, abs=0.1)
+
+
+def test_the_figures_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import figures
+
+    for path, content in figures.files():
+        assert path.read_text(encoding="utf-8") == content, f"run python docs/figures.py: {path}"
+
+
+def test_the_figures_are_used() -> None:
+    used = set()
+    for page in PAGES:
+        used |= {Path(target).name for target in links(page)}
+    figures = {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+    assert figures <= used
+
+
+def test_the_figures_show_the_numbers_of_the_log() -> None:
+    import figures
+
+    log = text_of("LOG.md")
+    for losses in figures.LOSS_DIFFERENCES.values():
+        for difference in losses.values():
+            assert f"({difference:+.4f})" in log
+
+    # A row of the recall table: positions, attention, step 250, step 500, ...
+    for positions, accuracy in figures.RECALL.items():
+        for decay, value in accuracy.items():
+            row = rf"\| {positions} \| momentum {decay} \| [^|]* \| {value:.3f} "
+            assert re.search(row, log), (positions, decay)
+        row = rf"\| {positions} \| vanilla \| [^|]* \| {figures.RECALL_VANILLA[positions]:.3f} "
+        assert re.search(row, log), positions
