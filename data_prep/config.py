@@ -46,8 +46,7 @@ class TextCorpusConfig:
     Of a folder, every text file below it is read, except for hidden and binary files.
     """
     validation_paths: list[str] | None = None
-    """Files, folders and globs for validation. null: documents are split by a hash of their text.
-    """
+    """Files, folders and globs for validation. null: documents are split by a hash of the text."""
     separator: str | None = None
     r"""Text between the documents of a text file, where \n and \t mean newline and tab.
 
@@ -237,8 +236,7 @@ class TokenizerConfig:
     """The tokenizer: an existing one, or one that is trained on a sample of the text."""
 
     path: str | None = None
-    """A sentencepiece model or a `tokenizer.json` (GPT-2's BPE) to use as it is. null: train one.
-    """
+    """A sentencepiece model or a `tokenizer.json` (as of GPT-2) to use as it is. null: train one."""
     vocab_size: int = 32000
     """Size of the trained vocabulary; 4 control pieces and 256 single bytes are part of it."""
     model_type: str = "bpe"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_prep.test_prepare import SMALL, contents
+from tests.data_prep.samples import SMALL, contents
 
 pytestmark = pytest.mark.cluster
 
