@@ -236,7 +236,7 @@ class TokenizerConfig:
     """The tokenizer: an existing one, or one that is trained on a sample of the text."""
 
     path: str | None = None
-    """A sentencepiece model or a `tokenizer.json` (as of GPT-2) to use as it is. null: train one."""
+    """A sentencepiece model, or a `tokenizer.json` such as GPT-2's, to use. null: train one."""
     vocab_size: int = 32000
     """Size of the trained vocabulary; 4 control pieces and 256 single bytes are part of it."""
     model_type: str = "bpe"

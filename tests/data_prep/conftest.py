@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def straight(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def corpus_of(tmp_path: Path):
+def corpus_of(tmp_path: Path) -> Callable[..., Corpus]:
     """Return a function that builds a text corpus of the temporary folder."""
 
     def build(**options: object) -> Corpus:

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.data_prep.samples import SMALL, contents
+from data_prep import prepare
+from tests.conftest import Result
+from tests.data_prep.samples import ONE_PROCESS, SMALL, contents
 
 
 def start(text: Path, output: Path) -> subprocess.Popen[bytes]:
@@ -33,6 +36,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_after_a_kill_in_a_stage_the_bytes_are_the_same(
+    invoke: Callable[..., Result],
     text_folder: Path,
     straight: Path,
     tmp_path: Path,
@@ -47,7 +51,9 @@ def test_after_a_kill_in_a_stage_the_bytes_are_the_same(
     kill(process)
     assert not output.exists()
 
-    assert start(text_folder, output).wait() == 0
+    command = ["corpus=text", f"corpus.paths={text_folder}", f"output={output}", *SMALL]
+    done = invoke(prepare.main, *command, ONE_PROCESS)
+    assert done.code == 0, done.err
     assert contents(output) == contents(straight)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from data_prep.sources import Corpus
 from data_prep.sources.files import HEAD, Skipped, find_files, is_binary
 from data_prep.sources.text import TextCorpus
 from momentum_gpt.core.errors import UserError
@@ -31,7 +33,9 @@ def test_files_folders_and_globs_plain_and_packed(tmp_path: Path) -> None:
     assert texts(kind="text", paths=files) == ["five", "one"]
 
 
-def test_a_folder_gives_all_its_text_and_says_what_it_skips(tmp_path: Path, corpus_of) -> None:
+def test_a_folder_gives_all_its_text_and_says_what_it_skips(
+    tmp_path: Path, corpus_of: Callable[..., Corpus]
+) -> None:
     (tmp_path / "notes.md").write_text("notes")
     (tmp_path / "code.py").write_text("code")
     (tmp_path / "Makefile").write_text("make")
@@ -87,7 +91,9 @@ def test_binary_files_are_told_from_text(tmp_path: Path, content: bytes, binary:
     assert is_binary(tmp_path / "file") == binary
 
 
-def test_a_damaged_file_is_not_skipped_as_binary(tmp_path: Path, corpus_of) -> None:
+def test_a_damaged_file_is_not_skipped_as_binary(
+    tmp_path: Path, corpus_of: Callable[..., Corpus]
+) -> None:
     (tmp_path / "a.md.gz").write_bytes(b"not packed at all")
     corpus = corpus_of()
     assert isinstance(corpus, TextCorpus)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,7 +38,7 @@ def test_documents_are_cut_at_the_separator_or_before_a_title(tmp_path: Path) ->
     assert "".join(by_title) == path.read_text()
 
 
-def test_validation_files_are_validation(tmp_path: Path, corpus_of) -> None:
+def test_validation_files_are_validation(tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text(name)
     corpus = corpus_of(
@@ -79,7 +80,7 @@ def test_another_encoding_and_a_bad_pattern_are_named(tmp_path: Path) -> None:
 def test_parts_of_any_size_hold_every_document_once_and_whole(
     tmp_path: Path,
     part_bytes: int,
-    corpus_of,
+    corpus_of: Callable[..., Corpus],
 ) -> None:
     expected = []
     for number in range(30):
@@ -97,7 +98,7 @@ def test_parts_of_any_size_hold_every_document_once_and_whole(
     assert all(corpus.sha256(part) for part in parts)
 
 
-def test_parquet_is_read_by_row_groups(tmp_path: Path, corpus_of) -> None:
+def test_parquet_is_read_by_row_groups(tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:
     rows = [f"document {number} " * 20 for number in range(100)]
     path = tmp_path / "a.parquet"
     table = pa.table({"body": rows, "n": list(range(100))})
@@ -132,7 +133,9 @@ def test_endless_documents_are_cut_at_lines_and_spaces_and_nothing_is_lost(
     assert len(read) > 4
 
 
-def test_the_last_document_of_a_damaged_file_is_left_out(tmp_path: Path, corpus_of) -> None:
+def test_the_last_document_of_a_damaged_file_is_left_out(
+    tmp_path: Path, corpus_of: Callable[..., Corpus]
+) -> None:
     """It may be cut anywhere, and half a document is no document."""
     lines = json_lines(*map(str, range(5000)))
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some text " * 5000)[:-40])
