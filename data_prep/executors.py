@@ -75,6 +75,7 @@ class _Task:
     def _run_for_rank(self, rank: int, *arguments: Any, **named: Any) -> Any:
         folder = Path(self.logging_dir.resolve_paths("failures"))
         path = folder / f"{rank:05d}.json"
+        # A failure of an earlier attempt is no reason any more.
         path.unlink(missing_ok=True)
         with redirect_stderr(_log(str(folder.parent))):
             try:
@@ -131,6 +132,7 @@ def run_tasks(
 
     error: Exception | None = None
     with _bar(title, folder / "progress", total_bytes), redirect_stderr(_log(str(logs))):
+        # datatrove's log would disturb the bar; each task has a log file of its own.
         logger.remove()
         try:
             executor.run()
@@ -157,6 +159,7 @@ def _executor(config: ExecutorConfig, pipeline: list[Any], tasks: int, logs: Pat
             workers=config.workers or -1,
             job_name=f"prepare-{logs.parent.name}",
             qos=None,
+            # Compute nodes must find the same Python.
             env_command=f"export PATH={Path(sys.executable).parent}:$PATH",
             logging_dir=str(logs),
         )
@@ -230,6 +233,7 @@ def _bar(title: str, folder: Path, total_bytes: int) -> Iterator[None]:
 
 def _follow(folder: Path, advance: Advance, stop: threading.Event) -> None:
     """Advance the bar to the sum of the meters, until `stop` is set."""
+    # When a stage is resumed, the meters of complete tasks are there from the beginning.
     shown = 0
     while not stop.wait(METER_SECONDS):
         done = metered_bytes(folder)

@@ -52,6 +52,7 @@ def hashes_in_a_row(text: str, n: int) -> np.ndarray:
     powers = np.cumprod(np.full(n, BASE, dtype=np.uint64))  # (n,)
     count = len(words) - n + 1
     total = np.zeros(count, dtype=np.uint64)
+    # Overflow is meant: arithmetic modulo 2^64.
     for place in range(n):
         total += powers[place] * words[place : place + count]
     return total
@@ -75,6 +76,7 @@ def evaluation_texts(config: DecontaminateConfig) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: there is no such task or file, or a line is not JSON.
     """
+    # A task has precedence over a file of the same name.
     names = task_names() if config.sets == ["known"] else config.sets
     for given in names:
         if given in task_names():

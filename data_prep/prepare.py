@@ -43,6 +43,7 @@ def prepare(config: PrepareConfig) -> int:
         print(f"{output} is prepared already")
         return 0
 
+    # On the same file system as the output, so that renaming is all that is left in the end.
     folder = output.with_name(f".{output.name}.partial").absolute()
     with locked(folder, output):
         work = Work(config, sources, folder)
@@ -100,6 +101,7 @@ def locked(folder: Path, output: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
+        # The lock ends with the process, however it ends.
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -118,6 +120,7 @@ def finish(work: Work, output: Path) -> None:
     """Give the output its name, remove the working folder, and print what was made."""
     from data_prep.summary import describe, first_batch
 
+    # From here the output exists; what is left of the working folder is of no use.
     (work.folder / "write" / "output").rename(output)
     shutil.rmtree(work.folder)
     print(describe(output, work.seconds))

@@ -76,6 +76,7 @@ def chosen_documents(index: np.ndarray, split: str, copy: int, copies: float) ->
     if split == "validation":
         return inside if copy == 0 else np.zeros_like(inside)
 
+    # How much of this copy there is: all of the first ones, a part of the last.
     share = copies - copy
     if share >= 1:
         return inside
@@ -105,6 +106,7 @@ def repeats_of(sources: list[Source], tokens: list[int]) -> list[float]:
 
     weights = [source.weight or 0.0 for source in sources]
     limits = []
+    # Source s allows T as large as max_epochs_s n_s / w_s.
     for source, count, weight in zip(sources, tokens, weights, strict=True):
         limits.append(source.max_epochs * count / weight)
     total = min(limits)

@@ -30,9 +30,11 @@ def document_lengths(indices: list[np.ndarray]) -> dict[str, int]:
     """
     counts = np.zeros(64, dtype=np.int64)
     for index in indices:
+        # The smallest power of 2 that is not smaller.
         powers = np.ceil(np.log2(np.maximum(index["tokens"], 1))).astype(int)
         counts += np.bincount(powers, minlength=64)
 
+    # Lengths between the shortest and the longest are shown even if no document has them.
     used = np.flatnonzero(counts)
     if not len(used):
         return {}
@@ -144,7 +146,7 @@ def histogram(document_tokens: dict[str, int]) -> list[str]:
     for limit, count in document_tokens.items():
         width = round(BAR * count / most)
         if count:
-            width = max(1, width)
+            width = max(1, width)  # a single document is visible
         bar = "#" * width
         lines.append(f"  {int(limit):>12,} {bar:<{BAR}} {count:,}")
     return lines

@@ -53,6 +53,7 @@ def sample(texts: Iterable[str], max_bytes: int) -> list[str]:
         heapq.heappush(kept, (-key, number, text))
         total += len(text.encode())
 
+        # Once a hash has been dropped, no larger one can be among the smallest.
         while total > max_bytes and len(kept) > 1:
             dropped, _, largest = heapq.heappop(kept)
             total -= len(largest.encode())
@@ -91,6 +92,7 @@ def train_apart(samples: Path, config: TokenizerConfig, output: Path) -> None:
         flush=True,
     )
 
+    # Not forked: threads of this process, such as a bar's, do not survive a fork.
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     with pool, progress_bar("training the tokenizer", None):
         try:

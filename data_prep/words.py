@@ -119,6 +119,7 @@ class WordEncoder:
         New words are added to the table, except for long ones: they have numbers in what is
         returned here, but not in the table that is kept.
         """
+        # Between two calls, since numbers of one call must stay valid in it.
         if len(self.ids) > self.most_ids:
             self._forget()
         numbers = np.array([self.words.get(word, -1) for word in words], dtype=np.int64)
@@ -186,6 +187,7 @@ def word_starts(joined: np.ndarray, text_starts: np.ndarray) -> np.ndarray:
         (words + 1,) int64.
     """
     begins = np.zeros(len(joined) + 1, dtype=bool)
+    # Bytes of other characters in UTF-8 are never those of a space or a newline.
     is_space = joined == ord(" ")
     begins[1:-1] = is_space[1:] & ~is_space[:-1]
     newlines = np.flatnonzero(joined == ord("\n"))

@@ -36,6 +36,7 @@ def assembled(fragments: Iterable[Fragment], faults: Faults) -> Iterator[tuple[i
 
         held.append(data)
         size += len(data)
+        # What is left after a cut may still be too long.
         while size > LONGEST_DOCUMENT:
             whole = b"".join(held)
             cut = _cut_place(whole)

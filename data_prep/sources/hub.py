@@ -41,6 +41,7 @@ class HubCorpus(Corpus):
     def _row_ranges(self, rows: Any, split: str | None, part_bytes: int) -> Iterator[Part]:
         size = rows.data.nbytes
         count = len(rows)
+        # Rows are taken to be equally long.
         step = count if self.in_order else min(count, count * part_bytes // max(1, size))
         step = max(1, step)
         for start in range(0, count, step):

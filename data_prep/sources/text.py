@@ -58,6 +58,7 @@ class TextCorpus(Corpus):
             for start, end, group_bytes in row_groups(path, part_bytes):
                 yield Part(str(path), group_bytes, start, end, split)
         elif self._has_line_starts(path):
+            # An empty file is one empty part, so that it is in the manifest.
             edges = [*range(0, size, part_bytes), size] if size else [0, 0]
             for start, end in pairwise(edges):
                 yield Part(str(path), end - start, start, end, split)
@@ -160,6 +161,7 @@ def _fragments_by_separator(part: Part, separator: bytes) -> Iterator[Fragment]:
     rest = b""
     begins = True
     for block in blocks(part.path):
+        # The last document may continue in the next block.
         *complete, rest = (rest + block).split(separator)
         for document in complete:
             yield begins, document

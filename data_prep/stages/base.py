@@ -50,12 +50,14 @@ class Work:
         for number, source in enumerate(self.sources):
             for parts in _grouped(source.corpus, self.config.piece_bytes):
                 inputs.append(Input(number, parts))
+            # What was skipped is known once the parts are.
             for note in source.corpus.notes():
                 print(note, flush=True)
         return inputs
 
     def run(self, stage: Stage) -> None:
         """Run a stage, after emptying its folder if that belongs to other options or input."""
+        # Options may hold dataclasses such as parts, which are described by their repr.
         described = json.dumps([self.key, stage.options()], default=str, sort_keys=True)
         key = hashlib.sha256(described.encode()).hexdigest()
         folder = self.folder / stage.name
@@ -63,9 +65,11 @@ class Work:
         if folder.is_dir() and not (marker.is_file() and marker.read_text() == key):
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
+        # Written first: a stage that is killed below is resumed, not made again.
         marker.write_text(key)
 
         stage.run()
+        # Later stages depend on all that this one depends on.
         self.key = key
 
 

@@ -100,6 +100,7 @@ class FindOverlaps(PipelineStep):
 
         for number, document in enumerate(data):
             meter.add(len(document.text))
+            # Validation text is not trained on, so it cannot contaminate.
             if document.metadata["split"] != "train":
                 continue
 

@@ -57,12 +57,14 @@ class Deduplicate(Stage):
         signatures = str(self.folder / "signatures")
         duplicates = str(self.folder / "duplicates")
 
+        # One task for each input, as in every stage, so that ranks mean the same documents.
         sign = [
             Documents(self.result_of("documents") / "documents"),
             ExactDedupSignature(signatures, DEDUP, finders),
         ]
         self.run_tasks(sign, tasks, subfolder="sign")
 
+        # Each finder compares the signatures of one range of hashes, from all tasks.
         find = [ExactFindDedups(signatures, duplicates, DEDUP, lines_to_buffer=SIGNATURES_READ)]
         self.run_tasks(find, finders, subfolder="find")
 

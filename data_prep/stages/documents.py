@@ -117,6 +117,7 @@ class Read(PipelineStep):
         """Yield datatrove's documents, and write the report at the end."""
         config = self.config
         source, parts = self.inputs[rank]
+        # Built here, since a task may run on another machine and is sent there as a pickle.
         corpus = build_sources(config.corpus)[source].corpus
         faults = Faults(skip=config.on_error == "skip")
         meter = Meter(self.folder / "progress", rank)
@@ -137,6 +138,7 @@ class Read(PipelineStep):
             report.parts.append(asdict(hashed))
 
         meter.close()
+        # Plain dictionaries: dataclasses.asdict does not copy a Counter correctly.
         report.left_out = dict(faults.counts)
         report.first = faults.first
         write_json(report_file(self.folder, rank), asdict(report))
@@ -154,6 +156,7 @@ def cleaned(text: str, clean: CleanConfig, faults: Faults) -> str | None:
     if clean.newlines:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
 
+    # A text of spaces alone is left out in any case.
     size = len(text.encode())
     if size < clean.min_bytes or not text.strip():
         faults.counts[f"shorter than {clean.min_bytes} bytes"] += 1

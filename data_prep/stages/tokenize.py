@@ -91,7 +91,7 @@ class Encoding(PipelineStep):
         """Write ids, index and report."""
         tokenizer = load_tokenizer(self.tokenizer)
         dtype = token_dtype(tokenizer.vocab_size)
-        is_byte = np.zeros(tokenizer.vocab_size, dtype=bool)
+        is_byte = np.zeros(tokenizer.vocab_size, dtype=bool)  # (V,)
         is_byte[tokenizer.byte_ids()] = True
         encode = encoder_of(tokenizer)
 

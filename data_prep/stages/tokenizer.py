@@ -54,6 +54,7 @@ class MakeTokenizer(Stage):
         pipeline = [*kept_documents(self.work), Sample(share, self.folder)]
         self.run_tasks(pipeline, len(self.work.inputs), total)
 
+        # Not a task: it needs the samples of all tasks, and runs on one machine.
         began = time.monotonic()
         with replacing(self.folder / "tokenizer.model") as partial:
             train_apart(self.folder / "samples", config, partial)

@@ -84,6 +84,7 @@ class Write(Stage):
         total = sum(span.tokens for span in spans) * dtype.itemsize
         self.run_tasks([step], len(shards), total)
 
+        # A run needs nothing but the output folder.
         file = tokenizer_file(self.result_of("tokenizer"))
         shutil.copyfile(file, self.output / file.name)
         made = self._provenance(mix, indices)
@@ -120,6 +121,7 @@ class Write(Stage):
                     "leave it out, or give it some"
                 )
 
+        # What is taken is counted, since documents are drawn by their hashes.
         repeats = repeats_of(sources, tokens)
         copies = [repeats[number] for number in source_of]
         taken = [0] * len(sources)
@@ -239,7 +241,7 @@ class WriteShards(PipelineStep):
         write_json(entry_file(self.folder, rank), asdict(entry))
 
     def _selection(self, span: Span, shard: Shard) -> Selection:
-        index = np.load(self.tokens / f"{span.rank:05d}.npy")
+        index = np.load(self.tokens / f"{span.rank:05d}.npy")  # (documents,)
         ends = np.cumsum(index["tokens"], dtype=np.int64)
         offsets = ends - index["tokens"]
         chosen = chosen_documents(index, span.split, span.copy, self.copies[span.rank])

@@ -38,7 +38,10 @@ def test_documents_are_cut_at_the_separator_or_before_a_title(tmp_path: Path) ->
     assert "".join(by_title) == path.read_text()
 
 
-def test_validation_files_are_validation(tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:
+def test_validation_files_are_validation(
+    tmp_path: Path,
+    corpus_of: Callable[..., Corpus],
+) -> None:
     for name in ("train", "valid"):
         (tmp_path / f"{name}.txt").write_text(name)
     corpus = corpus_of(
@@ -98,7 +101,10 @@ def test_parts_of_any_size_hold_every_document_once_and_whole(
     assert all(corpus.sha256(part) for part in parts)
 
 
-def test_parquet_is_read_by_row_groups(tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:
+def test_parquet_is_read_by_row_groups(
+    tmp_path: Path,
+    corpus_of: Callable[..., Corpus],
+) -> None:
     rows = [f"document {number} " * 20 for number in range(100)]
     path = tmp_path / "a.parquet"
     table = pa.table({"body": rows, "n": list(range(100))})
