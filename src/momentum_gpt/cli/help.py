@@ -6,7 +6,7 @@ import inspect
 import shutil
 import textwrap
 
-from momentum_gpt.cli.options import Group, Option, groups_of, sections_of
+from momentum_gpt.cli.options import REQUIRED, Group, Option, groups_of, sections_of
 
 HYDRA = """\
 Hydra's own flags: --cfg job prints the composed options and stops; --multirun (-m) runs every
@@ -34,7 +34,9 @@ def help_text(command: str, schema: type, manual: str) -> str:
         lines = [option_text(option, width) for option in section.options]
         if section.name:
             title = f"{section.name}: {section.text}"
-            lines.insert(0, textwrap.fill(" ".join(title.split()), width) + "\n")
+            heading = textwrap.fill(" ".join(title.split()), width)
+            # The blank line is for the eye that looks for the next section.
+            lines = [heading, "", *lines] if lines else [heading]
         parts.append("\n".join(lines))
 
     parts.append(textwrap.fill(" ".join(HYDRA.split()), width))
@@ -56,9 +58,12 @@ def group_text(group: Group, width: int) -> str:
 
 def option_text(option: Option, width: int) -> str:
     """Return an option's name, default and type on one line, and its meaning below."""
-    lines = [f"  {option.name}={option.default}  ({option.kind})"]
-    if option.kind == "value":
-        lines = [f"  {option.name}={option.default}"]
+    is_required = option.default == REQUIRED
+    head = option.name if is_required else f"{option.name}={option.default}"
+    notes = [] if option.kind == "value" else [option.kind]
+    notes += [REQUIRED] if is_required else []
+
+    lines = [f"  {head}  ({', '.join(notes)})" if notes else f"  {head}"]
     for paragraph in option.text.split("\n\n"):
         joined = " ".join(paragraph.split())
         indent = " " * 6
