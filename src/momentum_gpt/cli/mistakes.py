@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -115,10 +116,16 @@ def not_parsed(argument: str) -> str:
     name, equals, value = argument.partition("=")
     if not equals:
         return f"{argument!r} is not an option: write OPTION=VALUE"
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    # One pair of quotes is for the shell, the other one for Hydra.
-    quoted = f"'{name}=\"{escaped}\"'"
-    return f"{argument!r} has brackets or quotes without their partner: for a text, write {quoted}"
+    # In Hydra's quotes a backslash means itself, except in front of a quote.
+    escaped = re.sub(r'(\\*)("|$)', _escape_quote, value)
+    remedy = shlex.quote(f'{name}="{escaped}"')
+    return f"{argument!r} has brackets or quotes without their partner: for a text, write {remedy}"
+
+
+def _escape_quote(match: re.Match[str]) -> str:
+    """Double the backslashes in front of a quote or of the end, and escape the quote."""
+    quote = '\\"' if match[2] else ""
+    return 2 * match[1] + quote
 
 
 def no_such_choice(path: str) -> str:
