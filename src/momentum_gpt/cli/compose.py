@@ -73,6 +73,7 @@ class Command:
         A mistake of the user becomes one line on stderr and exit code 2.
         """
         arguments = sys.argv[1:]
+        # Before Hydra, whose own help shows the composed YAML without a word of explanation.
         if {"-h", "--help", "help"} & set(arguments):
             manual = sys.modules[self.act.__module__].__doc__ or ""
             print_help(help_text(self.name, self.schema, manual))
@@ -198,6 +199,7 @@ def typed(raw: DictConfig, schema: type[Config]) -> Config:
     """
     check_missing(raw)
     plain = OmegaConf.to_container(raw, resolve=True)
+    # Merging into the bare schema is what refuses an option that it does not have.
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
     assert isinstance(config, schema)
     return config

@@ -21,6 +21,7 @@ def help_text(command: str, schema: type, manual: str) -> str:
         schema: its dataclass.
         manual: the docstring of its module.
     """
+    # Longer lines are hard to read, however wide the terminal is.
     width = min(100, shutil.get_terminal_size().columns)
     parts = [inspect.cleandoc(manual)]
 
@@ -52,7 +53,7 @@ def group_text(group: Group, width: int) -> str:
         width,
         initial_indent=f"  {group.name:<13}",
         subsequent_indent=" " * 15,
-        break_on_hyphens=False,
+        break_on_hyphens=False,  # names stay in one piece
     )
 
 
@@ -64,8 +65,13 @@ def option_text(option: Option, width: int) -> str:
     notes += [REQUIRED] if is_required else []
 
     lines = [f"  {head}  ({', '.join(notes)})" if notes else f"  {head}"]
-    for paragraph in option.text.split("\n\n"):
-        joined = " ".join(paragraph.split())
-        indent = " " * 6
-        lines.append(textwrap.fill(joined, width, initial_indent=indent, subsequent_indent=indent))
-    return "\n".join(line for line in lines if line)
+    if option.text:
+        lines += [_indented(paragraph, width) for paragraph in option.text.split("\n\n")]
+    return "\n".join(lines)
+
+
+def _indented(paragraph: str, width: int) -> str:
+    """Return a paragraph below an option's name."""
+    indent = " " * 6
+    joined = " ".join(paragraph.split())
+    return textwrap.fill(joined, width, initial_indent=indent, subsequent_indent=indent)

@@ -40,14 +40,17 @@ class CommandLine:
 
     def chosen(self, group: str) -> str:
         """Return the choice of a group in words, such as "attention=vanilla"."""
-        typed = [argument for argument in self.arguments if argument.startswith(f"{group}=")]
+        typed = self._arguments_of(group)
         if typed:
-            return typed[-1]
-        # An experiment may choose, too.
-        if any(argument.startswith("experiment=") for argument in self.arguments):
+            return typed[-1]  # the last one counts
+        # An experiment may choose, too, and is not read here.
+        if self._arguments_of("experiment"):
             return f"the chosen {group}"
         defaults = {entry.name: entry.chosen for entry in groups_of(self.command)}
         return f"{group}={defaults.get(group)}"
+
+    def _arguments_of(self, name: str) -> list[str]:
+        return [argument for argument in self.arguments if argument.startswith(f"{name}=")]
 
 
 def check_flags(typed_in: CommandLine) -> None:
@@ -139,6 +142,7 @@ def no_such_choice(path: str) -> str:
 
 def no_such_option(option: str, typed_in: CommandLine) -> str:
     """Return what to say of an option that does not exist: who has it, or what comes close."""
+    # Some choice of its group has it, but not the one that is chosen.
     takers = takers_of(option)
     if takers:
         group = option.partition(".")[0]
@@ -161,18 +165,18 @@ def closest(option: str, known: list[str]) -> str | None:
     is likelier than another name.
     """
     section, _, last = option.rpartition(".")
-    by_ending: dict[str, list[str]] = {}
-    for name in known:
-        by_ending.setdefault(name.rpartition(".")[2], []).append(name)
-
-    siblings = [name for name in known if name.rpartition(".")[0] == section]
+    siblings = [name for name in known if section and name.rpartition(".")[0] == section]
+    # High enough that training.lr does not become some other short name in `training`.
     slips = difflib.get_close_matches(option, siblings, n=1, cutoff=0.8)
-    if section and slips:
+    if slips:
         return slips[0]
-    if last in by_ending:
-        return by_ending[last][0]
+
+    same_ending = [name for name in known if name.rpartition(".")[2] == last]
+    if same_ending:
+        return same_ending[0]
 
     # A section alone, such as "training", cannot be set.
-    settable = [name for name in known if not any(other.startswith(f"{name}.") for other in known)]
+    sections = {name.rpartition(".")[0] for name in known}
+    settable = [name for name in known if name not in sections]
     close = difflib.get_close_matches(option, settable, n=1, cutoff=0.6)
     return close[0] if close else None

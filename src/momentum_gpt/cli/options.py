@@ -107,6 +107,7 @@ def _collect(schema: type, prefix: str, defaults: dict[str, Any], sections: list
             sections.append(Section(name, class_text(kind) or texts[entry.name], []))
             _collect(kind, f"{name}.", defaults, sections)
         elif get_origin(kind) is dict:
+            # The options depend on the choice, so the YAML files of the group list them.
             sections.append(Section(name, texts[entry.name], yaml_options(name, defaults)))
         else:
             default = _default_text(defaults.get(name, _field_default(entry)))
@@ -129,7 +130,9 @@ def field_texts(schema: type) -> dict[str, str]:
     assert isinstance(definition, ast.ClassDef)
 
     texts = {}
-    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+    # Python keeps no text under a field, so it is found in the source: the next statement.
+    followers = [*definition.body[1:], None]
+    for statement, following in zip(definition.body, followers, strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
         texts[statement.target.id] = _literal_text(following)
@@ -178,6 +181,7 @@ def _default_text(value: Any) -> str:
     if isinstance(value, str):
         if value == "???":
             return REQUIRED
+        # Quotes make an empty text, or blanks at an end, visible.
         return repr(value) if value.strip() != value or not value else value
     if value is None:
         return "null"
@@ -196,6 +200,7 @@ def yaml_defaults(command: str) -> dict[str, Any]:
             content = OmegaConf.load(conf_folder() / group.name / f"{group.chosen}.yaml")
             _flatten(OmegaConf.to_container(content), f"{group.name}.", values)
 
+    # The command's own file comes last, as in the composed options.
     own = OmegaConf.to_container(OmegaConf.load(conf_folder() / f"{command}.yaml"))
     assert isinstance(own, dict)
     own.pop("defaults", None)
@@ -224,6 +229,7 @@ def yaml_options(group: str, defaults: dict[str, Any]) -> list[Option]:
         if base_of(group, choice):
             continue
         for name, value, comment in _yaml_lines(group, choice):
+            # The first comment that explains the option counts for all files that have it.
             if name not in written or not written[name][1]:
                 written[name] = (value, comment)
 
