@@ -216,7 +216,7 @@ def _reason(logs: Path, missing: list[int], title: str, error: Exception | None)
 @contextmanager
 def _bar(title: str, folder: Path, total_bytes: int) -> Iterator[None]:
     """Show a progress bar in a terminal, moved by the meters of the tasks in `folder`."""
-    with progress_bar(title, total_bytes or None) as advance:
+    with progress_bar(title, total_bytes or None, in_bytes=True) as advance:
         if not sys.stderr.isatty():
             yield
             return

@@ -1,10 +1,11 @@
-"""Training as a user runs it: whole processes, killed, interrupted, resumed, on one rank and on two."""
+"""Training as a user runs it: killed, interrupted and resumed, on one rank and on two."""
 
 from __future__ import annotations
 
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -16,14 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from momentum_gpt.core.files import read_json_lines
+from momentum_gpt import evaluate, train
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import read_json_lines, sha256_of_file
 from momentum_gpt.data import TokenShards
 from momentum_gpt.models import load_model
 from momentum_gpt.models.weights import weights_sha256
 from tests.conftest import SMOKE, Result, command
+
+Invoke = Callable[..., Result]
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = ["training.max_steps=100000", "training.eval_every=0", "training.save_every=0"]
@@ -131,24 +137,21 @@ def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) ->
     assert lines[-1]["loss"] == records[-1]["val/loss"]
 
 
-def test_the_model_folder_is_all_that_an_evaluator_needs(straight: Path, data_folder: Path) -> None:
+def test_the_model_folder_is_all_that_an_evaluator_needs(
+    invoke: Invoke, straight: Path, data_folder: Path
+) -> None:
     model = load_model(straight)
     block = torch.from_numpy(TokenShards(data_folder, "validation").read(0, 65))[None]
     with torch.no_grad():
-        assert model(block[:, :-1], block[:, 1:]).item() == pytest.approx(
-            manifest(straight)["canary_loss"], rel=1e-6
-        )
-    done = command(
-        "momentum_gpt.evaluate",
-        f"run={straight}",
-        "evaluation.tokens=2048",
-        "evaluation.induction_sequences=4",
-    )
+        loss = model(block[:, :-1], block[:, 1:]).item()
+    assert loss == pytest.approx(manifest(straight)["canary_loss"], rel=1e-6)
+
+    more = ["evaluation.tokens=2048", "evaluation.induction_sequences=4"]
+    done = invoke(evaluate.main, f"run={straight}", *more)
     assert done.code == 0, done.err
     again = json.loads((straight / "evaluations" / "validation.jsonl").read_text())
-    in_training = next(
-        r for r in reversed(read_json_lines(straight / "metrics.jsonl")) if "val/loss" in r
-    )
+    records = read_json_lines(straight / "metrics.jsonl")
+    in_training = [record for record in records if "val/loss" in record][-1]
     for key in ("val/loss", "val/ppl@16", "icl/score", "icl/induction/loss"):
         assert again[key] == pytest.approx(in_training[key], rel=1e-5), key
     (straight / "evaluations" / "validation.jsonl").unlink()
@@ -157,7 +160,7 @@ def test_the_model_folder_is_all_that_an_evaluator_needs(straight: Path, data_fo
 def test_killed_twice_and_resumed_it_is_the_straight_run_to_the_bit(
     straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    """kill -9 at some moment after the first checkpoint, and again after a later one: a resume of a resume."""
+    """kill -9 at some moment after the first checkpoint, and once more after a later one."""
     more = ["attention=momentum", "training.max_steps=40", "training.save_every=4"]
     killed = tmp_path / "straight"
     for at_least in (4, 12):
@@ -177,29 +180,18 @@ def test_killed_twice_and_resumed_it_is_the_straight_run_to_the_bit(
         assert mine[key] == theirs[key]
 
 
-def test_two_ranks_give_the_curve_of_one(straight: Path, data_folder: Path, tmp_path: Path) -> None:
-    """launch/local.sh 2 with half the micro-batch: the same tokens in the same order, the same loss, the same evaluation."""
+def test_two_ranks_give_the_curve_of_one(
+    invoke: Invoke, straight: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """launch/local.sh 2 with half the micro-batch: same tokens, same order, same losses."""
+    more = ["attention=momentum", "training.max_steps=40", "deepspeed=zero2"]
+    two = arguments(tmp_path, data_folder, "two", *more)[1:]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        [
-            str(ROOT / "launch" / "local.sh"),
-            "2",
-            *arguments(
-                tmp_path,
-                data_folder,
-                "two",
-                "attention=momentum",
-                "training.max_steps=40",
-                "deepspeed=zero2",
-            )[1:],
-            "training.max_tokens_per_forward=128",
-        ],
+        [str(ROOT / "launch" / "local.sh"), "2", *two, "training.max_tokens_per_forward=128"],
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-        },
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -207,21 +199,13 @@ def test_two_ranks_give_the_curve_of_one(straight: Path, data_folder: Path, tmp_
     assert manifest(tmp_path / "two")["order_sha256"] == manifest(straight)["order_sha256"]
     for mine, theirs in zip(deterministic(tmp_path / "two"), deterministic(straight), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
-    one = command(
-        *arguments(
-            tmp_path,
-            data_folder,
-            "two",
-            "attention=momentum",
-            "training.max_steps=40",
-            "deepspeed=zero2",
-        )
-    )
+
+    one = invoke(train.main, *two)
     assert one.code == 2
     assert "training.max_tokens_per_forward was 128 and is 512" in one.err
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
+def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_from_it(
     data_folder: Path, tmp_path: Path
 ) -> None:
     process = start(tmp_path, data_folder, "x", *LONG)
@@ -229,7 +213,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "with a checkpoint; the same command resumes it" in out
+    assert "checkpoint saved; the same command resumes the run" in out
     assert "Traceback" not in out
     step = latest_step(tmp_path / "x")
     assert f"stopped after step {step}" in out
@@ -246,21 +230,19 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_same_command_does(
     assert latest_step(tmp_path / "x") > step
 
 
-def test_ctrl_c_on_two_ranks_ends_as_cleanly(data_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_on_two_ranks_ends_cleanly_too(data_folder: Path, tmp_path: Path) -> None:
     process = start(tmp_path, data_folder, "x", *LONG, "launch.nproc_per_node=2")
     wait_until(lambda: len(read_json_lines(tmp_path / "x" / "metrics.jsonl")) > 5, process)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130, out
-    assert "with a checkpoint; the same command resumes it" in out
+    assert "checkpoint saved; the same command resumes the run" in out
     assert "Traceback" not in out
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_aloud(
+def test_a_damaged_newest_checkpoint_is_skipped_and_reported(
     straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     run = Path(shutil.copytree(straight, tmp_path / "straight"))
     weights = run / "checkpoints" / "step_00000040" / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -274,45 +256,43 @@ def test_a_damaged_newest_checkpoint_is_passed_over_aloud(
     )
     assert done.code == 0, done.err
     assert (
-        "passed over a checkpoint: step_00000040 is damaged (model/model.safetensors is not what was written)"
-        in done.out
+        "skipped a checkpoint: step_00000040 is damaged "
+        "(model/model.safetensors is not what was written)" in done.out
     )
     assert "step_00000030" in done.out
     assert deterministic(run) == deterministic(straight)
 
 
-def test_a_complete_run_is_not_trained_again(straight: Path, data_folder: Path) -> None:
+def test_a_complete_run_is_not_trained_again(
+    invoke: Invoke, straight: Path, data_folder: Path
+) -> None:
     before = (straight / "metrics.jsonl").read_bytes()
-    done = command(
-        *arguments(
-            straight.parent, data_folder, "straight", "attention=momentum", "training.max_steps=40"
-        )
-    )
+    more = ["attention=momentum", "training.max_steps=40"]
+    done = invoke(train.main, *arguments(straight.parent, data_folder, "straight", *more)[1:])
     assert (done.code, "is complete: all 40 steps are done" in done.out) == (0, True)
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
 def test_other_tokens_under_a_run_are_noticed(
-    straight: Path, data_folder: Path, text_folder: Path, tmp_path: Path
+    straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    import shutil
+    other = Path(shutil.copytree(data_folder, tmp_path / "other"))
+    shard = other / "train_00000.npy"
+    tokens = np.load(shard)
+    tokens[0] += 1
+    np.save(shard, tokens)
+    listed = json.loads((other / "manifest.json").read_text())
+    listed["splits"]["train"][0]["sha256"] = sha256_of_file(shard)
+    (other / "manifest.json").write_text(json.dumps(listed))
 
-    other = tmp_path / "other"
-    shutil.copytree(text_folder, tmp_path / "text")
-    (tmp_path / "text" / "argparse.txt").write_text("something else entirely, " * 500)
-    prepared: Result = command(
-        "data_prep.prepare", "corpus=text", f"corpus.paths={tmp_path}/text", f"output={other}", f"tokenizer.path={data_folder}",
-        "validation_fraction=0.25", cwd=ROOT,
-    )  # fmt: skip
-    assert prepared.code == 0, prepared.err
     run = Path(shutil.copytree(straight, tmp_path / "straight"))
     shutil.rmtree(run / "checkpoints" / "step_00000040")
     (run / "checkpoints" / "latest").write_text("step_00000030\n")
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(data_folder), str(other)))
-    done = command(
-        *arguments(tmp_path, other, "straight", "attention=momentum", "training.max_steps=40")
-    )
+
+    more = ["attention=momentum", "training.max_steps=40"]
+    done = command(*arguments(tmp_path, other, "straight", *more))
     assert (done.code, "was trained on other tokens than" in done.err) == (2, True), done
 
 
@@ -337,32 +317,124 @@ def test_a_sweep_trains_one_run_after_the_other(data_folder: Path, tmp_path: Pat
 def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(
     data_folder: Path, tmp_path: Path
 ) -> None:
+    """W&B is asked whether there is a login, which must print nothing into the bar."""
+    environment = {**os.environ, "HOME": str(tmp_path)}  # no login there
+    environment.pop("WANDB_MODE", None)
+    environment.pop("WANDB_API_KEY", None)
+
+    seen = output_in_a_terminal(
+        arguments(tmp_path, data_folder, "x", "tracking.wandb=auto"), environment
+    )
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)  # without colours and cursor movements
+    assert "20/20" in text
+    assert re.search(r"20/20 loss \d\.\d{4}  [\d,]+ tokens/s 0:00:00", text)
+    assert "\x1b[2K" in seen  # the bar is drawn in place
+    assert "step 20  val/loss" in text
+    assert "wandb: " not in text
+    assert "deprecated" not in text
+
+
+def output_in_a_terminal(command: list[str], environment: dict[str, str]) -> str:
+    """Return all that a module prints in a terminal of 120 columns."""
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 120))
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments(tmp_path, data_folder, "x")],
+        [sys.executable, "-m", *command],
         stdout=child,
         stderr=child,
+        env=environment,
         start_new_session=True,
     )
     os.close(child)
+
     seen = b""
     while process.poll() is None or select.select([parent], [], [], 0)[0]:
         if select.select([parent], [], [], 0.1)[0]:
             try:
                 seen += os.read(parent, 65536)
-            except OSError:
+            except OSError:  # the terminal closes with its last process
                 break
     text = seen.decode()
     assert process.wait() == 0, text
-    assert "loss" in text
-    assert "tokens/s" in text
-    assert "20/20" in text
-    assert "0:00:0" in text  # the time left
-    assert "\r" in text
+    return text
 
 
-def test_document_masks_and_the_choice_of_the_kernel_are_said_and_kept(
+def test_what_a_training_opens_it_opens_once(
+    invoke: Invoke,
+    data_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The driver reads the manifest only; the worker opens each shard once and packs once."""
+    from momentum_gpt.data import packing
+
+    opened: list[str] = []
+    packed: list[int] = []
+    load = np.load
+    best_fit = packing.best_fit
+
+    def counting_load(path: Path, *more: Any, **options: Any) -> Any:
+        opened.append(Path(path).name)
+        return load(path, *more, **options)
+
+    def counting_best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
+        packed.append(len(sizes))
+        return best_fit(sizes, capacity)
+
+    def stop_here(*_: Any) -> None:
+        raise UserError("everything is open")
+
+    monkeypatch.setattr(np, "load", counting_load)
+    monkeypatch.setattr(packing, "best_fit", counting_best_fit)
+    monkeypatch.setattr("momentum_gpt.worker.build_engine", stop_here)
+
+    done = invoke(train.main, *arguments(tmp_path, data_folder, "x", "data.packing=best_fit")[1:])
+    assert "everything is open" in done.err
+    assert sorted(opened) == sorted(path.name for path in data_folder.glob("*.npy"))
+    assert len(packed) == 1
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_missing_shard_is_refused_before_the_run_folder_is_made(
+    invoke: Invoke, data_folder: Path, tmp_path: Path, split: str
+) -> None:
+    copy = Path(shutil.copytree(data_folder, tmp_path / "copy"))
+    shard = copy / f"{split}_00001.npy"
+    for damage, said in (
+        (lambda: shard.write_bytes(shard.read_bytes()[:500]), "is too small for the"),
+        (shard.unlink, "does not exist"),
+    ):
+        damage()
+        done = invoke(train.main, *arguments(tmp_path, copy, "x")[1:])
+        assert (done.code, f"{shard} {said}" in done.err) == (2, True), done
+        assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["+deepspeed.nosuchkey=4", "+deepspeed.zero_optimization.overlap=true"],
+)
+def test_unknown_keys_of_deepspeed_are_refused_in_one_line(
+    invoke: Invoke, data_folder: Path, tmp_path: Path, override: str
+) -> None:
+    key = override[1:].partition("=")[0]
+    done = invoke(train.main, *arguments(tmp_path, data_folder, "x", override)[1:])
+    assert done.code == 2
+    assert f"DeepSpeed has no option '{key}'" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_an_option_of_another_attention_names_that_attention(
+    invoke: Invoke, data_folder: Path, tmp_path: Path
+) -> None:
+    more = ["attention=vanilla", "+attention.ema_decay=0.3"]
+    done = invoke(train.main, *arguments(tmp_path, data_folder, "x", *more)[1:])
+    assert done.code == 2
+    assert "attention 'vanilla' does not take ema_decay" in done.err
+    assert "attention=momentum attention.ema_decay=0.3" in done.err
+
+
+def test_document_masks_and_the_kernel_are_reported_and_the_model_keeps_the_mask(
     data_folder: Path, tmp_path: Path
 ) -> None:
     """The model that is saved still knows where documents end."""
@@ -379,10 +451,10 @@ def test_document_masks_and_the_choice_of_the_kernel_are_said_and_kept(
     )
 
 
-def test_training_goes_on_from_other_weights_with_another_attention(
+def test_training_starts_from_other_weights_with_another_attention(
     straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    """Decay 0 is vanilla attention: before the first step a momentum model of those weights has their loss."""
+    """Decay 0 is vanilla attention, so that a momentum model keeps the loss of those weights."""
     vanilla = tmp_path / "weights"
     shutil.copytree(straight / "checkpoints" / "step_00000040" / "model", vanilla)
     about = json.loads((vanilla / "config.json").read_text())

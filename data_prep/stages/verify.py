@@ -62,7 +62,7 @@ def find_problem(folder: Path) -> str | None:
     itemsize = np.dtype(manifest.dtype).itemsize
     total = 2 * itemsize * sum(entry.tokens for entry in entries)
 
-    with progress_bar("verify", total) as advance:
+    with progress_bar("verify", total, in_bytes=True) as advance:
         for entry in entries:
             path = folder / entry.file
             problem = bytes_problem(path, entry)

@@ -111,10 +111,11 @@ class Dashboard:
                 run.log(record)
             run.finish()
 
-            folder = Path(run.dir).parent
-            self.message = f"W&B: {run.url}"
             if run.offline:
+                folder = Path(run.dir).parent
                 self.message = f"W&B, offline; to upload: wandb sync {folder}"
+            else:
+                self.message = f"W&B: {run.url}"
         except Exception as error:  # a dashboard must never end a run
             reason = " ".join(str(error).split())
             self.message = f"W&B stopped ({reason}); metrics.jsonl is complete"

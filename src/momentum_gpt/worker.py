@@ -85,7 +85,8 @@ def pretrain(config: TrainConfig) -> int:
 
     if finished:
         return 0
-    say(f"stopped after step {run.position.step} with a checkpoint; the same command resumes it")
+    step = run.position.step
+    say(f"stopped after step {step}, checkpoint saved; the same command resumes the run")
     return INTERRUPTED
 
 
@@ -207,7 +208,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest complete checkpoint, and print which newer ones are not. For every rank."""
     found, skipped = checkpoint.newest_complete(folder)
     for reason in skipped:
-        say(f"passed over a checkpoint: {reason}")
+        say(f"skipped a checkpoint: {reason}")
     return found
 
 

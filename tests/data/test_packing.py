@@ -1,4 +1,4 @@
-"""Best-fit packing: every token is a target once, documents are whole where they fit, and the shares are right."""
+"""Best-fit packing: every token is a target once, and documents that fit are whole."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_no_bin_is_too_full_and_the_fit_is_the_best(sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("seq_len", [32, 200, 5000])
-def test_every_token_is_a_target_once_behind_the_one_before_it(
+def test_every_token_is_a_target_once_after_the_one_before_it(
     data_folder: Path, seq_len: int
 ) -> None:
     shards = TokenShards(data_folder)
@@ -61,7 +61,7 @@ def test_documents_that_fit_are_not_cut(data_folder: Path) -> None:
     )
 
 
-def test_batches_made_ahead_are_the_batches(data_folder: Path) -> None:
+def test_prefetched_batches_are_the_batches(data_folder: Path) -> None:
     packed = PackedBatches(TokenShards(data_folder), 64, 3, BatchPlan(8, 2, 2, 2))
     for step, micro_batches in prefetch(packed, 1, range(5, 12)):
         for micro_step, (tokens, targets) in enumerate(micro_batches):
@@ -71,7 +71,7 @@ def test_batches_made_ahead_are_the_batches(data_folder: Path) -> None:
     assert step == 11
 
 
-def test_what_goes_wrong_while_making_ahead_is_raised() -> None:
+def test_an_error_in_the_prefetching_thread_is_raised() -> None:
     class Broken:
         plan = BatchPlan(1, 1, 1, 1)
 

@@ -13,7 +13,7 @@ from data_prep.sources import split_of
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.data import TokenShards, load_tokenizer
-from momentum_gpt.data.shards import token_dtype
+from momentum_gpt.data.shards import read_manifest, token_dtype
 
 
 @pytest.fixture
@@ -118,3 +118,24 @@ def test_a_shard_with_a_pickle_in_it_is_not_unpickled(copy: Path) -> None:
 def test_the_fingerprint_follows_the_tokens(copy: Path, data_folder: Path) -> None:
     assert TokenShards(copy).fingerprint() == TokenShards(data_folder).fingerprint()
     assert TokenShards(copy, "validation").fingerprint() != TokenShards(copy).fingerprint()
+
+
+def test_a_manifest_survives_reading_and_writing(data_folder: Path, tmp_path: Path) -> None:
+    """Also the entries that only `prepare` writes, and that training does not read."""
+    before = json.loads((data_folder / "manifest.json").read_text())
+    read_manifest(data_folder).write(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == before
+
+
+def test_a_manifest_may_lack_what_training_does_not_read(copy: Path) -> None:
+    path = copy / "manifest.json"
+    content = json.loads(path.read_text())
+    for key in ("mix", "made_with", "contamination", "document_tokens"):
+        del content[key]
+    path.write_text(json.dumps({**content, "a_later_version": 1}))
+    assert read_manifest(copy).tokens("train") == len(TokenShards(copy))
+
+    del content["splits"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="not a folder of token shards"):
+        read_manifest(copy)

@@ -102,7 +102,7 @@ def test_too_few_pieces_for_the_characters_name_how_many_they_need() -> None:
 
 
 def test_endless_lines_and_nul_bytes_do_not_end_the_training() -> None:
-    """A megabyte without a newline, as minified code and some languages have it, is seen in pieces."""
+    """A megabyte without a newline, as minified code may have it, is seen in pieces."""
     endless = "".join(SOURCE.split("\n")) * 80
     assert len(endless) > 1_000_000
     tokenizer = Tokenizer(

@@ -15,7 +15,10 @@ import torch.multiprocessing as mp
 def on_ranks(
     world_size: int, function: Callable[..., Any], folder: Path, *arguments: Any
 ) -> list[Any]:
-    """What `function(*arguments)` returned on each rank. It must be importable; results travel through `folder`."""
+    """Return what `function(*arguments)` returned on each rank.
+
+    The function must be importable; the results travel through `folder`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

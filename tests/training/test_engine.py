@@ -229,6 +229,53 @@ def test_what_is_derived_cannot_be_set() -> None:
         engines.check_deepspeed_options({"zero_optimization": {"stage": 4}}, "fp32")
 
 
+KNOWN_TO_DEEPSPEED = [
+    {"zero_optimization": {"stage": 2, "overlap_comm": True}},
+    {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}},
+    {"activation_checkpointing": {"partition_activations": True}},
+    {"flops_profiler": {"enabled": True}},
+    {"comms_logger": {"enabled": True}},
+    {"wall_clock_breakdown": True},
+    {"zero_allow_untested_optimizer": True},
+    {"communication_data_type": "fp32"},
+    {"prescale_gradients": True},
+]
+
+
+@pytest.mark.parametrize("options", KNOWN_TO_DEEPSPEED, ids=lambda options: list(options)[-1])
+def test_what_deepspeed_knows_is_accepted(options: dict[str, Any]) -> None:
+    assert engines.check_deepspeed_options(options, "fp32") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nosuchkey": 4}, "DeepSpeed has no option 'deepspeed.nosuchkey'"),
+        (
+            {"wall_clock_breakdwn": True},
+            r"'deepspeed\.wall_clock_breakdwn': did you mean 'deepspeed\.wall_clock_breakdown'",
+        ),
+        (
+            {"zero_optimization": {"overlap_com": True}},
+            r"overlap_com': did you mean 'deepspeed\.zero_optimization\.overlap_comm'",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
+            "did you mean 'deepspeed.zero_optimization.offload_optimizer.device'?",
+        ),
+        ({"zero_optimization": {"overlap_comm": "maybe"}}, "overlap_comm: .* got 'maybe'"),
+        ({"communication_data_type": "fp7"}, "DeepSpeed refuses its options: .*fp7"),
+        ({"sparse_attention": {}}, "DeepSpeed refuses its options: .*has been removed"),
+    ],
+)
+def test_what_deepspeed_would_ignore_or_refuse_is_refused_in_one_line(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        engines.check_deepspeed_options(options, "fp32")
+    assert "\n" not in str(refused.value)
+
+
 def test_bf16_never_meets_stage_0() -> None:
     options = {"zero_optimization": {"stage": 0}}
     assert engines.check_deepspeed_options(options, "fp32") is None

@@ -6,6 +6,7 @@ Both adapt to where they are shown: outside a terminal there are no colours and 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
@@ -30,21 +32,23 @@ def ignore_progress(amount: float) -> None:
 
 
 @contextmanager
-def progress_bar(title: str, total: float | None) -> Iterator[Advance]:
+def progress_bar(title: str, total: float | None, in_bytes: bool = False) -> Iterator[Advance]:
     """Show a bar on stderr while the block runs, and yield the function that advances it.
 
     Args:
         title: what is being done.
         total: amount of work, in the unit of the calls; None if it is not known.
+        in_bytes: the unit is bytes, shown as MB or GB.
     """
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    console = Console(stderr=True)
+    # The stream of this moment: sys.stderr may be redirected later, while the bar is shown.
+    console = Console(file=sys.stderr)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bars:
@@ -95,7 +99,7 @@ class StepBar:
     """
 
     def __init__(self, title: str, start: int, total: int, is_shown: bool) -> None:
-        console = Console(stderr=True)
+        console = Console(file=sys.stderr)
         self.is_drawn = is_shown and console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}"),

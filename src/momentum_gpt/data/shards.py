@@ -163,6 +163,21 @@ def check_tokenizer(folder: Path, manifest: ShardsManifest) -> Tokenizer:
     return tokenizer
 
 
+def check_shard_file(path: Path, entry: ShardEntry, dtype: str) -> None:
+    """Check that a shard's file exists and is long enough, without opening it.
+
+    Raises:
+        UserError: it is missing or too small.
+    """
+    if not path.is_file():
+        raise UserError(f"shard {path} does not exist: prepare the data again")
+    if path.stat().st_size < entry.tokens * np.dtype(dtype).itemsize:
+        raise UserError(
+            f"shard {path} is too small for the {entry.tokens:,} tokens of the manifest: "
+            "prepare the data again"
+        )
+
+
 class TokenShards:
     """One split of a data folder as one long stream of tokens, read from memory-mapped shards.
 

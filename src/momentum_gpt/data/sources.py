@@ -15,7 +15,13 @@ from momentum_gpt.core.config import BatchPlan, TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data.batches import Batches, too_few_tokens
 from momentum_gpt.data.packing import PackedBatches
-from momentum_gpt.data.shards import SPLITS, TokenShards, check_tokenizer, read_manifest
+from momentum_gpt.data.shards import (
+    SPLITS,
+    TokenShards,
+    check_shard_file,
+    check_tokenizer,
+    read_manifest,
+)
 from momentum_gpt.data.synthetic_tasks import SyntheticBatches, SyntheticTask
 from momentum_gpt.data.tokenizer import Tokenizer
 
@@ -50,8 +56,7 @@ def inspect_data(config: TrainConfig) -> DataFacts:
         if n_tokens <= seq_len:
             raise UserError(too_few_tokens(f"the {split} split of '{folder}'", n_tokens, seq_len))
         for entry in manifest.splits[split]:
-            if not (folder / entry.file).is_file():
-                raise UserError(f"shard {folder / entry.file} is missing: prepare the data again")
+            check_shard_file(folder / entry.file, entry, manifest.dtype)
 
     tokenizer = check_tokenizer(folder, manifest)
     return DataFacts(tokenizer.vocab_size, tokenizer)

@@ -386,6 +386,10 @@ def _check_options(
     unknown = sorted(set(arguments) - set(options))
     if unknown:
         rule = f"its options are {', '.join(options)}" if options else "it has no options"
+        takers = [other for other, kind in ATTENTIONS.items() if unknown[0] in kind.options()]
+        if takers:
+            value = arguments[unknown[0]]
+            rule += f"; did you mean attention={takers[0]} attention.{unknown[0]}={value}?"
         raise UserError(f"attention {name!r} does not take {', '.join(unknown)}: {rule}")
 
     required = [key for key, option in options.items() if option.default is option.empty]

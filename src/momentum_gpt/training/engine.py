@@ -8,9 +8,8 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -32,107 +31,108 @@ DERIVED_KEYS = {
     "optimizer": "optim",
     "scheduler": "optim.schedule",
 }
-"""DeepSpeed's keys that are derived, and the option that each comes from."""
-
-KNOWN_KEYS = (
-    "activation_checkpointing",
-    "aio",
-    "autotuning",
-    "checkpoint",
-    "comet",
-    "comms_logger",
-    "communication_data_type",
-    "compile",
-    "csv_monitor",
-    "data_efficiency",
-    "dataloader_drop_last",
-    "datastates_ckpt",
-    "disable_allgather",
-    "disable_python_gc",
-    "dump_state",
-    "expert_parallel",
-    "flops_profiler",
-    "gradient_allreduce_op",
-    "gradient_predivide_factor",
-    "log_level",
-    "memory_breakdown",
-    "pipeline",
-    "prescale_gradients",
-    "seq_parallel_communication_data_type",
-    "tensor_parallel",
-    "tensorboard",
-    "timers",
-    "torch_autocast",
-    "wall_clock_breakdown",
-    "wandb",
-    "weight_quantization",
-    "zero_allow_untested_optimizer",
-    "zero_force_ds_cpu_optimizer",
-    "zero_optimization",
-)
-"""The other keys that DeepSpeed 0.19 reads. It ignores all others without a word."""
-
-OUR_ZERO_KEYS = {"stage", "overlap_comm"}
-"""Keys of `zero_optimization` in conf/deepspeed/: known without loading DeepSpeed."""
+"""DeepSpeed's keys that we write ourselves, and the option each comes from."""
 
 
 def check_deepspeed_options(options: dict[str, Any], precision: str) -> str | None:
-    """Refuse keys that are derived or unknown, and correct a stage that would be wrong, in place.
+    """Check what the user tells DeepSpeed, and mend in place what does not go together.
 
     Returns:
-        What to tell the user if the stage was corrected, else None.
+        A message on what was mended, if anything was.
 
     Raises:
-        UserError: a derived or unknown key, or a ZeRO stage that does not exist.
+        UserError: A key that is derived, a key that DeepSpeed does not know, or a value it refuses.
     """
-    for key in options:
-        if key in DERIVED_KEYS:
-            raise UserError(
-                f"deepspeed.{key} is derived and cannot be set: use {DERIVED_KEYS[key]}"
-            )
-        _refuse_unknown(key, KNOWN_KEYS, "deepspeed")
-
+    for key, option in DERIVED_KEYS.items():
+        if key in options:
+            raise UserError(f"deepspeed.{key} is derived and cannot be set: use {option}")
     stage = zero_stage(options)
     if stage not in (0, 1, 2, 3):
         raise UserError(f"deepspeed.zero_optimization.stage must be 0, 1, 2 or 3, got {stage!r}")
-
-    zero_options = options["zero_optimization"]
-    if set(zero_options) - OUR_ZERO_KEYS:
-        names = _zero_keys()
-        for key in zero_options:
-            _refuse_unknown(key, names, "deepspeed.zero_optimization")
+    _check_keys(options)
 
     if stage == 0 and precision == "bf16":
-        zero_options["stage"] = 1
+        options["zero_optimization"]["stage"] = 1
         return "ZeRO stage 0 takes wrong first Adam steps in bf16: using stage 1"
     return None
 
 
-def _refuse_unknown(key: str, known: Collection[str], section: str) -> None:
-    if key in known:
-        return
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {section}.{close[0]}?" if close else "leave it out"
-    raise UserError(f"DeepSpeed has no option {section}.{key}: {hint}")
+class _Asked(dict[str, Any]):
+    """A config that notes which keys are asked for.
+
+    DeepSpeed publishes no list of its keys, and ignores those it does not know. What its own parser
+    asks for is the list, in every version.
+    """
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def keys(self) -> Any:
+        return self  # so that `key in config.keys()` asks, too
 
 
-def _zero_keys() -> set[str]:
-    """Return the keys that DeepSpeed takes in `zero_optimization`."""
+def _check_keys(options: dict[str, Any]) -> None:
+    """Refuse what DeepSpeed does not read: a misspelt key would be ignored silently."""
     _import_deepspeed()
+    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
 
-    entries = DeepSpeedZeroConfig.model_fields
-    aliases = {entry.alias for entry in entries.values() if entry.alias}
-    return set(entries) | aliases
+    try:
+        DeepSpeedZeroConfig(**options["zero_optimization"])
+    except ValidationError as error:
+        raise _refusal(error, DeepSpeedZeroConfig) from None
+
+    # The batch size is only there because the parser demands one.
+    told = _Asked({"train_batch_size": 1, **options})
+    try:
+        DeepSpeedConfig(told)
+    except (ValueError, TypeError, AttributeError, AssertionError, DeepSpeedConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"DeepSpeed refuses its options: {reason}") from None
+    for key in options:
+        if key not in told.asked:
+            raise UserError(_no_such_key(f"deepspeed.{key}", key, sorted(told.asked)))
+
+
+def _refusal(error: Any, model: Any) -> UserError:
+    """Return what is wrong with `zero_optimization`, given the error of DeepSpeed's own model."""
+    first = error.errors()[0]
+    *parents, key = (str(part) for part in first["loc"] or ("",))
+    name = ".".join(["deepspeed.zero_optimization", *parents, key])
+    if first["type"] != "extra_forbidden":
+        return UserError(f"{name}: {first['msg']}, got {first['input']!r}")
+
+    # A nested model stands in its field's type, which may be "that model or None".
+    for parent in parents:
+        kind = model.model_fields[parent].annotation
+        model = next(part for part in (kind, *get_args(kind)) if hasattr(part, "model_fields"))
+    return UserError(_no_such_key(name, key, list(model.model_fields)))
+
+
+def _no_such_key(name: str, key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    prefix = name.removesuffix(key)
+    hint = f"did you mean {prefix + close[0]!r}?" if close else "see deepspeed.ai/docs/config-json"
+    return f"DeepSpeed has no option {name!r}: {hint}"
 
 
 def zero_stage(options: dict[str, Any]) -> Any:
-    """Return the ZeRO stage; 1 is written into the options if there is none."""
+    """Return the ZeRO stage, after writing the default, 1, where the user names none."""
     return options.setdefault("zero_optimization", {}).setdefault("stage", 1)
 
 
 def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
-    """Return everything that DeepSpeed is told, with the defaults that it changes written out."""
+    """Return all that DeepSpeed is told, with those defaults that change between versions."""
     return config.deepspeed | {
         "train_batch_size": plan.global_batch_size,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
@@ -140,27 +140,28 @@ def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
         "gradient_clipping": config.optim.grad_clip,
         "bf16": {"enabled": config.training.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "steps_per_print": 2**31,  # we print ourselves
+        "steps_per_print": 2**31,
     }
 
 
 def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
-    """Return the engine around a model that has its weights. Every rank must call this.
+    """Return the engine around a model that already has its weights. Every rank must call this.
 
-    Nothing is compiled: the optimizer is torch's own, and DeepSpeed's shared-memory operation for
-    CPUs is switched off.
+    No op is built: the optimizer is torch's own, and DeepSpeed's shared-memory op for CPUs is
+    switched off.
     """
     deepspeed = _import_deepspeed()
+    # Building this op would take a compiler, ninja and 90 s at the first start on a CPU.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
     model.activation_checkpointing = config.training.activation_checkpointing
     model.to(distributed.local_device())
-    settings = deepspeed_config(config, plan)
     optimizer = build_optimizer(model, config.optim)
+    told = deepspeed_config(config, plan)
+    with contextlib.redirect_stdout(io.StringIO()):  # in bf16 it prints its memory eight times
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=told)
+    _read_back(engine, told)
 
-    # In bf16 it prints its memory use eight times.
-    with contextlib.redirect_stdout(io.StringIO()):
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-
-    _check_settings(engine, settings)
     engine.checkpoint_engine = _safe_checkpoint_engine()
     if config.training.compile:
         engine.compile()
@@ -171,39 +172,35 @@ def _import_deepspeed() -> Any:
     if distributed.local_device().type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed still uses names that torch has deprecated.
+    # DeepSpeed still uses names of torch.distributed that torch has renamed.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-
     import deepspeed
     import deepspeed.ops
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Building this operation takes a compiler, ninja and 90 s at the first start on a CPU.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
-def _check_settings(engine: Any, settings: dict[str, Any]) -> None:
+def _read_back(engine: Any, told: dict[str, Any]) -> None:
     """Assert that DeepSpeed will do what it was told."""
-    sum_type = str(engine.get_data_types()[1])
-    actual = {
+    grad_accum_dtype = repr(engine.get_data_types()[1]).replace("torch.float32", "fp32")
+    does = {
         "train_batch_size": engine.train_batch_size(),
         "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu(),
         "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
         "gradient_clipping": engine.gradient_clipping(),
         "bf16": {"enabled": engine.bfloat16_enabled()},
-        "data_types": {"grad_accum_dtype": sum_type.replace("torch.float32", "fp32")},
+        "data_types": {"grad_accum_dtype": grad_accum_dtype},
     }
-    for key, value in actual.items():
-        message = f"DeepSpeed was told {key}={settings[key]} and would use {value}"
-        assert settings[key] == value, message
-    assert engine.zero_optimization_stage() == zero_stage(settings)
+    for key, value in does.items():
+        assert told[key] == value, f"DeepSpeed was told {key}={told[key]} and would use {value}"
+    assert engine.zero_optimization_stage() == zero_stage(told)
 
 
 def _safe_checkpoint_engine() -> Any:
-    """Return a reader of DeepSpeed's files that runs nothing that is in them.
+    """Return DeepSpeed's checkpoint format, read with torch's weights-only unpickler.
 
-    It uses torch's weights-only unpickler with the three classes that DeepSpeed writes.
+    Reading a checkpoint must not run what is in it.
     """
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
@@ -212,6 +209,7 @@ def _safe_checkpoint_engine() -> Any:
 
     class SafeCheckpointEngine(TorchCheckpointEngine):
         def load(self, path: str, map_location: Any = None) -> Any:
+            # The only classes that DeepSpeed's own files hold, beside tensors and plain types.
             with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
                 return torch.load(path, map_location=map_location, weights_only=True)
 
@@ -225,10 +223,10 @@ def set_lr(engine: Any, lr: float) -> None:
 
 
 def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Take one optimizer step and return this rank's mean loss, nats per token, on the device.
+    """Take one optimizer step; return this rank's mean loss, nats per token, still on the device.
 
     Args:
-        micro_batches: tokens and targets, (B, T) each.
+        micro_batches: Tokens and targets, (B, T) each.
     """
     total = torch.zeros((), device=engine.device)
     for tokens, targets in micro_batches:
@@ -242,34 +240,37 @@ def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]]) -> Tens
 def grad_norm(engine: Any) -> float | None:
     """Return the L2 norm of the last step's gradient before clipping.
 
-    None where DeepSpeed does not compute it: in fp32 at stage 0.
+    It is None where DeepSpeed does not compute it: in fp32 at stage 0.
     """
     norm = engine.get_global_grad_norm()
     return None if norm is None else float(norm)
 
 
 def full_weights(engine: Any) -> dict[str, Tensor]:
-    """Return the model's whole parameters by name, on the CPU. Every rank must call this.
+    """Return the model's parameters by name, whole, on the CPU of the main rank; {} on the others.
 
-    Only the main rank gets them; the others get {}.
+    Every rank must call this.
     """
     import deepspeed
 
-    is_sharded = zero_stage(engine.config) == 3
+    partitioned = zero_stage(engine.config) == 3
     weights = {}
     for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=is_sharded):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
             if distributed.is_main():
                 weights[name] = parameter.detach().cpu().clone()
     return weights
 
 
 def save_engine(engine: Any, folder: Path) -> None:
-    """Write what resuming needs, a file or two per rank. Every rank must call this."""
+    """Save what resuming needs, one or two files per rank.
+
+    Every rank must call this: DeepSpeed waits for all of them.
+    """
     engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
 
 
 def load_engine(engine: Any, folder: Path) -> None:
-    """Read what `save_engine` wrote. Every rank must call this."""
+    """Load what `save_engine` saved. Every rank must call this."""
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     assert path is not None, f"DeepSpeed found nothing in {folder}"
