@@ -40,7 +40,7 @@ test: .venv/.ready-for-tests  ## Run the tests
 test-slow: .venv/.ready-for-tests  ## Run the tests that take minutes, with kills at random moments
 	$(RUN) pytest -m slow --timeout 1500
 
-test-wheel: .venv/.ready-for-tests  ## Install the wheel in a fresh environment and use every command
+test-wheel: .venv/.ready-for-tests  ## Use the wheel in a fresh environment: PYTHON=python3.13
 	WHEEL_PYTHON=$(PYTHON) $(RUN) pytest -m wheel --timeout 1500 tests/test_wheel.py
 
 test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray; needs root and Debian

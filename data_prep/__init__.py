@@ -1,1 +1,4 @@
-"""Corpus -> tokenizer -> token shards. May import momentum_gpt.data, never the reverse."""
+"""From text to token shards: corpus -> tokenizer -> shards.
+
+This package may import momentum_gpt; momentum_gpt never imports this package.
+"""

@@ -1,18 +1,20 @@
-"""How the tasks of a stage are run: in processes here, as jobs of SLURM, on a Ray cluster. The only file with the executors
-of datatrove, which mark each task that is complete and never run it again.
+"""How the tasks of a stage are run: in processes here, as SLURM jobs, or on a Ray cluster.
+
+This is the only file with datatrove's executors. They mark each task that is complete and never
+run it again.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,87 +24,72 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from loguru import logger
-from tqdm import tqdm
 
-from momentum_gpt.core.config import require
+from data_prep.config import ExecutorConfig
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import read_json, write_json
+from momentum_gpt.core.terminal import Advance, progress_bar
 
-KINDS = ("local", "slurm", "ray")
+METER_SECONDS = 0.5
+"""Seconds between two updates of a task's meter, and of the bar that shows them."""
 
-
-@dataclass
-class ExecutorConfig:
-    """Where the tasks run; what they make does not depend on it."""
-
-    kind: str = "local"
-    """local | slurm | ray."""
-    workers: int | None = None
-    """Tasks at a time. null: as many as this machine has cores; on SLURM and Ray as many as there are."""
-    partition: str | None = None
-    """SLURM's partition."""
-    time: str = "24:00:00"
-    """SLURM's limit for a task."""
-    memory_gb: int = 4
-    """Of a task, for SLURM and Ray."""
-    address: str = "auto"
-    """Of the Ray cluster."""
-
-    def __post_init__(self) -> None:
-        require(self.kind in KINDS, "executor.kind", self.kind, f"one of {', '.join(KINDS)}")
-        require(
-            self.workers is None or self.workers >= 1,
-            "executor.workers",
-            self.workers,
-            "at least 1",
-        )
-        require(self.memory_gb >= 1, "executor.memory_gb", self.memory_gb, "at least 1")
-        if self.kind == "slurm" and not self.partition:
-            raise UserError("executor=slurm needs a partition: add executor.partition=...")
+SQUEUE_SECONDS = 2
+"""Seconds between two questions to SLURM whether the job is still there."""
 
 
 class Meter:
-    """How far a task has come, for the bar that the driver draws: a small file, written twice a second."""
+    """How far a task has come: a small file, written twice a second, that the driver reads."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.path = folder / f"{rank:05d}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.bytes = self.tokens = 0
+        self.bytes = 0
         self.written = 0.0
 
-    def add(self, n_bytes: int, n_tokens: int = 0) -> None:
-        self.bytes, self.tokens = self.bytes + n_bytes, self.tokens + n_tokens
-        if time.monotonic() - self.written > 0.5:
+    def add(self, n_bytes: int) -> None:
+        """Count work that was done."""
+        self.bytes += n_bytes
+        if time.monotonic() - self.written > METER_SECONDS:
             self.close()
 
     def close(self) -> None:
-        self.path.write_text(f"{self.bytes} {self.tokens}")
+        """Write the count."""
+        self.path.write_text(str(self.bytes))
         self.written = time.monotonic()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a task failed."""
+
+    message: str
+    for_user: bool
+    """Whether the message is a UserError's, and complete by itself."""
+
+
 class _Task:
-    """Mixed into datatrove's executors: a task is silent but for its log, and leaves the reason of its failure behind."""
+    """Mixed into datatrove's executors: a task is silent, and leaves the reason of its failure."""
 
     logging_dir: Any
 
     def _run_for_rank(self, rank: int, *arguments: Any, **named: Any) -> Any:
         folder = Path(self.logging_dir.resolve_paths("failures"))
-        failure = folder / f"{rank:05d}.json"
-        failure.unlink(missing_ok=True)
+        path = folder / f"{rank:05d}.json"
+        # A failure of an earlier attempt is no reason any more.
+        path.unlink(missing_ok=True)
         with redirect_stderr(_log(str(folder.parent))):
             try:
                 return super()._run_for_rank(rank, *arguments, **named)  # type: ignore[misc]
             except Exception as error:
-                folder.mkdir(exist_ok=True)
                 message = str(error) or type(error).__name__
-                failure.write_text(
-                    json.dumps({"message": message, "ours": isinstance(error, UserError)})
-                )
+                write_json(path, asdict(Failure(message, isinstance(error, UserError))))
                 raise
 
 
 @cache
 def _log(folder: str) -> TextIO:
-    return open(Path(folder) / f"console.{os.getpid()}.log", "a")  # noqa: PTH123 - of the process, to its end
+    """Return this process's log file, which stays open to the end of the process."""
+    return open(Path(folder) / f"console.{os.getpid()}.log", "a")  # noqa: PTH123
 
 
 class _Local(_Task, LocalPipelineExecutor):
@@ -117,7 +104,7 @@ class _Ray(_Task, RayPipelineExecutor):
     pass
 
 
-def run_stage(
+def run_tasks(
     config: ExecutorConfig,
     pipeline: list[Any],
     tasks: int,
@@ -125,31 +112,38 @@ def run_stage(
     title: str,
     total_bytes: int,
 ) -> float:
-    """Run the tasks of a stage that are not complete yet; returns the seconds it took.
+    """Run the tasks that are not complete yet; return the seconds this took.
 
     Args:
-        pipeline: datatrove's steps, the same for each task, which sees its rank and the number of tasks.
-        folder: the stage's; its subfolder `tasks` gets the completion marks and the logs.
+        config: where to run them.
+        pipeline: datatrove's steps, the same for each task, which sees its rank.
+        tasks: number of tasks.
+        folder: gets a subfolder `tasks` with the completion marks and the logs.
+        title: what the progress bar is called.
+        total_bytes: sum of what the tasks count with their meters; 0 if it is not known.
 
     Raises:
-        UserError: a task failed, with the reason of the first that did.
+        UserError: a task failed; the message is the reason of the first task that did.
     """
     began = time.monotonic()
     logs = folder / "tasks"
     logs.mkdir(parents=True, exist_ok=True)
     executor = _executor(config, pipeline, tasks, logs)
+
     error: Exception | None = None
     with _bar(title, folder / "progress", total_bytes), redirect_stderr(_log(str(logs))):
+        # datatrove's log would disturb the bar; each task has a log file of its own.
         logger.remove()
         try:
             executor.run()
             if config.kind == "slurm":
                 _wait(executor)
-        except (
-            Exception
-        ) as failed:  # its reason, whatever the executor made of it, is in the task's folder
+        except Exception as failed:
+            # Executors wrap the error of a task; the task's folder holds the real one.
             error = failed
-    if missing := executor.get_incomplete_ranks(skip_completed=True):
+
+    missing = executor.get_incomplete_ranks(skip_completed=True)
+    if missing:
         raise UserError(_reason(logs, missing, title, error))
     return time.monotonic() - began
 
@@ -165,9 +159,11 @@ def _executor(config: ExecutorConfig, pipeline: list[Any], tasks: int, logs: Pat
             workers=config.workers or -1,
             job_name=f"prepare-{logs.parent.name}",
             qos=None,
+            # Compute nodes must find the same Python.
             env_command=f"export PATH={Path(sys.executable).parent}:$PATH",
             logging_dir=str(logs),
         )
+
     if config.kind == "ray":
         import ray
 
@@ -180,72 +176,77 @@ def _executor(config: ExecutorConfig, pipeline: list[Any], tasks: int, logs: Pat
             logging_dir=str(logs),
             mem_per_cpu_gb=config.memory_gb,
         )
+
     workers = min(tasks, config.workers or os.cpu_count() or 1)
-    multiprocess.get_context("forkserver").set_forkserver_preload(
-        ["data_prep.steps", "data_prep.decontaminate"]
-    )
+    # The server imports the stages once, and each worker is forked from it.
+    multiprocess.get_context("forkserver").set_forkserver_preload(["data_prep.stages"])
     return _Local(pipeline, tasks, workers, logging_dir=str(logs))
 
 
 def _wait(executor: Any) -> None:
-    """Until SLURM has no more tasks of the job."""
-    import subprocess
-
+    """Wait until all tasks of a SLURM job are complete, or none is in the queue any more."""
+    queue = ["squeue", "--noheader", "--jobs", str(executor.job_id)]
     while executor.get_incomplete_ranks(skip_completed=True):
-        queue = ["squeue", "--noheader", "--jobs", str(executor.job_id)]
         left = subprocess.run(queue, capture_output=True, text=True, check=False)
-        if (
-            not left.stdout.strip()
-        ):  # none is waiting and none runs: what is incomplete now has failed
-            time.sleep(2)
+        # The marks of tasks that have just ended may need a moment to be seen here.
+        time.sleep(SQUEUE_SECONDS)
+        if not left.stdout.strip():
             return
-        time.sleep(2)
 
 
 def _reason(logs: Path, missing: list[int], title: str, error: Exception | None) -> str:
+    """Return why tasks are not complete: the first reason that a task left."""
     for rank in missing:
         path = logs / "failures" / f"{rank:05d}.json"
         if path.is_file():
-            failure = json.loads(path.read_text())
-            if failure["ours"]:
-                return failure["message"]
-            message = " ".join(failure["message"].split())
-            return f"{title}: task {rank} failed ({message}); see {logs / 'logs' / f'task_{rank:05d}.log'}"
+            failure = Failure(**read_json(path))
+            if failure.for_user:
+                return failure.message
+            message = " ".join(failure.message.split())
+            log = logs / "logs" / f"task_{rank:05d}.log"
+            return f"{title}: task {rank} failed ({message}); see {log}"
+
     what = f" ({' '.join(str(error).split())})" if error else ""
-    return f"{title}: {len(missing)} tasks did not finish{what}; the same command goes on with them; see {logs}"
+    return (
+        f"{title}: {len(missing)} tasks did not finish{what}; run the same command again to "
+        f"resume; see {logs}"
+    )
 
 
 @contextmanager
 def _bar(title: str, folder: Path, total_bytes: int) -> Iterator[None]:
-    """A bar in a terminal, drawn from the meters of the tasks."""
-    stop = threading.Event()
-    bar = tqdm(
-        desc=title, total=total_bytes or None, unit="B", unit_scale=True, file=sys.stderr, leave=False, disable=None,
-        dynamic_ncols=True,
-    )  # fmt: skip
+    """Show a progress bar in a terminal, moved by the meters of the tasks in `folder`."""
+    with progress_bar(title, total_bytes or None) as advance:
+        if not sys.stderr.isatty():
+            yield
+            return
 
-    def draw() -> None:
-        while not stop.wait(0.5):
-            if folder.is_dir():
-                n_bytes, n_tokens = meters(folder)
-                bar.n = n_bytes
-                bar.set_postfix_str(f"{n_tokens:,} tokens" if n_tokens else "", refresh=False)
-                bar.refresh()
-
-    thread = threading.Thread(target=draw, daemon=True)
-    if not bar.disable:
+        stop = threading.Event()
+        thread = threading.Thread(target=_follow, args=(folder, advance, stop), daemon=True)
         thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        if thread.is_alive():
+        try:
+            yield
+        finally:
+            stop.set()
             thread.join()
-        bar.close()
 
 
-def meters(folder: Path) -> tuple[int, int]:
-    """Bytes and tokens of all tasks so far."""
-    read = [path.read_text().split() for path in folder.iterdir()]
-    counted = [(int(it[0]), int(it[1])) for it in read if len(it) == 2]
-    return sum(n for n, _ in counted), sum(n for _, n in counted)
+def _follow(folder: Path, advance: Advance, stop: threading.Event) -> None:
+    """Advance the bar to the sum of the meters, until `stop` is set."""
+    # When a stage is resumed, the meters of complete tasks are there from the beginning.
+    shown = 0
+    while not stop.wait(METER_SECONDS):
+        done = metered_bytes(folder)
+        advance(done - shown)
+        shown = done
+
+
+def metered_bytes(folder: Path) -> int:
+    """Return the bytes that all tasks together have counted so far."""
+    if not folder.is_dir():
+        return 0
+    total = 0
+    for path in folder.iterdir():
+        # A meter that is being written may be empty for a moment.
+        total += int(path.read_text() or 0)
+    return total

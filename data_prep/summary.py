@@ -1,125 +1,167 @@
-"""What a person sees of prepared text: the mix, document lengths, what the tokenizer does, and what the model will read."""
+"""What a person sees of prepared text.
+
+The mix, the lengths of the documents, what the tokenizer does, and what a model will read.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from momentum_gpt.core.config import BatchPlan
+from data_prep.manifest import Contamination, Provenance, SourceMix, provenance_of
+from momentum_gpt.core.batch_plan import BatchPlan
+from momentum_gpt.core.terminal import table_text
 from momentum_gpt.data import Batches, TokenShards
-from momentum_gpt.data.shards import SPLITS
+from momentum_gpt.data.shards import SPLITS, ShardsManifest, read_manifest
 
 BAR = 40
-"""Characters of the longest bar."""
+"""Characters of the longest bar of the histogram."""
+
+LINE = 110
+"""Characters of a window that are shown."""
 
 
 def document_lengths(indices: list[np.ndarray]) -> dict[str, int]:
-    """How many documents have up to 1, 2, 4, ... tokens: {"64": 12, ...}."""
+    """Return how many documents have up to 1, 2, 4, ... tokens: {"64": 12, ...}.
+
+    Args:
+        indices: (documents,) of dtype INDEX each.
+    """
     counts = np.zeros(64, dtype=np.int64)
     for index in indices:
-        counts += np.bincount(
-            np.ceil(np.log2(np.maximum(index["tokens"], 1))).astype(int), minlength=64
-        )
+        # The smallest power of 2 that is not smaller.
+        powers = np.ceil(np.log2(np.maximum(index["tokens"], 1))).astype(int)
+        counts += np.bincount(powers, minlength=64)
+
+    # Lengths between the shortest and the longest are shown even if no document has them.
     used = np.flatnonzero(counts)
-    return (
-        {str(2**power): int(counts[power]) for power in range(used.min(), used.max() + 1)}
-        if len(used)
-        else {}
-    )
+    if not len(used):
+        return {}
+    powers_used = range(used.min(), used.max() + 1)
+    return {str(2**power): int(counts[power]) for power in powers_used}
 
 
 def describe(folder: Path, seconds: dict[str, float]) -> str:
-    """The summary at the end of a preparation."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    lines = [f"{folder}: {manifest['vocab_size']:,} pieces, {manifest['dtype']}"]
-    for split in SPLITS:
-        shards = manifest["splits"][split]
-        tokens, documents = (sum(shard[key] for shard in shards) for key in ("tokens", "documents"))
-        lines.append(
-            f"  {split:<10} {documents:>11,} documents  {tokens:>15,} tokens  {len(shards):>5,} shards"
-        )
-    lines += [f"  {text}" for text in facts(manifest)]
-    n_bytes = sum(manifest["bytes"].values())
-    timed = [
-        f"{stage} {spent:.1f} s ({n_bytes / 1e6 / max(spent, 1e-3):.1f} MB/s)"
-        for stage, spent in seconds.items()
-    ]
-    lines.append(f"  {n_bytes / 1e6:,.1f} MB of text; {', '.join(timed)}")
-    if len(manifest["mix"]) > 1:
-        lines += ["", *mix_table(manifest["mix"])]
-    return "\n".join([*lines, "", *histogram(manifest["document_tokens"])])
+    """Return the summary at the end of a preparation.
+
+    Args:
+        folder: the token shards.
+        seconds: the time that each stage took.
+    """
+    manifest = read_manifest(folder)
+    made = provenance_of(manifest)
+    lines = [f"{folder}: {manifest.vocab_size:,} pieces, {manifest.dtype}"]
+    lines += [split_line(manifest, split) for split in SPLITS]
+    lines += [f"  {sentence}" for sentence in facts(manifest, made)]
+    lines.append(speed_line(made, seconds))
+    if len(made.mix) > 1:
+        lines += ["", mix_table(made.mix)]
+    lines += ["", *histogram(made.document_tokens)]
+    return "\n".join(lines)
 
 
-def facts(manifest: dict[str, Any]) -> list[str]:
-    """Sentences about the tokenizer and what was left out."""
-    n_bytes = sum(manifest["bytes"].values())
-    unique = sum(it["tokens"] for it in manifest["splits"]["validation"]) + sum(
-        it["tokens"] for it in manifest["mix"]
+def split_line(manifest: ShardsManifest, split: str) -> str:
+    """Return the size of a split."""
+    shards = manifest.splits[split]
+    documents = sum(shard.documents for shard in shards)
+    tokens = manifest.tokens(split)
+    return (
+        f"  {split:<10} {documents:>11,} documents  {tokens:>15,} tokens  {len(shards):>5,} shards"
     )
-    rate, covered = manifest["by_byte"] / max(1, unique), 1 - manifest["by_byte"] / max(1, n_bytes)
-    per_token = n_bytes / max(1, unique)
-    found = [
-        f"{per_token:.2f} bytes per token; pieces cover {covered:.2%} of the bytes; {rate:.2%} of the tokens are single bytes"
-    ]
-    if manifest["duplicates"]:
-        found.append(f"{manifest['duplicates']:,} documents left out: equal to another")
-    found += [
-        f"{source}: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        for source, kinds in manifest["left_out"].items()
-    ]
-    if (contamination := manifest["contamination"]) is not None:
-        dropped = "left out" if manifest["made_with"]["decontaminate"]["drop"] else "NOT left out"
-        by_set = ", ".join(
-            f"{name} {it['documents']:,}"
-            for name, it in contamination["by_set"].items()
-            if it["documents"]
-        )
-        total = contamination["documents"]
-        found.append(
-            f"{total:,} training documents hold text of an evaluation set, {dropped}: {by_set or 'none'}"
-        )
-    return found
 
 
-def mix_table(mix: list[dict[str, Any]]) -> list[str]:
-    total = sum(it["tokens_taken"] for it in mix)
-    weights = sum(it["weight"] or 0 for it in mix)
-    rows = [
-        f"  {'source':<20}{'asked for':>11}{'realised':>11}{'tokens there':>16}{'taken':>16}{'epochs':>9}"
-    ]
-    for it in mix:
-        asked = f"{it['weight'] / weights:.2%}" if it["weight"] else "all"
-        realised = f"{it['tokens_taken'] / total:.2%}"
+def speed_line(made: Provenance, seconds: dict[str, float]) -> str:
+    """Return the amount of text, and how fast each stage read it."""
+    megabytes = sum(made.bytes.values()) / 1e6
+    speeds = []
+    for stage, spent in seconds.items():
+        speeds.append(f"{stage} {spent:.1f} s ({megabytes / max(spent, 1e-3):.1f} MB/s)")
+    return f"  {megabytes:,.1f} MB of text; {', '.join(speeds)}"
+
+
+def facts(manifest: ShardsManifest, made: Provenance) -> list[str]:
+    """Return sentences about the tokenizer and about what was left out."""
+    n_bytes = sum(made.bytes.values())
+    # Each document once, however often the mix repeats it.
+    tokens = manifest.tokens("validation")
+    tokens += sum(source.tokens for source in made.mix)
+
+    per_token = n_bytes / max(1, tokens)
+    covered = 1 - made.by_byte / max(1, n_bytes)
+    rate = made.by_byte / max(1, tokens)
+    tokenizer = (
+        f"{per_token:.2f} bytes per token; pieces cover {covered:.2%} of the bytes; "
+        f"{rate:.2%} of the tokens are single bytes"
+    )
+    sentences = [tokenizer]
+    if made.duplicates:
+        sentences.append(f"{made.duplicates:,} documents left out: equal to another")
+    for source, reasons in made.left_out.items():
+        counts = [f"{count:,} {reason}" for reason, count in reasons.items()]
+        sentences.append(f"{source}: {', '.join(counts)}")
+    if made.contamination is not None:
+        dropped = made.made_with["decontaminate"]["drop"]
+        sentences.append(contamination_line(made.contamination, dropped))
+    return sentences
+
+
+def contamination_line(contamination: Contamination, dropped: bool) -> str:
+    """Return what was found of the evaluation sets."""
+    counts = []
+    for name, found in contamination.by_set.items():
+        if found.documents:
+            counts.append(f"{name} {found.documents:,}")
+    return (
+        f"{contamination.documents:,} training documents hold text of an evaluation set, "
+        f"{'left out' if dropped else 'NOT left out'}: {', '.join(counts) or 'none'}"
+    )
+
+
+def mix_table(mix: list[SourceMix]) -> str:
+    """Return the shares that were asked for, and those that came out."""
+    total = sum(source.tokens_taken for source in mix)
+    weights = sum(source.weight or 0 for source in mix)
+    rows = []
+    for source in mix:
+        asked = f"{source.weight / weights:.2%}" if source.weight else "all"
         rows.append(
-            f"  {it['source']:<20}{asked:>11}{realised:>11}{it['tokens']:>16,}{it['tokens_taken']:>16,}{it['epochs']:>9.2f}"
+            [
+                source.source,
+                asked,
+                f"{source.tokens_taken / total:.2%}",
+                f"{source.tokens:,}",
+                f"{source.tokens_taken:,}",
+                f"{source.epochs:.2f}",
+            ]
         )
-    return rows
+    head = ["source", "requested", "actual", "tokens", "tokens taken", "epochs"]
+    return table_text("", head, rows)
 
 
 def histogram(document_tokens: dict[str, int]) -> list[str]:
+    """Return lines with a bar for the number of documents of each length."""
     most = max(document_tokens.values(), default=1)
-    rows = ["  documents by length, tokens up to"]
+    lines = ["  documents by length, tokens up to"]
     for limit, count in document_tokens.items():
-        rows.append(
-            f"  {int(limit):>12,} {'#' * max(1 if count else 0, round(BAR * count / most)):<{BAR}} {count:,}"
-        )
-    return rows
+        width = round(BAR * count / most)
+        if count:
+            width = max(1, width)  # a single document is visible
+        bar = "#" * width
+        lines.append(f"  {int(limit):>12,} {bar:<{BAR}} {count:,}")
+    return lines
 
 
 def first_batch(folder: Path, seq_len: int = 64, rows: int = 3) -> str:
-    """The beginning of what a run with seed 0 reads first, as text."""
+    """Return the beginning of what a run with seed 0 reads first, as text."""
     shards = TokenShards(folder)
     if len(shards) <= seq_len:
         return ""
-    tokens, _ = Batches(shards, seq_len, 0, BatchPlan(rows, rows, 1, 1))(0, 0, 0)
-    texts = [repr(shards.tokenizer.decode(row.tolist()))[1:-1][:110] for row in tokens]
-    return "\n".join(
-        [
-            "",
-            f"  windows of {seq_len} tokens, as a model reads them",
-            *(f"  | {text}" for text in texts),
-        ]
-    )
+
+    plan = BatchPlan(rows, rows, 1, 1)
+    tokens, _ = Batches(shards, seq_len, 0, plan)(0, 0, 0)  # (rows, seq_len)
+    lines = ["", f"  windows of {seq_len} tokens, as a model reads them"]
+    for row in tokens:
+        text = repr(shards.tokenizer.decode(row.tolist()))[1:-1]
+        lines.append(f"  | {text[:LINE]}")
+    return "\n".join(lines)

@@ -4,17 +4,22 @@
 set -euo pipefail
 
 if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
-    echo "usage: launch/local.sh N name=NAME data=DIR [option=value ...]   (N: ranks, e.g. one per GPU)" >&2
+    echo "usage: launch/local.sh N name=NAME data=DIR [option=value ...]" >&2
+    echo "       N is the number of ranks, such as the number of GPUs" >&2
     exit 2
 fi
 ranks=$1
 shift
 
-# The active environment's Python, or that of the clone which this script is in. The folder stays
-# the caller's, so that relative paths mean what they say.
+# The Python of the active environment, or else that of the clone that holds this script. The
+# current folder stays what it is, so that relative paths mean what they say.
+clone=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 python=python
-clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [[ -z "${VIRTUAL_ENV:-}" && -x "$clone/.venv/bin/python" ]]; then
     python=$clone/.venv/bin/python
+fi
+if ! command -v "$python" > /dev/null; then
+    echo "error: there is no Python: run 'make setup' in $clone" >&2
+    exit 2
 fi
 exec "$python" -m momentum_gpt.train launch.nproc_per_node="$ranks" "$@"

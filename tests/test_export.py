@@ -1,4 +1,4 @@
-"""What is exported is the same model in transformers, or nothing is left."""
+"""An export is the same model in transformers, or there is no export."""
 
 from __future__ import annotations
 
@@ -20,22 +20,28 @@ from data_prep.train_tokenizer import TokenizerConfig, train
 from momentum_gpt import export
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.data import load_tokenizer
-from momentum_gpt.models import ATTENTIONS, GPT, load_model, save_model
+from momentum_gpt.models import ATTENTIONS, GPT, build_attention, load_model, save_model
+from momentum_gpt.models.attention import MomentumAttention, Variant
 from momentum_gpt.models.gpt import is_of_variant
-from momentum_gpt.models.hf.write import VARIANTS, write_model
+from momentum_gpt.models.hf import check
+from momentum_gpt.models.hf.write import write_model
 from tests.conftest import Result
+from tests.models import variants
 
 Invoke = Callable[..., Result]
 
-MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+Model = tuple[dict[str, Any], dict[str, Any]]
+"""Options of the shape, and of the attention."""
+
+CASES: dict[str, Model] = {
     "gpt2": ({}, {"name": "vanilla"}),
     "vanilla": ({"positions": "rotary", "bias": False, "activation": "gelu"}, {"name": "vanilla"}),
     "momentum": ({}, {"name": "momentum", "ema_decay": 0.9}),
-    "layers": (
+    "momentum_layers": (
         {"positions": "sinusoidal", "activation": "gelu", "scale_embedding": True},
         {"name": "momentum", "ema_decay": [0.3, 0.0, 0.9], "layers": [1, 2], "normalised": True},
     ),
-    "learned": (
+    "momentum_learned": (
         {"positions": "rotary"},
         {
             "name": "momentum",
@@ -51,10 +57,38 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"name": "linear_momentum", "ema_decay": 0.5, "layers": [0], "learned": True},
     ),
 }
+"""Models of different shapes and options; every other variant is added with those of its YAML."""
+
+
+def shape_of(options: dict[str, Any]) -> ModelConfig:
+    return ModelConfig(3, 4, 32, 160, vocab_size=512, **options)
+
+
+def has_hf_form(attention: dict[str, Any]) -> bool:
+    return build_attention(attention, shape_of({}))[0].hf_form() is not None
+
+
+def all_models() -> dict[str, Model]:
+    models = dict(CASES)
+    for name in ATTENTIONS:
+        attention = variants.FROM_YAML[name]
+        if name not in models and has_hf_form(attention):
+            models[name] = ({}, attention)
+    return models
+
+
+MODELS = all_models()
 
 ASK = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+def continuations(model, batches, **options):
+    rows = []
+    for batch in batches:
+        tokens = model.generate(**batch, **options)[:, batch["input_ids"].shape[1]:]
+        rows += tokens.tolist()
+    return rows
 
 def answers(folder, trust, tokens, prompts):
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust).eval()
@@ -67,15 +101,19 @@ def answers(folder, trust, tokens, prompts):
         "buffers": len(list(model.buffers())),
         "logits": model(tokens).logits.tolist(),
         "loss": model(tokens, labels=tokens).loss.item(),
-        "batch": model.generate(**batch, **options)[:, batch["input_ids"].shape[1]:].tolist(),
-        "alone": [model.generate(**it, **options)[0, it["input_ids"].shape[1]:].tolist() for it in alone],
-        "again": [model.generate(**it, **options, use_cache=False)[0, it["input_ids"].shape[1]:].tolist() for it in alone],
+        "batch": continuations(model, [batch], **options),
+        "alone": continuations(model, alone, **options),
+        "again": continuations(model, alone, use_cache=False, **options),
         "n_padded": int((batch["attention_mask"] == 0).sum()),
     }
 
 asked = json.load(sys.stdin)
+tokens = torch.tensor(asked["tokens"])
+found = []
 with torch.no_grad():
-    print(json.dumps([answers(*it, torch.tensor(asked["tokens"]), asked["prompts"]) for it in asked["folders"]]))
+    for folder, trust in asked["folders"]:
+        found.append(answers(folder, trust, tokens, asked["prompts"]))
+print(json.dumps(found))
 """
 
 TOKENS = torch.randint(512, (2, 160), generator=torch.Generator().manual_seed(1))
@@ -83,17 +121,15 @@ PROMPTS = ["def main(", "import os\nimport sys\n\n\nclass A:\n    def", "x"]
 
 
 def made(folder: Path, name: str, tokenizer: Path | None) -> GPT:
-    """A model whose every parameter matters, saved as a run leaves it."""
+    """Save a model whose every parameter matters, as a run leaves it."""
     shape, attention = MODELS[name]
-    model = GPT(ModelConfig(3, 4, 32, 160, vocab_size=512, **shape), attention)
+    model = GPT(shape_of(shape), attention)
     generator = torch.Generator().manual_seed(0)
     for parameter_name, parameter in model.named_parameters():
         drawn = torch.empty(parameter.shape).normal_(0, 0.4, generator=generator)
-        parameter.data = (
-            parameter.data + drawn
-            if is_of_variant(parameter_name) or "norm" in parameter_name
-            else drawn
-        )
+        if is_of_variant(parameter_name) or "norm" in parameter_name:
+            drawn = parameter.data + drawn
+        parameter.data = drawn
     save_model(folder, model, dict(model.named_parameters()), tokenizer)
     return model.eval()
 
@@ -102,7 +138,7 @@ def made(folder: Path, name: str, tokenizer: Path | None) -> GPT:
 def exported(
     data_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[GPT, dict[str, Any]]]:
-    """Each model, and what transformers answers where it was exported to, in a process of its own."""
+    """Return each model with what transformers answers about its export, in a fresh process."""
     path = tmp_path_factory.mktemp("exports")
     models = {name: made(path / name, name, data_folder / "tokenizer.model") for name in MODELS}
     for name in MODELS:
@@ -134,7 +170,7 @@ def model_folder(data_folder: Path, tmp_path: Path) -> Path:
 def test_the_export_is_the_same_model(
     exported: dict[str, tuple[GPT, dict[str, Any]]], name: str
 ) -> None:
-    """Logits, the loss, and what is decoded: alone, of a batch padded on the left, with and without a cache."""
+    """Compare logits, the loss and decoding: alone, in a padded batch, and without a cache."""
     model, answer = exported[name]
     assert answer["class"] == ("GPT2LMHeadModel" if name == "gpt2" else "MomentumGPTForCausalLM")
     logits = model(TOKENS)
@@ -148,7 +184,7 @@ def test_the_export_is_the_same_model(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> None:
-    """Without the code in it: what stands in config.json and the weights is enough. And it can be exported again."""
+    """The modelling code is not needed for that, and the model can be exported again."""
     model = made(tmp_path / "model", name, None)
     model.document_end = 3
     (tmp_path / "out").mkdir()
@@ -168,7 +204,7 @@ def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> 
 @pytest.mark.transformers4
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, name: str) -> None:
-    """The export's own check of logits, greedy decoding and the tokenizer, in a process that sees version 4.57."""
+    """The export checks logits, greedy decoding and the tokenizer, in version 4.57 here."""
     older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
     made(tmp_path / "model", name, data_folder / "tokenizer.model")
     done = subprocess.run(
@@ -193,10 +229,55 @@ def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, 
     assert "checked in transformers 4.57." in done.stdout
 
 
-def test_every_variant_can_be_exported() -> None:
-    assert (
-        set(VARIANTS) == set(ATTENTIONS) == {attention["name"] for _, attention in MODELS.values()}
-    )
+def test_an_export_of_an_earlier_version_is_read_back(tmp_path: Path) -> None:
+    """It has no `mixing`, and its `attention` has a decay for each head of each layer."""
+    model = made(tmp_path / "model", "momentum_layers", None)
+    (tmp_path / "out").mkdir()
+    write_model(tmp_path / "out", model, 3, 3)
+
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text())
+    del config["mixing"]
+    config["attention"] = {
+        "name": "momentum",
+        "ema_decay": [[0.3] * 4, [0.0] * 4, [0.9] * 4],
+        "learned": False,
+        "normalised": True,
+        "include_current": False,
+        "layers": [1, 2],
+    }
+    path.write_text(json.dumps(config))
+    torch.testing.assert_close(load_model(tmp_path / "out")(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_every_variant_is_exported_or_refused_in_one_line(
+    invoke: Invoke, tmp_path: Path, name: str
+) -> None:
+    """Those that can be exported are compared with transformers in the slow tests."""
+    attention = variants.FROM_YAML[name]
+    if has_hf_form(attention):
+        assert name in {options["name"] for _, options in MODELS.values()}
+        return
+
+    model = GPT(shape_of({}), attention)
+    save_model(tmp_path / "model", model, dict(model.named_parameters()), None)
+    done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
+    assert (done.code, done.err.count("\n")) == (2, 1), done
+    assert f"attention {name!r} cannot be exported: it has no Hugging Face form" in done.err
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_the_modelling_code_knows_no_variant_by_name(tmp_path: Path) -> None:
+    """It reads `mixing` alone, so another name in config.json changes nothing."""
+    model = made(tmp_path / "model", "momentum", None)
+    (tmp_path / "out").mkdir()
+    write_model(tmp_path / "out", model, 3, 3)
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text())
+    config["attention"] = {"name": "something_else"}
+    path.write_text(json.dumps(config))
+    check.check_export(tmp_path / "out", model, 3, {})
 
 
 def test_ten_thousand_texts_have_the_same_tokens(
@@ -205,23 +286,20 @@ def test_ten_thousand_texts_have_the_same_tokens(
     assert invoke(export.main, f"run={model_folder}", f"output={tmp_path / 'out'}").code == 0
     about = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert about["split_special_tokens"] is True
-    assert about["model_input_names"] == [
-        "input_ids",
-        "attention_mask",
-    ]  # transformers 4.57 would give token_type_ids
-    assert load_tokenizer(tmp_path / "out").sha256 == load_tokenizer(model_folder).sha256
+    # Without this, transformers 4.57 would also give token_type_ids.
+    assert about["model_input_names"] == ["input_ids", "attention_mask"]
+
+    tokenizer = load_tokenizer(model_folder)
+    assert load_tokenizer(tmp_path / "out").sha256 == tokenizer.sha256
     converted = load_tokenizer(tmp_path / "out" / "tokenizer.json")
-    assert converted.eos_id == load_tokenizer(model_folder).eos_id
-    assert converted.ordinary_ids().tolist() == load_tokenizer(model_folder).ordinary_ids().tolist()
-    ours, theirs = (
-        load_tokenizer(model_folder),
-        tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")),
-    )
-    theirs.encode_special_tokens = True  # what split_special_tokens does
-    text, rng = (
-        "".join(path.read_text() for path in sorted(text_folder.iterdir())),
-        random.Random(1),
-    )
+    assert converted.eos_id == tokenizer.eos_id
+    assert converted.ordinary_ids().tolist() == tokenizer.ordinary_ids().tolist()
+
+    file = tmp_path / "out" / "tokenizer.json"
+    converted_tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    converted_tokenizer.encode_special_tokens = True  # what split_special_tokens does
+    text = "".join(path.read_text() for path in sorted(text_folder.iterdir()))
+    rng = random.Random(1)
     odd = [
         *"\0\u2581\ufeff\u200b\ue000 \t\r\n",
         "<s>",
@@ -242,11 +320,13 @@ def test_ten_thousand_texts_have_the_same_tokens(
         )
         rng.shuffle(parts)
         texts.append("".join(parts))
-    assert [it.ids for it in theirs.encode_batch(texts)] == [ours.encode(text) for text in texts]
-    for text in texts:
-        assert theirs.decode(ours.encode(text), skip_special_tokens=False) == text.replace(
-            "\u2581", " "
-        )
+
+    encoded = converted_tokenizer.encode_batch(texts)
+    for text, encoding in zip(texts, encoded, strict=True):
+        ids = tokenizer.encode(text)
+        assert encoding.ids == ids
+        decoded = converted_tokenizer.decode(ids, skip_special_tokens=False)
+        assert decoded == text.replace("\u2581", " ")
 
 
 def test_a_tokenizer_that_would_change_is_refused(
@@ -260,7 +340,7 @@ def test_a_tokenizer_that_would_change_is_refused(
     done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert (
-        "other tokens, as it does unless the tokenizer is a BPE that takes text as it is (not unigram"
+        "other tokens, unless the tokenizer is a BPE that takes text as it is (not unigram"
         in done.err
     )
     assert not list(tmp_path.glob("*out*"))
@@ -269,8 +349,8 @@ def test_a_tokenizer_that_would_change_is_refused(
 def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(
     invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
-    theirs = tokenizers.ByteLevelBPETokenizer()
-    theirs.train(
+    byte_level = tokenizers.ByteLevelBPETokenizer()
+    byte_level.train(
         [str(path) for path in text_folder.iterdir()],
         vocab_size=500,
         special_tokens=["<|endoftext|>"],
@@ -278,8 +358,8 @@ def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(
     post = tokenizers.processors.TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-    theirs._tokenizer.post_processor = post
-    theirs.save(str(tmp_path / "tokenizer.json"))
+    byte_level._tokenizer.post_processor = post
+    byte_level.save(str(tmp_path / "tokenizer.json"))
     made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.json")
     assert invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}").code == 0
     before, after = (
@@ -295,7 +375,7 @@ def test_a_model_without_a_tokenizer_is_exported_without_one(
     made(tmp_path / "model", "shift", None)
     done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
     assert done.code == 0, done
-    assert "has no tokenizer: the export has none either" in done.out
+    assert "has no tokenizer, so the export has none either" in done.out
     assert not list((tmp_path / "out").glob("tokenizer*"))
 
 
@@ -311,7 +391,7 @@ def spoil_decay(folder: Path) -> None:
 
 
 def spoil_code(folder: Path) -> None:
-    """Right in a full pass, wrong where padding is."""
+    """Make the code right in a full pass, and wrong where padding is."""
     path = folder / "modeling_momentum_gpt.py"
     path.write_text(
         path.read_text().replace(
@@ -323,10 +403,8 @@ def spoil_code(folder: Path) -> None:
 def spoil_tokenizer(folder: Path) -> None:
     path = folder / "tokenizer.json"
     about = json.loads(path.read_text())
-    about["model"]["merges"][10], about["model"]["merges"][60] = (
-        about["model"]["merges"][60],
-        about["model"]["merges"][10],
-    )
+    merges = about["model"]["merges"]
+    merges[10], merges[60] = merges[60], merges[10]
     path.write_text(json.dumps(about))
 
 
@@ -336,7 +414,7 @@ def spoil_syntax(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (spoil_weight, "logits differ by"),
         (spoil_decay, "logits differ by"),
@@ -350,33 +428,39 @@ def test_a_difference_is_found_and_leaves_nothing(
     model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[Path], None],
-    said: str,
+    message: str,
 ) -> None:
-    check = export.check_export
+    check_export = check.check_export
 
     def spoiled(folder: Path, *arguments: Any) -> Any:
         spoil(folder)
-        return check(folder, *arguments)
+        return check_export(folder, *arguments)
 
-    monkeypatch.setattr(export, "check_export", spoiled)
+    monkeypatch.setattr(check, "check_export", spoiled)
     done = invoke(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
     assert (done.code, done.err.count("\n")) == (2, 1), done
     assert "not the same model and was discarded: " in done.err
-    assert said in done.err
+    assert message in done.err
     assert [path.name for path in model_folder.parent.iterdir()] == ["model"]
 
 
 def test_what_cannot_be_exported_is_one_line(
     invoke: Invoke, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    output = model_folder.parent / "out"
     existing = invoke(export.main, f"run={model_folder}", f"output={model_folder}")
-    assert (existing.code, "exists, and nothing is overwritten" in existing.err) == (2, True)
-    monkeypatch.setattr("momentum_gpt.models.hf.write.VARIANTS", ("vanilla",))
-    unknown = invoke(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
-    assert (
-        unknown.code,
-        "attention 'momentum' cannot be exported, only vanilla" in unknown.err,
-    ) == (2, True)
-    monkeypatch.setattr("momentum_gpt.models.hf.write.find_spec", lambda name: None)
-    missing = invoke(export.main, f"run={model_folder}", f"output={model_folder.parent / 'out'}")
-    assert (missing.code, "pip install transformers" in missing.err) == (2, True)
+    assert existing.code == 2
+    assert "exists, and nothing is overwritten" in existing.err
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MomentumAttention, "hf_form", Variant.hf_form)
+        unknown = invoke(export.main, f"run={model_folder}", f"output={output}")
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+    assert "attention 'momentum' cannot be exported: it has no Hugging Face form" in unknown.err
+    assert "define hf_form in MomentumAttention" in unknown.err
+
+    monkeypatch.setattr("momentum_gpt.models.hf.check.find_spec", lambda name: None)
+    missing = invoke(export.main, f"run={model_folder}", f"output={output}")
+    assert missing.code == 2
+    assert "pip install transformers" in missing.err
+    assert not list(model_folder.parent.glob("*out*"))

@@ -1,7 +1,9 @@
-"""The command that lets a model write."""
+"""Continuing prompts with a trained model."""
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,13 +29,64 @@ def model_folder(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def test_text_goes_on_from_the_prompt(invoke: Invoke, model_folder: Path) -> None:
-    arguments = [f"run={model_folder}", "prompt='def main('", "max_new_tokens=20"]
-    first, second = invoke(generate.main, *arguments), invoke(generate.main, *arguments)
+def test_text_continues_the_prompt(invoke: Invoke, model_folder: Path) -> None:
+    arguments = [f"run={model_folder}", "prompt=def main(", "max_new_tokens=20"]
+    first = invoke(generate.main, *arguments)
+    second = invoke(generate.main, *arguments)
     assert (first.code, first.err) == (0, "")
     assert first.out.startswith("def main(")
     assert first.out == second.out
     assert invoke(generate.main, *arguments, "sampling.seed=1").out != first.out
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "def main(",
+        "Hello, world",
+        "I'm",
+        "日本語",
+        'a="b"',
+        "{x: [1, 2]}",
+        "x = ${y}",
+        "C:\\",
+        "two \\\\",
+        "\\${y} \\\\${y}",
+        "null",
+        "1.50",
+        "???",
+        " spaces ",
+        "two\nlines\n",
+        "'quoted'",
+        "a,b,c",
+        "-m",
+    ],
+)
+def test_a_prompt_is_taken_literally(invoke: Invoke, model_folder: Path, prompt: str) -> None:
+    arguments = [f"run={model_folder}", "max_new_tokens=1", "sampling.temperature=0"]
+    done = invoke(generate.main, *arguments, f"prompt={prompt}")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(prompt)
+
+
+def test_a_prompt_may_come_from_a_file_or_from_standard_input(
+    invoke: Invoke, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One newline at the end belongs to the file, a second one to the prompt."""
+    text = "import os, sys\n\nprint('日本語 ${y}')"
+    arguments = [f"run={model_folder}", "max_new_tokens=5"]
+    expected = invoke(generate.main, *arguments, f"prompt={text}").out
+
+    path = tmp_path / "prompt.txt"
+    path.write_text(text + "\n", encoding="utf-8")
+    assert invoke(generate.main, *arguments, f"prompt_file={path}").out == expected
+
+    standard_input = io.TextIOWrapper(io.BytesIO(text.encode()))
+    monkeypatch.setattr(sys, "stdin", standard_input)
+    assert invoke(generate.main, *arguments, "prompt_file=-").out == expected
+
+    path.write_text(text + "\n\n", encoding="utf-8")
+    assert invoke(generate.main, *arguments, f"prompt_file={path}").out.startswith(text + "\n")
 
 
 def test_several_prompts_are_one_batch(invoke: Invoke, model_folder: Path) -> None:
@@ -63,8 +116,9 @@ def test_a_stop_text_ends_generation(invoke: Invoke, model_folder: Path) -> None
 
 def test_a_character_is_shown_when_all_its_bytes_are_there(data_folder: Path) -> None:
     tokenizer = load_tokenizer(data_folder)
-    ids = tokenizer.encode("x = '\u4e2d'")  # no piece of its own: three bytes
-    text, shown = Text(tokenizer, []), []
+    ids = tokenizer.encode("x = '\u4e2d'")  # the character has no piece, so it is three bytes
+    text = Text(tokenizer, [])
+    shown = []
     for token in ids:
         text.ids.append(token)
         shown.append(text.grown())
@@ -75,18 +129,20 @@ def test_a_character_is_shown_when_all_its_bytes_are_there(data_folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["stop=['more than one token']"], "and must be one"),
-        (["prompt=a", "prompts=[b]"], "not both"),
+        (["stop=['more than one token']"], "tokens and must be 1: take a shorter text"),
+        (["prompt=a", "prompts=[b]"], "give either prompt or prompts, not both"),
+        (["prompt_file=a", "prompts=[b]"], "give either prompt_file or prompts, not both"),
+        (["prompt_file=nowhere.txt"], "prompt_file='nowhere.txt' cannot be read"),
         (["max_new_tokens=64"], "the model's context of 64"),
         (["sampling.top_p=2"], "sampling.top_p must be in (0, 1], got 2.0"),
         (["run=nowhere"], "nowhere holds no model"),
     ],
 )
 def test_mistakes_are_one_line(
-    invoke: Invoke, model_folder: Path, arguments: list[str], said: str
+    invoke: Invoke, model_folder: Path, arguments: list[str], message: str
 ) -> None:
     done = invoke(generate.main, f"run={model_folder}", *arguments)
     assert (done.code, done.err.count("\n")) == (2, 1), done
-    assert said in done.err
+    assert message in done.err

@@ -1,6 +1,8 @@
-"""The wheel, in a fresh environment and another folder: every command works.
+"""The wheel is complete: installed in a fresh environment, every command works in any folder.
 
-`make test-wheel` runs it; WHEEL_PYTHON names the Python of the environment.
+Two environments are tried. The first borrows the libraries of the environment that runs the tests,
+which takes seconds (`make test-slow`). The second installs everything that the wheel requires, as
+a user does, with the Python that WHEEL_PYTHON names (`make test-wheel PYTHON=python3.13`).
 """
 
 from __future__ import annotations
@@ -9,99 +11,161 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import momentum_gpt
 from momentum_gpt.__main__ import all_verbs
+from tests.conftest import SMOKE
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = os.environ.get("WHEEL_PYTHON", sys.executable)
+VERBS = [verb for verb in all_verbs() if verb != "lm-eval"]  # lm-eval is an extra
+ENVIRONMENTS = [
+    pytest.param("borrowed", marks=pytest.mark.slow),
+    pytest.param("fresh", marks=pytest.mark.wheel),
+]
 
-pytestmark = pytest.mark.wheel
 
-TEXT = "def double(x):\n    return 2 * x\n\n\n"
-SMALL = ["experiment=smoke", "data=shards", "tracking.wandb=disabled"]
+@dataclass(frozen=True)
+class Installed:
+    """An environment with the wheel in it."""
+
+    folder: Path
+
+    def python(self, *arguments: str, cwd: Path) -> str:
+        """Run the environment's Python; return what it prints."""
+        return run(str(self.folder / "bin" / "python"), *arguments, cwd=cwd)
+
+    def command(self, verb: str, *arguments: str, cwd: Path) -> str:
+        """Run `momentum-gpt VERB ...`; return what it prints."""
+        script = self.folder / "bin" / "momentum-gpt"
+        return run(str(script), *verb.split(), *arguments, cwd=cwd)
 
 
-def run(*arguments: str | Path, cwd: Path) -> str:
-    """Run a command and return what it printed; fail with its output if it fails."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+def run(*command: str, cwd: Path) -> str:
+    """Run a process that cannot see the clone; return its stdout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(argument) for argument in arguments],
+        command,
         cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and install it, with its dependencies, in a new environment."""
-    if shutil.which(PYTHON) is None:
-        pytest.skip(f"there is no {PYTHON} on this machine")
-    folder = tmp_path_factory.mktemp("wheel")
-
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
-    run(*build, cwd=folder)
-    (wheel,) = folder.glob("momentum_gpt-*.whl")
-
-    run(PYTHON, "-m", "venv", folder / "venv", cwd=folder)
-    install = [folder / "venv" / "bin" / "python", *pip[1:], "install"]
-    constraints = ["-c", ROOT / "constraints.txt"]
-    # torch comes first and alone, so that nothing else asks for another build of it.
-    run(*install, *constraints, "torch", cwd=folder)
-    run(*install, *constraints, wheel, cwd=folder)
-    return folder / "venv" / "bin"
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel with the installed hatchling, without a network."""
+    folder = tmp_path_factory.mktemp("dist")
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    run(sys.executable, "-m", "pip", "wheel", *options, str(ROOT), cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
 
 
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder that has nothing but a little text."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / "notes").mkdir()
-    for number in range(400):
-        text = f"# note {number}\n\n{TEXT}" * 3
-        (folder / "notes" / f"{number}.md").write_text(text)
-    return folder
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def installed(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Installed:
+    """Install the wheel in a new environment."""
+    folder = tmp_path_factory.mktemp(request.param) / "environment"
+    if request.param == "borrowed":
+        make_environment(folder, sys.executable)
+        lend_libraries(folder)
+        pip_install(folder, "--no-deps", str(wheel))
+    else:
+        make_environment(folder, interpreter())
+        constraints = ["-c", str(ROOT / "constraints.txt")]
+        pip_install(folder, *constraints, "torch")
+        pip_install(folder, *constraints, str(wheel))
+    return Installed(folder)
 
 
-def test_the_package_is_the_installed_one(environment: Path, elsewhere: Path) -> None:
-    code = "import momentum_gpt; print(momentum_gpt.__file__)"
-    where = run(environment / "python", "-c", code, cwd=elsewhere)
-    assert str(environment.parent) in where
+def interpreter() -> str:
+    """Return the Python that WHEEL_PYTHON names, by default the one that runs the tests."""
+    name = os.environ.get("WHEEL_PYTHON") or sys.executable
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"WHEEL_PYTHON={name} is not installed")
+    return found
 
 
-@pytest.mark.parametrize("verb", [verb for verb in all_verbs() if verb != "lm-eval"])
-def test_every_command_explains_itself(environment: Path, elsewhere: Path, verb: str) -> None:
-    text = run(environment / "momentum-gpt", *verb.split(), "--help", cwd=elsewhere)
-    assert "Options, set with OPTION=VALUE:" in text
+def make_environment(folder: Path, python: str) -> None:
+    run(python, "-m", "venv", str(folder), cwd=folder.parent)
 
 
-def test_from_text_to_a_comparison(environment: Path, elsewhere: Path) -> None:
-    command = environment / "momentum-gpt"
+def lend_libraries(folder: Path) -> None:
+    """Let an environment import the libraries of the one that runs the tests.
 
-    def momentum_gpt(*arguments: str) -> str:
-        return run(command, *arguments, cwd=elsewhere)
+    Python does not read the .pth files of a folder that is itself named by a .pth file, so the
+    editable install of the clone stays invisible.
+    """
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    (site_packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    assert momentum_gpt("--version").startswith("momentum-gpt ")
-    corpus = ["corpus=text", "corpus.paths=[notes]", "validation_fraction=0.25"]
-    momentum_gpt(
-        "prepare", *corpus, "output=shards", "tokenizer.vocab_size=300", "deduplicate=false"
-    )
-    assert "every byte" in momentum_gpt("verify", "data=shards")
 
-    momentum_gpt("train", "name=a", "attention=vanilla", *SMALL)
-    momentum_gpt("train", "name=b", "attention=momentum", *SMALL)
-    assert "is complete" in momentum_gpt("train", "name=b", "attention=momentum", *SMALL)
+def pip_install(folder: Path, *arguments: str) -> None:
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    run(*pip, "--disable-pip-version-check", *arguments, cwd=folder)
 
-    assert "val/loss" in momentum_gpt("evaluate", "run=runs/b", "evaluation.tokens=1024")
-    assert "momentum" in momentum_gpt("compare", "runs=[runs/a,runs/b]")
-    assert (elsewhere / "runs" / "report.html").is_file()
-    generated = momentum_gpt("generate", "run=runs/b", "prompt=def double(", "max_new_tokens=5")
-    assert generated.startswith("def double(")
+
+@pytest.mark.slow
+def test_the_wheel_holds_everything_that_the_package_reads(wheel: Path) -> None:
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert f"momentum_gpt/conf/{path.relative_to(ROOT / 'conf')}" in packed
+    for path in (ROOT / "src").rglob("*"):
+        if path.suffix in (".py", ".jinja"):
+            assert str(path.relative_to(ROOT / "src")) in packed
+
+    metadata = f"momentum_gpt-{momentum_gpt.__version__}.dist-info"
+    assert f"{metadata}/licenses/LICENSE" in packed
+    assert not [name for name in packed if name.startswith(("tests/", "docs/"))]
+
+
+def test_the_installed_package_is_used_and_not_the_clone(
+    installed: Installed, tmp_path: Path
+) -> None:
+    program = "import momentum_gpt, data_prep; print(momentum_gpt.__file__, data_prep.__file__)"
+    for file in installed.python("-c", program, cwd=tmp_path).split():
+        assert Path(file).is_relative_to(installed.folder)
+    said = installed.command("--version", cwd=tmp_path)
+    assert said == f"momentum-gpt {momentum_gpt.__version__}\n"
+
+
+def test_every_verb_has_help(installed: Installed, tmp_path: Path) -> None:
+    for verb in VERBS:
+        assert "Options, set with OPTION=VALUE:" in installed.command(verb, "--help", cwd=tmp_path)
+
+
+def test_a_comparison_from_text_to_report(
+    installed: Installed, text_folder: Path, tmp_path: Path
+) -> None:
+    def do(verb: str, *arguments: str) -> str:
+        return installed.command(verb, *arguments, cwd=tmp_path)
+
+    corpus = ["corpus=text", f"corpus.paths=[{text_folder}]", "validation_fraction=0.25"]
+    do("prepare", *corpus, "output=shards", "tokenizer.vocab_size=512")
+    do("verify", "data=shards")
+
+    for name in ("vanilla", "momentum"):
+        do("train", f"name={name}", "data=shards", f"attention={name}", *SMOKE)
+        do("evaluate", f"run=runs/{name}", "evaluation.tokens=1024")
+    assert "momentum" in do("compare", "runs=[runs/vanilla,runs/momentum]")
+    assert "<html" in (tmp_path / "runs" / "report.html").read_text(encoding="utf-8")
+
+    written = do("generate", "run=runs/momentum", "prompt=def main(", "max_new_tokens=5")
+    assert written.startswith("def main(")
+    # An environment with only the required libraries has no transformers.
+    program = "from importlib.util import find_spec; print(bool(find_spec('transformers')))"
+    if installed.python("-c", program, cwd=tmp_path) == "True\n":
+        do("export", "run=runs/momentum", "output=exported")
+        assert (tmp_path / "exported" / "config.json").is_file()

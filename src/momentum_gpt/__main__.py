@@ -32,11 +32,17 @@ VERBS = {
 """Group -> verb -> module and description. Nothing is imported before it is asked for."""
 
 
+HELP = ("-h", "--help", "help")
+
+
 def main() -> None:
     """Run the command that the first arguments name."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        # `momentum-gpt help train` is what git and conda have taught people to type.
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in HELP:
+        print(usage(VERBS))
         return
     if arguments[0] in ("-V", "--version"):
         print(f"momentum-gpt {__version__}")
@@ -50,6 +56,10 @@ def main() -> None:
             importlib.import_module(module).main()
             return
 
+    if arguments[0] == "bench" and set(arguments) & set(HELP):
+        verbs = {verb: entry for verb, entry in all_verbs().items() if verb.startswith("bench ")}
+        print(usage({"Benchmarks": verbs}))
+        return
     sys.exit(unknown(arguments))
 
 
@@ -58,10 +68,10 @@ def all_verbs() -> dict[str, tuple[str, str]]:
     return {verb: entry for group in VERBS.values() for verb, entry in group.items()}
 
 
-def usage() -> str:
+def usage(groups: dict[str, dict[str, tuple[str, str]]]) -> str:
     """Return the list of verbs."""
     lines = ["usage: momentum-gpt VERB [option=value ...]"]
-    for group, verbs in VERBS.items():
+    for group, verbs in groups.items():
         lines += ["", group]
         lines += [f"  {verb:<17}{description}" for verb, (_, description) in verbs.items()]
     lines += [

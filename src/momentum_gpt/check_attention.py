@@ -1,91 +1,109 @@
-"""Prove an attention variant: what every one must keep, each with what was measured, and what it costs beside vanilla.
+"""Check an attention variant, and show what it costs compared with vanilla attention.
 
     python -m momentum_gpt.check_attention attention=momentum
-    python -m momentum_gpt.check_attention attention=momentum attention.ema_decay=0.999 attention.learned=true
+    python -m momentum_gpt.check_attention attention=momentum attention.ema_decay=0.999
 
-The exit code is 1 if a check fails.
+Every check prints what was measured and the bound it must keep. The exit code is 1 if one fails.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from momentum_gpt.cli import Command
 from momentum_gpt.core.config import require
-from momentum_gpt.models.conformance import SHAPE, Check, Finding, costs
+
+if TYPE_CHECKING:
+    from momentum_gpt.models.conformance import Finding
 
 COST_SHAPE = (4, 12, 1024, 64)
-"""B, H, T, D: a layer of gpt_125m."""
+"""B, H, T, D for which the cost is measured: one layer of gpt_125m."""
+
+COMPILERS = ("inductor", "aot_eager")
 
 
 @dataclass
 class CheckAttentionConfig:
     attention: dict[str, Any]
-    """The variant's name and its options; ema_decay lists are for 2 layers of 3 heads."""
+    """Name and options of the variant. Lists of decays are for 2 layers of 3 heads."""
     compiler: str = "inductor"
-    """torch.compile's backend. aot_eager: without a C++ compiler."""
+    """Backend of torch.compile: inductor | aot_eager, which needs no C++ compiler."""
     repeats: int = 5
-    """Timed passes of each variant. 0: no cost table."""
+    """Timed passes of each variant. 0: no table of costs."""
 
     def __post_init__(self) -> None:
         require(self.repeats >= 0, "repeats", self.repeats, "at least 0")
-        backends = ("inductor", "aot_eager")
-        require(
-            self.compiler in backends, "compiler", self.compiler, f"one of {', '.join(backends)}"
-        )
+        known = self.compiler in COMPILERS
+        require(known, "compiler", self.compiler, f"one of {', '.join(COMPILERS)}")
 
 
 def check_attention(config: CheckAttentionConfig) -> int:
-    options = ", ".join(
-        f"{key} {value}" for key, value in config.attention.items() if key != "name"
-    )
-    print(
-        f"{config.attention['name']}{f' ({options})' if options else ''}: {SHAPE.n_heads} heads, d_head {SHAPE.d_head}\n"
-    )
+    """Print the findings and the costs; return the exit code."""
+    # Imported here, so that --help does not load torch.
+    from momentum_gpt.models.attention import ATTENTIONS, build_attention
+    from momentum_gpt.models.conformance import SHAPE, Check
+
+    build_attention(config.attention, SHAPE)  # refuses a wrong name or option
+    print(f"{title(config.attention)}, {SHAPE.n_heads} heads, d_head {SHAPE.d_head}")
+    print(f"{ATTENTIONS[config.attention['name']].description()}\n")
+
     print(f"{'check':<30}{'measured':>10}{'bound':>10}  unit")
-    failed = 0
+    n_failed = 0
     for check in Check(config.attention, config.compiler).checks():
         finding = check()
-        failed += not finding.holds
+        n_failed += not finding.holds
         print(line(finding), flush=True)
-    print(f"\n{'all checks hold' if not failed else f'{failed} FAILED'}")
+
+    print(f"\n{f'{n_failed} FAILED' if n_failed else 'all checks hold'}")
     if config.repeats:
-        print(cost_table(config))
-    return 1 if failed else 0
+        print(f"\n{cost_table(config)}")
+    return 1 if n_failed else 0
+
+
+def title(attention: dict[str, Any]) -> str:
+    """Return the name of the variant with its options in brackets."""
+    options = [f"{key} {value}" for key, value in attention.items() if key != "name"]
+    in_brackets = f" ({', '.join(options)})" if options else ""
+    return f"{attention['name']}{in_brackets}"
 
 
 def line(finding: Finding) -> str:
+    """Return one row of the table of findings."""
+    numbers = f"{finding.measured:>10.2g}{finding.bound:>10.2g}"
     verdict = "" if finding.holds else "   FAILS"
-    return f"{finding.check:<30}{finding.measured:>10.2g}{finding.bound:>10.2g}  {finding.unit}{verdict}"
+    return f"{finding.check:<30}{numbers}  {finding.unit}{verdict}"
 
 
 def cost_table(config: CheckAttentionConfig) -> str:
+    """Measure the variant and vanilla attention in turns, and return the table of both."""
+    import torch
+
+    from momentum_gpt.models.conformance import costs
+
     B, H, T, D = COST_SHAPE
-    layer = (
-        {**config.attention, "layers": None} if "layers" in config.attention else config.attention
-    )
-    found = costs([{"name": "vanilla"}, layer], B, H, T, D, config.repeats)
-    head = f"\n{B} sequences, {H} heads, {T} tokens, d_head {D}, fp32, {torch.get_num_threads()} threads"
+    one_layer = dict(config.attention)
+    if "layers" in one_layer:
+        one_layer["layers"] = None
+    vanilla, variant = costs([{"name": "vanilla"}, one_layer], B, H, T, D, config.repeats)
+
+    threads = torch.get_num_threads()
+    name = config.attention["name"]
     rows = [
-        f"{head}\n{'cost, forward and backward':<32}{'vanilla':>12}{config.attention['name']:>18}{'ratio':>8}"
+        f"{B} sequences, {H} heads, {T} tokens, d_head {D}, fp32, {threads} threads",
+        f"{'cost, forward and backward':<32}{'vanilla':>12}{name:>18}{'ratio':>8}",
+        cost_row("operations", "GFLOP", vanilla.flops / 1e9, variant.flops / 1e9),
+        cost_row("kept for the backward", "MB", vanilla.kept_bytes / 1e6, variant.kept_bytes / 1e6),
+        cost_row("cache, a row", "MB", vanilla.cache_bytes / 1e6, variant.cache_bytes / 1e6),
+        cost_row("time, median", "ms", vanilla.seconds * 1e3, variant.seconds * 1e3),
     ]
-    for what, unit, of in MEASURES:
-        vanilla, variant = of(found[0]), of(found[1])
-        ratio = f"{variant / vanilla:8.3f}" if vanilla else ""
-        rows.append(f"{what:<26}{unit:<6}{vanilla:>12.2f}{variant:>18.2f}{ratio}")
     return "\n".join(rows)
 
 
-MEASURES = (
-    ("operations", "GFLOP", lambda cost: cost.flops / 1e9),
-    ("kept for the backward", "MB", lambda cost: cost.kept_bytes / 1e6),
-    ("cache, a row", "MB", lambda cost: cost.cache_bytes / 1e6),
-    ("time, median", "ms", lambda cost: cost.seconds * 1e3),
-)
-"""What is measured, its unit, and how it is read off a cost."""
+def cost_row(what: str, unit: str, vanilla: float, variant: float) -> str:
+    """Return one row of the table of costs."""
+    ratio = f"{variant / vanilla:8.3f}" if vanilla else ""
+    return f"{what:<26}{unit:<6}{vanilla:>12.2f}{variant:>18.2f}{ratio}"
 
 
 main = Command(check_attention, CheckAttentionConfig, "check_attention")

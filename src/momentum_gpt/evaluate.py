@@ -1,177 +1,207 @@
-"""Measure a trained model again, from its checkpoint alone: no DeepSpeed, one process.
+"""Measure a trained model from its checkpoint alone: in one process, without DeepSpeed.
 
     python -m momentum_gpt.evaluate run=runs/vanilla
-    python -m momentum_gpt.evaluate run=runs/vanilla evaluation.tokens=1000000 evaluation.context_lengths=[64,256]
-    python -m momentum_gpt.evaluate run=runs/vanilla evaluation.icl.tasks=[sst2,agnews] evaluation.icl.data=DIR checkpoints=all
+    python -m momentum_gpt.evaluate run=runs/vanilla evaluation.tokens=1000000 \\
+        evaluation.context_lengths=[64,256]
+    python -m momentum_gpt.evaluate run=runs/vanilla checkpoints=all \\
+        evaluation.icl.tasks=[sst2,agnews] evaluation.icl.data=DIR
     python -m momentum_gpt.evaluate run=/models/gpt2 data=data/mine
     python -m momentum_gpt.evaluate run=/models/gpt2 text=novel.txt
-    python -m momentum_gpt.evaluate run=/models/gpt2 text=Salesforce/wikitext text.config=wikitext-103-raw-v1 text.split=test
+    python -m momentum_gpt.evaluate run=/models/gpt2 text=Salesforce/wikitext \\
+        text.config=wikitext-103-raw-v1 text.split=test
 
-Of a run, lines are added to `evaluations/`: `validation.jsonl` the metrics, `perplexity.jsonl` one for each context length with
-the nats of each document, `icl.jsonl` one for each few-shot (task, k, seed). W&B gets the metrics on the same token axis.
+What is measured of a run is added to its folder `evaluations/`: the metrics to `validation.jsonl`
+(or to `other.jsonl`, on data or text that is not the run's own), a line for each context length
+with the nats of each document to `perplexity.jsonl`, and a line for each few-shot (task, k, seed)
+to `icl.jsonl`. W&B gets the metrics of the run's own data, on the same token axis as the
+training's.
+
+What was measured before with the same options is printed again and not measured again.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from momentum_gpt.cli import Command
-from momentum_gpt.core import distributed
 from momentum_gpt.core.config import EvaluationConfig, TrainConfig, read_config, require
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.data import Texts, TokenShards, load_tokenizer, open_validation, read_texts
-from momentum_gpt.evaluation import Measured, evaluate, keep_records
-from momentum_gpt.evaluation.tables import few_shot_table, perplexity_table
-from momentum_gpt.evaluation.targets import TOKENS, Stream
-from momentum_gpt.models import GPT, load_model
-from momentum_gpt.models.weights import model_folder
-from momentum_gpt.tracking import show_afterwards
+
+if TYPE_CHECKING:
+    from momentum_gpt.evaluation.suite import EvaluationData
 
 TOKENS_PER_FORWARD = 16384
-"""Where no run says how many fit."""
+"""Most tokens in a forward pass, where no run says how many fit."""
 
 
 @dataclass
 class TextConfig:
+    """Text that is measured instead of token shards."""
+
     source: str | None = None
-    """Files, a folder or a glob (.txt a document each, .jsonl, .json, .parquet, plain or .gz), or a set's name on the hub;
-    `text=` is short for it."""
+    """Text to measure: files, a folder or a glob (.txt is one document, .jsonl, .json, .parquet,
+    plain or .gz), or the name of a data set on the hub; `text=` is short for it. null: none."""
     config: str | None = None
-    """Of the hub's set."""
+    """Configuration of the hub's data set. null: its default."""
     split: str = "test"
+    """Split of the hub's data set, or of a folder whose files or subfolders have splits' names."""
     field: str = "text"
-    """The text's, where a document has fields."""
+    """Field with the text, where a document has fields."""
 
 
 @dataclass
 class EvaluateConfig:
+    """Options of the command."""
+
     run: str
-    """A run, whose checkpoints are measured; or the folder of a model: ours, an export, a GPT-2 or XGLM of `transformers`."""
+    """Folder of a run, whose checkpoints are measured; or of a model: ours, an export, a GPT-2 or
+    XGLM of `transformers`."""
     checkpoints: str = "latest"
-    """latest | all: those of the run that are still on disk."""
+    """Checkpoints of the run to measure: latest | all (those that are still on disk)."""
     data: str | None = None
-    """Token shards, whose validation split is measured. null: the run's own."""
+    """Folder of token shards whose validation split is measured. null: the run's own."""
     text: TextConfig = field(default_factory=TextConfig)
-    """Text instead, encoded by the model's tokenizer."""
+    """Text to measure instead, encoded by the model's tokenizer."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What is measured."""
+    again: bool = False
+    """Measure again what was measured before with the same options, and replace the old lines."""
 
     def __post_init__(self) -> None:
-        require(
-            self.checkpoints in ("latest", "all"),
-            "checkpoints",
-            self.checkpoints,
-            "one of latest, all",
-        )
+        kinds = ("latest", "all")
+        require(self.checkpoints in kinds, "checkpoints", self.checkpoints, "one of latest, all")
         if self.data and self.text.source:
             raise UserError(
-                f"set data or text, one of both, got {self.data!r} and {self.text.source!r}"
+                f"set data or text, not both, got {self.data!r} and {self.text.source!r}: "
+                "leave one of them out"
             )
         if self.text.source and self.evaluation.documents is None:
             self.evaluation.documents = "apart"
 
+    @property
+    def named(self) -> str | None:
+        """The data or the text that the user named; None for the run's own validation data."""
+        return self.data or self.text.source
+
 
 def evaluate_run(config: EvaluateConfig) -> None:
-    """Print what was measured; of a run, add it to `evaluations/` in its folder."""
+    """Print what was measured and, of a run, add it to its folder `evaluations/`."""
+    from momentum_gpt.evaluation import checkpoints
+
     run_dir = Path(config.run)
     is_run = (run_dir / "config.yaml").is_file()
-    other = config.data or config.text.source
-    if not is_run and other is None:
+    if not is_run and config.named is None:
         raise UserError(
-            f"run={config.run!r} is not a run folder (it has no config.yaml): give one like runs/NAME, or a model with "
-            "data=DIR or text=FILE"
+            f"run={config.run!r} is not a run folder (it has no config.yaml): give one like "
+            "runs/NAME, or a model with data=DIR or text=FILE"
         )
-    shown = []
-    for folder in folders(run_dir, config.checkpoints):
-        model = load_model(folder, distributed.local_device())
-        config.evaluation.check(model.config.seq_len)
-        measured = (
-            evaluate_on(open_stream(folder, config), model, config)
-            if other
-            else evaluate_as_trained(model, config)
+
+    folders = checkpoints.model_folders(run_dir, config.checkpoints)
+    data = open_data(config, folders[0])
+    if config.named:
+        checkpoints.check_vocabulary(folders[0], data)
+
+    if is_run:
+        evaluate_checkpoints(config, folders, data)
+    else:
+        evaluate_model(config, folders[0], data)
+
+
+def evaluate_model(config: EvaluateConfig, folder: Path, data: EvaluationData) -> None:
+    """Measure a model that belongs to no run; nothing is stored."""
+    from momentum_gpt.evaluation import checkpoints, tables
+
+    seq_len, tokens_per_forward = context_of(config, folder)
+    measured = checkpoints.measure_model(
+        folder, data, config.evaluation, seq_len, tokens_per_forward, folder.name
+    )
+    print(heading(config, folder.name))
+    print(tables.report(measured))
+
+
+def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: EvaluationData) -> None:
+    """Measure checkpoints of a run, or print what is stored of them, and store what is new."""
+    from momentum_gpt.evaluation import checkpoints, keep_records, tables
+    from momentum_gpt.evaluation.records import find_measured
+    from momentum_gpt.tracking import show_afterwards
+
+    run_dir = Path(config.run)
+    new = []
+    for folder in folders:
+        checkpoint = folder.parent
+        seq_len, tokens_per_forward = context_of(config, folder)
+        origin = checkpoints.origin_of(checkpoint, config.named, data, config.evaluation)
+
+        stored = None if config.again else find_measured(run_dir, origin)
+        measured = stored or checkpoints.measure_model(
+            folder, data, config.evaluation, seq_len, tokens_per_forward, checkpoint.name
         )
-        print(
-            f"{config.run}, {folder.parent.name if is_run else folder.name}{f', on {other}' if other else ''}"
-        )
-        for key, value in measured.metrics.items():
-            print(f"  {key:<24} {value:.4f}")
-        for kind, table in (("perplexity", perplexity_table), ("icl", few_shot_table)):
-            if records := measured.records.get(kind):
-                print(f"\n{table(records)}")
-        if is_run:
-            where = record(run_dir, folder.parent, other, measured)
-            shown += [] if other else [where | measured.metrics]
-    if shown and (message := show_afterwards(config_of(run_dir), shown)):
+        print(heading(config, checkpoint.name))
+        print(tables.report(measured))
+        if stored:
+            print("\nmeasured before with the same options; again=true measures it again\n")
+        else:
+            keep_records(run_dir, origin, measured)
+            new.append({"step": origin.step, "tokens": origin.tokens} | measured.metrics)
+
+    # The dashboard shows only the run's own data, as metrics on other text have the same keys.
+    if new and config.named is None and (message := show_afterwards(config_of(run_dir), new)):
         print(message)
 
 
-def folders(run_dir: Path, checkpoints: str) -> list[Path]:
-    """The model folders to measure, the oldest first."""
-    if checkpoints == "latest":
-        return [model_folder(run_dir)]
-    found = sorted((run_dir / "checkpoints").glob("step_*/model"))
-    if not found:
-        raise UserError(f"checkpoints=all: {run_dir} has no checkpoints")
-    return found
+def open_data(config: EvaluateConfig, folder: Path) -> EvaluationData:
+    """Return the data or the text that the user named, or the run's own validation data.
 
+    Args:
+        config: the command's options.
+        folder: a model folder, whose tokenizer encodes text.
 
-def open_stream(folder: Path, config: EvaluateConfig) -> Stream:
-    """The token shards or the text that the user named."""
+    Raises:
+        UserError: the data are missing, damaged or empty.
+    """
+    from momentum_gpt.data import Texts, TokenShards, load_tokenizer, open_validation, read_texts
+    from momentum_gpt.evaluation.targets import TOKENS
+
     if config.data:
         return TokenShards(config.data, "validation")
-    assert config.text.source is not None
     text = config.text
-    texts = read_texts(config.text.source, text.config, text.split, text.field)
-    return Texts(
-        texts, load_tokenizer(folder), config.evaluation.tokens or TOKENS, f"text={text.source!r}"
-    )
+    if text.source:
+        documents = read_texts(text.source, text.config, text.split, text.field)
+        n_tokens = config.evaluation.tokens or TOKENS
+        return Texts(documents, load_tokenizer(folder), n_tokens, f"text={text.source!r}")
+    return open_validation(config_of(Path(config.run)))
 
 
-def evaluate_on(stream: Stream, model: GPT, config: EvaluateConfig) -> Measured:
-    known = model.config.vocab_size
-    if known is not None and known < stream.tokenizer.vocab_size:
-        raise UserError(
-            f"{stream.name} has {stream.tokenizer.vocab_size} tokens, but the model knows {known}: prepare the data "
-            "with the model's tokenizer"
-        )
-    tokens_per_forward = max(TOKENS_PER_FORWARD, model.config.seq_len)
-    return evaluate(model, stream, config.evaluation, model.config.seq_len, tokens_per_forward)
+def context_of(config: EvaluateConfig, folder: Path) -> tuple[int, int]:
+    """Return the longest context and the most tokens in a forward pass.
 
+    On its own data a run is measured as in training; else as the model allows.
 
-def evaluate_as_trained(model: GPT, config: EvaluateConfig) -> Measured:
-    """A run's model on what the run was measured on."""
+    Raises:
+        UserError: the model cannot be measured with these options.
+    """
+    from momentum_gpt.models.weights import load_model_config
+
+    seq_len = load_model_config(folder).seq_len
+    config.evaluation.check(seq_len)
+    if config.named:
+        return seq_len, max(TOKENS_PER_FORWARD, seq_len)
     trained = config_of(Path(config.run))
-    tokens_per_forward = trained.training.max_tokens_per_forward
-    return evaluate(
-        model,
-        open_validation(trained),
-        config.evaluation,
-        trained.model.seq_len,
-        tokens_per_forward,
-    )
+    return trained.model.seq_len, trained.training.max_tokens_per_forward
 
 
 def config_of(run_dir: Path) -> TrainConfig:
-    """The run's config, wherever its folder is now."""
-    return replace(
-        read_config(run_dir / "config.yaml"),
-        name=run_dir.resolve().name,
-        runs=str(run_dir.resolve().parent),
-    )
+    """Return the run's config, with the place where its folder is now."""
+    place = run_dir.resolve()
+    return replace(read_config(run_dir / "config.yaml"), name=place.name, runs=str(place.parent))
 
 
-def record(
-    run_dir: Path, checkpoint: Path, other: str | None, measured: Measured
-) -> dict[str, int]:
-    """Keep what was measured, the metrics only where they are those of the run's own data; returns its step and tokens."""
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    where = {key: manifest[key] for key in ("step", "tokens")}
-    own = {} if other else {"validation": [measured.metrics]}
-    keep_records(
-        run_dir, {"checkpoint": checkpoint.name, "data": other} | where, own | measured.records
-    )
-    return where
+def heading(config: EvaluateConfig, name: str) -> str:
+    """Return the line above the tables."""
+    on = f", on {config.named}" if config.named else ""
+    return f"{config.run}, {name}{on}"
 
 
 main = Command(evaluate_run, EvaluateConfig, "evaluate")

@@ -1,10 +1,10 @@
-"""Write a trained model as a folder of Hugging Face's transformers, and prove that it is the same model there.
+"""Export a trained model to Hugging Face's transformers, and check that it is the same model there.
 
     python -m momentum_gpt.export run=runs/vanilla output=exports/vanilla
-    python -m momentum_gpt.export run=runs/momentum/checkpoints/step_00000320 output=exports/momentum
+    python -m momentum_gpt.export run=runs/a/checkpoints/step_00000320 output=exports/a
 
-A vanilla model of GPT-2's shape becomes a GPT-2. Every other one has its modelling code in the folder and is loaded with
-trust_remote_code=True. Needs transformers: pip install transformers
+A vanilla model of GPT-2's shape becomes a GPT-2. Every other model has its modelling code in the
+folder and is loaded with trust_remote_code=True. Needs transformers: pip install transformers
 """
 
 from __future__ import annotations
@@ -12,47 +12,50 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.data.hf_tokenizer import fuzzed_texts, write_tokenizer
-from momentum_gpt.data.tokenizer import (
-    ByteLevelTokenizer,
-    Tokenizer,
-    load_tokenizer,
-    tokenizer_file,
-)
-from momentum_gpt.models import GPT, load_model
-from momentum_gpt.models.hf.write import (
-    Checked,
-    Text,
-    check_export,
-    is_gpt2,
-    require_transformers,
-    write_model,
-)
-from momentum_gpt.models.weights import model_folder
+
+if TYPE_CHECKING:
+    from momentum_gpt.data.tokenizer import Tokenizer
+    from momentum_gpt.models import GPT
+    from momentum_gpt.models.hf.check import Checked, TokenizedText
 
 N_TEXTS = 500
-"""Fuzzed texts that both tokenizers must split alike."""
+"""Random texts that both tokenizers must split into the same tokens."""
 
 
 @dataclass
 class ExportConfig:
     run: str
-    """A run, checkpoint or model folder."""
+    """A run folder, whose newest checkpoint is exported; a checkpoint folder; or a model folder."""
     output: str
-    """The folder to write, which must not exist yet."""
+    """The folder to write; it must not exist yet."""
 
 
 def export(config: ExportConfig) -> None:
+    """Write the folder, check it, and only then give it its name.
+
+    Raises:
+        UserError: the output exists, the model cannot be exported, or the check found a difference.
+    """
+    # Imported here, so that --help does not load torch.
+    from momentum_gpt.models import load_model
+    from momentum_gpt.models.hf.check import require_transformers
+    from momentum_gpt.models.hf.write import is_gpt2
+    from momentum_gpt.models.weights import model_folder
+
     output = Path(config.output)
     if output.exists():
         raise UserError(
-            f"output={config.output!r} exists, and nothing is overwritten: take another, or remove it"
+            f"output={config.output!r} exists, and nothing is overwritten: "
+            "choose another folder, or remove this one"
         )
     require_transformers()
-    source, model = model_folder(Path(config.run)), load_model(config.run)
+    source = model_folder(Path(config.run))
+    model = load_model(config.run)
+
     staging = output.with_name(f".{output.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -61,39 +64,78 @@ def export(config: ExportConfig) -> None:
         staging.rename(output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
     kind = "a GPT-2" if is_gpt2(model) else "load it with trust_remote_code=True"
     print(
-        f"{output}: {kind}; checked in transformers {checked.transformers}: logits up to {checked.largest_logit:.2g} differ by "
-        f"{checked.logit_difference:.1e} at most, {checked.n_greedy} greedy tokens are the same"
+        f"{output}: {kind}; checked in transformers {checked.transformers}: "
+        f"logits up to {checked.largest_logit:.2g} differ by {checked.logit_difference:.1e} "
+        f"at most, and {checked.n_greedy} greedy tokens are the same"
     )
 
 
 def write_and_check(folder: Path, source: Path, model: GPT) -> Checked:
-    tokenizer = tokenizer_of(source)
-    texts: dict[str, Text] = {}
+    """Write the export into an existing folder and compare it with the model.
+
+    Args:
+        folder: where to write.
+        source: the model folder, which may hold a tokenizer.
+        model: the model in it.
+
+    Raises:
+        UserError: see `write_tokenizer`, `write_model` and `check_export`.
+    """
+    from momentum_gpt.models.hf.check import check_export
+    from momentum_gpt.models.hf.write import write_model
+
     eos_id = pad_id = model.document_end
     if model.document_end is not None:
-        print("trained with documents kept apart; in transformers each row is one document")
+        print("documents were kept apart in training; in transformers each row is one document")
+
+    texts: dict[str, TokenizedText] = {}
+    tokenizer = tokenizer_of(source)
     if tokenizer is None:
-        print(f"{source} has no tokenizer: the export has none either")
+        print(f"{source} has no tokenizer, so the export has none either")
     else:
-        eos_id, pad_id = (
-            tokenizer.eos_id,
-            write_tokenizer(folder, tokenizer, tokenizer_file(source), model.config.seq_len),
-        )
-        if not isinstance(tokenizer, ByteLevelTokenizer):
-            shutil.copy(
-                tokenizer_file(source), folder
-            )  # so that our own load_tokenizer reads it back
-        ids = {text: tokenizer.encode(text) for text in fuzzed_texts(tokenizer.pieces, N_TEXTS)}
-        texts = {text: Text(its, tokenizer.decode(its)) for text, its in ids.items()}
+        eos_id = tokenizer.eos_id
+        pad_id = export_tokenizer(folder, tokenizer, source, model.config.seq_len)
+        texts = tokenized_texts(tokenizer)
     write_model(folder, model, eos_id, pad_id)
     return check_export(folder, model, eos_id, texts)
 
 
 def tokenizer_of(folder: Path) -> Tokenizer | None:
-    has_one = any((folder / kind.file_name).is_file() for kind in (Tokenizer, ByteLevelTokenizer))
-    return load_tokenizer(folder) if has_one else None
+    """Return the tokenizer of a model folder, if it has one."""
+    from momentum_gpt.data.tokenizer import ByteLevelTokenizer, Tokenizer, load_tokenizer
+
+    for kind in (Tokenizer, ByteLevelTokenizer):
+        if (folder / kind.file_name).is_file():
+            return load_tokenizer(folder)
+    return None
+
+
+def export_tokenizer(folder: Path, tokenizer: Tokenizer, source: Path, seq_len: int) -> int:
+    """Write the tokenizer as `transformers` loads it, and return the id of the padding token."""
+    from momentum_gpt.data.hf_tokenizer import write_tokenizer
+    from momentum_gpt.data.tokenizer import ByteLevelTokenizer, tokenizer_file
+
+    file = tokenizer_file(source)
+    pad_id = write_tokenizer(folder, tokenizer, file, seq_len)
+    if not isinstance(tokenizer, ByteLevelTokenizer):
+        # So that our own load_tokenizer reads the same tokenizer from the export.
+        shutil.copy(file, folder)
+    return pad_id
+
+
+def tokenized_texts(tokenizer: Tokenizer) -> dict[str, TokenizedText]:
+    """Return random texts with what the tokenizer makes of them."""
+    from momentum_gpt.data.hf_tokenizer import fuzzed_texts
+    from momentum_gpt.models.hf.check import TokenizedText
+
+    texts = {}
+    for text in fuzzed_texts(tokenizer.pieces, N_TEXTS):
+        ids = tokenizer.encode(text)
+        texts[text] = TokenizedText(ids, tokenizer.decode(ids))
+    return texts
 
 
 main = Command(export, ExportConfig, "export")

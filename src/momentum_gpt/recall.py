@@ -12,7 +12,6 @@ values have no meaning, so that only the context tells an answer.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +60,7 @@ def has_decay(name: str) -> bool:
     """Return whether an attention variant has the option ema_decay."""
     from momentum_gpt.models import ATTENTIONS
 
-    return "ema_decay" in inspect.signature(ATTENTIONS[name]).parameters
+    return ATTENTIONS[name].has_decay
 
 
 def jobs_of(config: RecallConfig) -> list[Job]:

@@ -27,8 +27,8 @@ from momentum_gpt.data import (
     open_training,
     open_validation,
 )
-from momentum_gpt.evaluation import evaluate, keep_records
-from momentum_gpt.models import GPT, start_from
+from momentum_gpt.evaluation import Origin, evaluate, keep_records
+from momentum_gpt.models import ATTENTIONS, GPT, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.ops import has_kernel
@@ -131,9 +131,8 @@ class Run:
             self.config.training.max_tokens_per_forward,
         )
         if distributed.is_main():
-            where = {"step": self.position.step, "tokens": self.tokens}
-            too_long = frozenset({"scores"})
-            keep_records(self.config.run_dir, where, measured.records, leave_out=too_long)
+            origin = Origin(self.position.step, self.tokens)
+            keep_records(self.config.run_dir, origin, measured)
         return measured.metrics
 
     def save(self, position: Position) -> None:
@@ -248,7 +247,7 @@ def describe(config: TrainConfig, data: str, n_parameters: int) -> str:
 
 def summation(attention: dict[str, Any]) -> str:
     """Return which form of `ema_of_past` was chosen, if the variant has a decay."""
-    if "ema_decay" not in attention:
+    if not ATTENTIONS[attention["name"]].has_decay:
         return ""
     if has_kernel(distributed.local_device()):
         return ", summed by the Triton kernel"

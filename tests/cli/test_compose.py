@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momentum_gpt.cli.compose import Command, closest, no_such_choice, take_literals, write_out
+from momentum_gpt.cli.compose import Command, take_literals, write_out
+from momentum_gpt.cli.mistakes import FLAGS, closest, no_such_choice, not_parsed
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.generate import GenerateConfig
 from tests.conftest import Result
@@ -59,8 +61,44 @@ def test_short_names_are_written_out_where_the_command_has_the_long_one() -> Non
 def test_the_option_with_the_same_ending_is_suggested() -> None:
     names = ["training", "training.seed", "optim", "optim.lr", "optim.min_lr"]
     assert closest("training.lr", names) == "optim.lr"
-    assert closest("optim.min_lrr", names) == "optim.min_lr"
+    assert closest("lr", names) == "optim.lr"
     assert closest("nonsense", names) is None
+
+
+def test_a_slip_in_the_same_section_is_likelier_than_another_section() -> None:
+    names = ["corpus", "corpus.paths", "tokenizer", "tokenizer.path"]
+    assert closest("corpus.path", names) == "corpus.paths"
+    assert closest("tokenizer.paths", names) == "tokenizer.path"
+
+
+def test_a_section_which_cannot_be_set_is_never_suggested() -> None:
+    assert closest("trainin", ["training", "training.seed"]) == "training.seed"
+
+
+def test_every_flag_of_hydra_is_known() -> None:
+    from hydra._internal.utils import get_args_parser
+
+    actions = get_args_parser()._actions
+    hydras = {flag for action in actions for flag in action.option_strings}
+    assert hydras - {"--help", "-h"} == FLAGS
+
+
+@pytest.mark.parametrize("name", ["a(b", "it's", 'say "x', "back\\slash (", "[0,1", 'a\\"', "(\\"])
+def test_the_remedy_for_brackets_and_quotes_works_in_a_shell(invoke: Invoke, name: str) -> None:
+    received = []
+
+    def act(config: GenerateConfig) -> None:
+        received.append(config.run)
+
+    command = Command(act, GenerateConfig, "generate")
+    refused = invoke(command, f"run={name}")
+    assert refused.code == 2
+    remedy = not_parsed(f"run={name}").partition("write ")[2]
+    assert refused.err == f"error: {not_parsed(f'run={name}')}\n"
+
+    (typed,) = shlex.split(remedy)
+    assert invoke(command, typed).code == 0
+    assert received == [name]
 
 
 def test_a_choice_that_does_not_exist_is_named_with_those_that_do() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from data_prep.corpora import build_sources
 from data_prep.prepare import PrepareConfig
+from data_prep.sources import build_sources
 from data_prep.verify import VerifyConfig
 from momentum_gpt.bench.attention import BenchAttentionConfig
 from momentum_gpt.bench.few_shot import BenchFewShotConfig

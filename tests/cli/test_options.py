@@ -16,6 +16,7 @@ from momentum_gpt.cli.help import help_text
 from momentum_gpt.cli.options import (
     REQUIRED,
     choices_of,
+    class_text,
     field_texts,
     groups_of,
     kind_text,
@@ -98,6 +99,34 @@ def test_sections_have_the_defaults_of_the_yaml_files() -> None:
     assert options["evaluation.icl.separator"].default == r"'\n'"
     assert options["data.document_mask"].default == "false"
     assert "attention=momentum" in takers_of("attention.ema_decay")
+
+
+def test_options_of_a_group_without_a_dataclass_come_from_its_yaml_files() -> None:
+    command = command_of("data_prep.prepare")
+    options = {}
+    for section in sections_of(command.name, command.schema):
+        options |= {option.name: option for option in section.options}
+    assert options["corpus.paths"].default == REQUIRED
+    assert options["corpus.paths"].text.endswith("Only with corpus=text.")
+    # c4 builds on hub: it has hub's options, and its own values are not the defaults.
+    assert options["corpus.streaming"].default == "false"
+    assert "corpus=c4, fineweb_edu, hub," in options["corpus.streaming"].text
+
+    train = command_of("momentum_gpt.train")
+    sections = {section.name: section for section in sections_of(train.name, train.schema)}
+    stage, _ = sections["deepspeed"].options
+    assert (stage.name, stage.default) == ("deepspeed.zero_optimization.stage", "1")
+    assert "Only with" not in stage.text
+
+
+def test_a_dataclass_without_a_docstring_is_explained_by_its_field() -> None:
+    @dataclass
+    class Bare:
+        size: int = 3
+        """Size."""
+
+    assert class_text(Bare) == ""
+    assert class_text(Inner) == "Options inside."
 
 
 def test_groups_are_the_folders_of_yaml_files() -> None:

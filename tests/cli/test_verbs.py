@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import yaml
 
 import momentum_gpt
 from momentum_gpt.__main__ import all_verbs
@@ -43,6 +47,36 @@ def test_a_verb_of_two_words_is_found(tmp_path: Path) -> None:
     done = command("momentum_gpt", "bench", "attention", "--help", cwd=tmp_path)
     assert done.code == 0
     assert "attention.ema_decay=" in done.out
+
+
+def test_help_can_be_the_first_word(tmp_path: Path) -> None:
+    asked = command("momentum_gpt", "help", "bench", "few-shot", cwd=tmp_path)
+    expected = command("momentum_gpt", "bench", "few-shot", "--help", cwd=tmp_path)
+    assert asked == expected
+    assert "batch_size=" in asked.out
+
+
+def test_a_folder_of_verbs_lists_its_verbs(tmp_path: Path) -> None:
+    done = command("momentum_gpt", "bench", "--help", cwd=tmp_path)
+    assert done.code == 0
+    assert "bench attention" in done.out
+    assert "evaluate" not in done.out
+
+
+def test_listing_the_verbs_loads_no_command(tmp_path: Path) -> None:
+    program = "import sys, momentum_gpt.__main__ as m; m.usage(m.VERBS); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    loaded = {name for name in done.stdout.split() if name.startswith("momentum_gpt")}
+    assert loaded == {"momentum_gpt", "momentum_gpt.__main__"}
+    assert not {"hydra", "omegaconf", "torch"} & set(done.stdout.split())
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == momentum_gpt.__version__
+    assert citation["license"] == "Apache-2.0"
 
 
 def test_a_wrong_verb_is_one_line_with_the_nearest(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.corpora import split_of
+from data_prep.sources import split_of
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.data import TokenShards, load_tokenizer

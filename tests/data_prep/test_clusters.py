@@ -1,4 +1,7 @@
-"""The same bytes from a real one-node SLURM and a real Ray cluster, started here and stopped again."""
+"""The same bytes come from a real one-node SLURM and from a real Ray cluster.
+
+Both are started here and stopped again.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_prep.test_prepare import SMALL, contents
+from tests.data_prep.samples import SMALL, contents
 
 pytestmark = pytest.mark.cluster
 

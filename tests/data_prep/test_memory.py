@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.train_tokenizer import TokenizerConfig, train
+from data_prep.config import TokenizerConfig
+from data_prep.train_tokenizer import train
 from tests.data.test_tokenizer import TEXTS
 
 MEASURED = """
@@ -23,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_memory(*arguments: str) -> int:
-    """KB, of a preparation in one process."""
+    """Return the largest memory of a preparation in one process, in KB."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments, "executor.workers=1"],
         capture_output=True,
@@ -36,27 +37,29 @@ def peak_memory(*arguments: str) -> int:
 
 @pytest.mark.slow
 def test_ten_times_the_text_takes_at_most_a_fifth_more_memory(
-    text_folder: Path, tmp_path: Path
+    text_folder: Path,
+    tmp_path: Path,
 ) -> None:
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(text_folder.glob("*.txt")))
-    (tmp_path / "tokenizer.model").write_bytes(train(TEXTS, TokenizerConfig(vocab_size=400)))
+    texts = [path.read_text(encoding="utf-8") for path in sorted(text_folder.glob("*.txt"))]
+    text = "\n".join(texts)
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(train(TEXTS, TokenizerConfig(vocab_size=400)))
+
     peaks = []
     for times in (1, 10):
         path = tmp_path / f"{times}.txt"
         with path.open("w") as file:
             for copy in range(40 * times):
                 file.write(f"=== {copy}\n{text}\n")
-        arguments = [
+        peak = peak_memory(
             "corpus=text",
             f"corpus.paths={path}",
             "corpus.document_start='=== '",
             "deduplicate=false",
-        ]
-        arguments += [
-            f"tokenizer.path={tmp_path / 'tokenizer.model'}",
+            f"tokenizer.path={tokenizer}",
             "piece_bytes=10000000000",
             f"output={tmp_path / str(times)}",
-        ]
-        peaks.append(peak_memory(*arguments))
+        )
+        peaks.append(peak)
     assert path.stat().st_size > 100e6
     assert peaks[1] <= 1.2 * peaks[0], peaks

@@ -1,16 +1,20 @@
-"""Encoding each distinct word once gives the ids of plain sentencepiece on the whole document, on every kind of text."""
+"""The ids of the word table are those of plain sentencepiece, on every kind of text."""
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.train_tokenizer import TokenizerConfig, train
+from data_prep.config import TokenizerConfig
+from data_prep.train_tokenizer import train
 from data_prep.words import LONGEST_WORD, WordEncoder, cuts_are_exact
 from momentum_gpt.data import Tokenizer
 from tests.conftest import SHARED_DATA
@@ -29,11 +33,13 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=500)))
 
 
-def same(encoder: WordEncoder, texts: list[str]) -> None:
-    mine, expected = encoder.encode(texts), encoder.tokenizer.encode_documents(texts)
-    assert len(mine) == len(expected)
-    for text, a, b in zip(texts, mine, expected, strict=True):
-        assert np.array_equal(a, b), text
+def check_ids(encoder: WordEncoder, texts: list[str]) -> None:
+    """Compare the ids with those of plain sentencepiece."""
+    found = encoder.encode(texts)
+    expected = encoder.tokenizer.encode_documents(texts)
+    assert len(found) == len(expected)
+    for text, ids, plain in zip(texts, found, expected, strict=True):
+        assert np.array_equal(ids, plain), text
 
 
 def test_prose_code_other_scripts_and_runs_of_spaces(tokenizer: Tokenizer) -> None:
@@ -45,8 +51,8 @@ def test_prose_code_other_scripts_and_runs_of_spaces(tokenizer: Tokenizer) -> No
         ["a\u2581b \u2581 c", "plain"],
         [],
     ):
-        same(encoder, texts)
-        same(encoder, texts)  # from a table that knows all the words
+        check_ids(encoder, texts)
+        check_ids(encoder, texts)  # from a table that knows all the words
 
 
 @settings(max_examples=300, deadline=None)
@@ -57,14 +63,14 @@ def test_prose_code_other_scripts_and_runs_of_spaces(tokenizer: Tokenizer) -> No
     )
 )
 def test_any_mixture_of_spaces_and_letters(tokenizer: Tokenizer, texts: list[str]) -> None:
-    same(WordEncoder(tokenizer), texts)
+    check_ids(WordEncoder(tokenizer), texts)
 
 
 def test_the_table_is_bounded_and_long_words_are_not_remembered(tokenizer: Tokenizer) -> None:
     encoder = WordEncoder(tokenizer, most_ids=200)
     long = "x" * (LONGEST_WORD + 1)
     for part in range(40):
-        same(
+        check_ids(
             encoder,
             [f"word{part} {long}{part} again{part} {long}", SOURCE[part * 100 : part * 100 + 300]],
         )
@@ -72,42 +78,47 @@ def test_the_table_is_bounded_and_long_words_are_not_remembered(tokenizer: Token
         assert all(len(word) <= LONGEST_WORD for word in encoder.words)
 
 
-def test_tokenizers_for_which_the_cut_is_not_exact_are_known(tokenizer: Tokenizer) -> None:
+def test_a_unigram_model_cannot_be_cut(tokenizer: Tokenizer) -> None:
     assert cuts_are_exact(tokenizer)
-    assert not cuts_are_exact(
-        Tokenizer(train(TEXTS, TokenizerConfig(vocab_size=500, model_type="unigram")))
-    )
-    import io
+    unigram = TokenizerConfig(vocab_size=500, model_type="unigram")
+    assert not cuts_are_exact(Tokenizer(train(TEXTS, unigram)))
 
-    import sentencepiece
 
-    for option in (
+@pytest.mark.parametrize(
+    "option",
+    [
         {"split_by_whitespace": False},
         {"add_dummy_prefix": True},
         {"normalization_rule_name": "nmt_nfkc"},
-    ):
-        model = io.BytesIO()
-        options = {
-            "add_dummy_prefix": False,
-            "remove_extra_whitespaces": False,
-            "normalization_rule_name": "identity",
-        }
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(SOURCE.split("\n") * 2), model_writer=model, model_type="bpe", vocab_size=2000,
-            eos_id=2, minloglevel=2, **(options | option),
-        )  # fmt: skip
-        assert not cuts_are_exact(Tokenizer(model.getvalue())), option
+    ],
+)
+def test_a_bpe_of_which_words_are_not_independent_cannot_be_cut(option: dict[str, Any]) -> None:
+    model = io.BytesIO()
+    options = {
+        "sentence_iterator": iter(SOURCE.split("\n") * 2),
+        "model_writer": model,
+        "model_type": "bpe",
+        "vocab_size": 2000,
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "normalization_rule_name": "identity",
+        "eos_id": 2,
+        "minloglevel": 2,
+    }
+    sentencepiece.SentencePieceTrainer.train(**(options | option))
+    assert not cuts_are_exact(Tokenizer(model.getvalue()))
 
 
 @pytest.mark.shared_data
 def test_every_real_document_has_the_ids_of_plain_sentencepiece_and_decodes_to_its_bytes(
     tokenizer: Tokenizer,
 ) -> None:
-    encoder, documents = WordEncoder(tokenizer), 0
+    encoder = WordEncoder(tokenizer)
+    documents = 0
     for path in sorted((SHARED_DATA / "text").rglob("valid.txt")):
         text = path.read_text(encoding="utf-8")
-        pieces = [text[i : i + 50_000] for i in range(0, len(text), 50_000)]
-        same(encoder, pieces)
+        pieces = [text[start : start + 50_000] for start in range(0, len(text), 50_000)]
+        check_ids(encoder, pieces)
         for piece, ids in zip(pieces, encoder.encode(pieces), strict=True):
             assert tokenizer.decode(ids.tolist()) == piece
         documents += len(pieces)

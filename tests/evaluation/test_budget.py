@@ -1,15 +1,16 @@
-"""The share of an evaluation in training: worked out by hand, and kept by what was left open alone."""
+"""What an evaluation in training may cost: worked out by hand, and only what was open is chosen."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from momentum_gpt.core.config import EvaluationConfig, IclConfig, TrainingConfig
 from momentum_gpt.data import load_tokenizer
-from momentum_gpt.evaluation.budget import settle_evaluation
+from momentum_gpt.evaluation.budget import plan_evaluation, settle_evaluation
 
 
 def training(max_steps: int, eval_every: int) -> TrainingConfig:
@@ -17,16 +18,33 @@ def training(max_steps: int, eval_every: int) -> TrainingConfig:
 
 
 def test_two_percent_of_the_computation_by_hand(data_folder: Path) -> None:
-    """Between two evaluations 80 x 4,096 tokens, twice: 655,360; 2% are 13,107: three quarters are 9,830 for three context
-    lengths, 3,276 each, 12 windows of 256; one quarter, 3,276, for 12 sequences of the probe."""
+    """The share, worked out.
+
+    Between two evaluations there are 80 x 4,096 tokens, and training costs twice as much: 655,360.
+    2% are 13,107. Three quarters, 9,830, are for three context lengths, 3,276 each: 12 windows of
+    256. One quarter, 3,276, is for the probe: 12 sequences.
+    """
     evaluation = EvaluationConfig()
-    said = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
-    assert (evaluation.tokens, evaluation.windows, evaluation.induction_sequences) == (
-        65536,
-        12,
-        12,
-    )
-    assert said == "3,072 targets: 1.88% of the computation"
+    plan = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
+    assert evaluation.tokens == 65536
+    assert evaluation.windows == 12
+    assert evaluation.induction_sequences == 12
+    assert plan.n_targets == 3072
+    assert plan.cost == 12 * 256 * 3 + 12 * 256
+    assert plan.between == 655360
+    assert str(plan) == "3,072 targets: 1.88% of the computation"
+
+
+def test_a_plan_changes_no_option_until_it_is_filled_in(data_folder: Path) -> None:
+    evaluation = EvaluationConfig()
+    tokenizer = load_tokenizer(data_folder)
+    plan = plan_evaluation(evaluation, training(320, 80), 256, tokenizer)
+    assert evaluation == EvaluationConfig()
+    plan.fill_in(evaluation)
+
+    settled = EvaluationConfig()
+    settle_evaluation(settled, training(320, 80), 256, tokenizer)
+    assert asdict(evaluation) == asdict(settled)
 
 
 @pytest.mark.parametrize(
@@ -36,27 +54,22 @@ def test_two_percent_of_the_computation_by_hand(data_folder: Path) -> None:
 def test_the_last_evaluation_counts_and_enough_is_enough(
     data_folder: Path, max_steps: int, eval_every: int, targets: int
 ) -> None:
-    said = settle_evaluation(
-        EvaluationConfig(), training(max_steps, eval_every), 256, load_tokenizer(data_folder)
-    )
-    assert said.startswith(f"{targets:,} targets")
+    steps = training(max_steps, eval_every)
+    plan = settle_evaluation(EvaluationConfig(), steps, 256, load_tokenizer(data_folder))
+    assert str(plan).startswith(f"{targets:,} targets")
 
 
-def test_what_the_user_chose_stays_and_its_cost_is_said(data_folder: Path) -> None:
-    evaluation = EvaluationConfig(
-        tokens=65536, induction_sequences=64, context_lengths=[256], stride=64
-    )
-    said = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
-    assert (evaluation.tokens, evaluation.windows, evaluation.induction_sequences) == (
-        65536,
-        None,
-        64,
-    )
-    cost = 65536 * (1 + 256 / 64) + 64 * 256
-    assert (
-        said
-        == f"65,536 targets: {cost / 655360:.2%} of the computation, more than evaluation.share"
-    )
+def test_what_the_user_chose_stays_and_its_cost_is_reported(data_folder: Path) -> None:
+    chosen = {"tokens": 65536, "induction_sequences": 64, "context_lengths": [256], "stride": 64}
+    evaluation = EvaluationConfig(**chosen)
+    plan = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
+    assert evaluation.tokens == 65536
+    assert evaluation.windows is None
+    assert evaluation.induction_sequences == 64
+
+    share = (65536 * (1 + 256 / 64) + 64 * 256) / 655360
+    expected = f"65,536 targets: {share:.2%} of the computation, more than evaluation.share"
+    assert str(plan) == expected
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -65,23 +78,31 @@ def test_few_shot_queries_take_half_the_share(
 ) -> None:
     for split in ("train", "test"):
         rows = [{"text": f"{split} {i:05}", "label": 0} for i in range(3000)]
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
     task = tmp_path / "t.yaml"
     task.write_text(
-        f"dataset: {tmp_path}\ntest_split: test\ntemplate: 'a {{text}}'\nverbalizers: [' b', ' c']\n"
+        f"dataset: {tmp_path}\n"
+        "test_split: test\n"
+        "template: 'a {text}'\n"
+        "verbalizers: [' b', ' c']\n"
     )
+
+    icl = IclConfig(tasks=[str(task)], k=[0, 4], seeds=5, flipped=flipped)
+    evaluation = EvaluationConfig(icl=icl)
     tokenizer = load_tokenizer(data_folder)
-    of_query = len(tokenizer.encode("a test 01234"))
-    of_demonstration = len(
-        tokenizer.encode("a train 01234") + tokenizer.encode(" b") + tokenizer.encode("\n")
-    )
+    plan = settle_evaluation(evaluation, training(900, 0), 256, tokenizer)
+
+    # Six settings: without demonstrations, and four of them by five seeds.
+    in_query = len(tokenizer.encode("a test 01234"))
+    parts = [tokenizer.encode(text) for text in ("a train 01234", " b", "\n")]
+    in_demonstration = sum(map(len, parts))
+    rounds = 2 if flipped else 1
+    in_prefixes = rounds * (6 + 5 * 4 * in_demonstration)
+
     allowed = 0.01 * 2 * 900 * 4096
-    evaluation = EvaluationConfig(
-        icl=IclConfig(tasks=[str(task)], k=[0, 4], seeds=5, flipped=flipped)
-    )
-    settle_evaluation(evaluation, training(900, 0), 256, tokenizer)
-    times = 2 if flipped else 1
-    expected = (allowed - times * (6 + 5 * 4 * of_demonstration)) / (times * 6 * of_query)
+    expected = (allowed - in_prefixes) / (rounds * 6 * in_query)
     assert evaluation.icl.queries == pytest.approx(expected, rel=0.02)
     assert evaluation.icl.queries < 2000
     assert evaluation.windows == int(0.75 * allowed / 3 / 256)
+    assert f", {evaluation.icl.queries:,} queries of each of 1 tasks: " in str(plan)

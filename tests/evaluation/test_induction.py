@@ -15,24 +15,21 @@ IDS = np.arange(10, 60)
 
 
 class Copier(nn.Module):
-    """A perfect induction head over `period` tokens: says what followed the last time, with probability p."""
+    """A perfect induction head: says with probability p what stood `period` tokens earlier."""
 
     def __init__(self, period: int, p: float) -> None:
         super().__init__()
-        self.period, self.p = period, p
+        self.period = period
+        self.p = p
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        T = tokens.shape[1]
         logits = torch.full((*tokens.shape, 64), math.log((1 - self.p) / 63))
-        guess = tokens[:, 1 : tokens.shape[1] - self.period + 1]
-        return logits.index_put(
-            (
-                torch.arange(len(tokens))[:, None],
-                torch.arange(self.period, tokens.shape[1])[None],
-                guess,
-            ),
-            torch.tensor(math.log(self.p)),
-        )
+        guess = tokens[:, 1 : T - self.period + 1]
+        rows = torch.arange(len(tokens))[:, None]
+        places = torch.arange(self.period, T)[None]
+        return logits.index_put((rows, places, guess), torch.tensor(math.log(self.p)))
 
 
 def test_a_perfect_copier_is_always_right() -> None:
@@ -57,8 +54,9 @@ def test_the_sequences_are_the_same_every_time_and_shown_twice() -> None:
 
     for tokens_per_forward in (31, 310):
         induction(Watcher(16, 0.9), IDS, 32, 10, tokens_per_forward)
-    first, second = torch.cat(seen[:10]), seen[10]
-    assert torch.equal(first, second)
-    assert torch.equal(first[:, :15], first[:, 16:])
-    assert set(first.unique().tolist()) <= set(IDS.tolist())
-    assert len(first.unique(dim=0)) == 10
+    one_by_one = torch.cat(seen[:10])
+    together = seen[10]
+    assert torch.equal(one_by_one, together)
+    assert torch.equal(one_by_one[:, :15], one_by_one[:, 16:])
+    assert set(one_by_one.unique().tolist()) <= set(IDS.tolist())
+    assert len(one_by_one.unique(dim=0)) == 10

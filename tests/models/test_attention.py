@@ -1,4 +1,4 @@
-"""The attention variants: the paper's formula, their options, and that they differ in the mixing rule alone.
+"""The attention variants: the paper's formula, their options, and what each states of itself.
 
 What every variant must keep (causality, decoding, documents, ...) is in test_conformance.py.
 """
@@ -15,71 +15,92 @@ from torch import Tensor
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import ATTENTIONS, GPT, build_attention
-from momentum_gpt.models.attention import MomentumAttention, Place, VanillaAttention
+from momentum_gpt.models.attention import Layer, MomentumAttention, VanillaAttention
 from momentum_gpt.models.gpt import init_weights
+from momentum_gpt.models.hf.form import HFForm, HFMomentum
 from momentum_gpt.models.weights import weights_sha256
+from tests.models import variants
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "vanilla": {"name": "vanilla"},
-    "momentum": {"name": "momentum", "ema_decay": [[0.3, 0.5]], "learned": True},
-    "shift": {"name": "shift", "weight": 0.5},
-    "linear": {"name": "linear"},
-    "linear_momentum": {"name": "linear_momentum", "ema_decay": 0.5, "learned": True},
-}
 TINY = ModelConfig(n_layers=2, n_heads=2, d_model=16, seq_len=40, vocab_size=50)
-PLACE = Place(layer=0, n_layers=2, n_heads=2, d_head=4)
+LAYER = Layer(index=0, n_layers=2, n_heads=2, d_head=4)
 
 
 def heads(T: int) -> list[Tensor]:
+    """Return random q, k, v, (2, 2, T, 4), that take gradients."""
     generator = torch.Generator().manual_seed(T)
-    return [
-        torch.randn(2, 2, T, 4, dtype=torch.float64, generator=generator).requires_grad_()
-        for _ in range(3)
-    ]
+    tensors = []
+    for _ in range(3):
+        drawn = torch.randn(2, 2, T, 4, dtype=torch.float64, generator=generator)
+        tensors.append(drawn.requires_grad_())
+    return tensors
 
 
 def momentum_by_the_formula(q: Tensor, k: Tensor, v: Tensor, eta: float) -> Tensor:
-    """MoAttn(V, K, q_t) = V softmax(K^T q_t / sqrt(d)) + sum_{i=1}^{t-1} eta^(t-i) v_i, head by head, token by token."""
-    out = torch.empty_like(v)
+    """MoAttn(V, K, q_t) = V softmax(K^T q_t / sqrt(d)) + sum_{i=1}^{t-1} eta^(t-i) v_i.
+
+    Written out head by head and token by token.
+    """
+    B, H, T, D = v.shape
     rows = []
-    for b in range(v.shape[0]):
-        for h in range(v.shape[1]):
-            for t in range(v.shape[2]):
-                scores = torch.stack(
-                    [q[b, h, t] @ k[b, h, i] / math.sqrt(q.shape[-1]) for i in range(t + 1)]
-                )
-                weights = scores.exp() / scores.exp().sum()
-                y = sum(weights[i] * v[b, h, i] for i in range(t + 1))
-                rows.append(
-                    y
-                    + sum(
-                        (eta ** (t - i) * v[b, h, i] for i in range(t)),
-                        torch.zeros_like(v[b, h, t]),
-                    )
-                )
-    return torch.stack(rows).view_as(out)
+    for b in range(B):
+        for h in range(H):
+            for t in range(T):
+                scores = [q[b, h, t] @ k[b, h, i] / math.sqrt(D) for i in range(t + 1)]
+                exponentials = torch.stack(scores).exp()
+                weights = exponentials / exponentials.sum()
+
+                y = torch.zeros_like(v[b, h, t])
+                for i in range(t + 1):
+                    y = y + weights[i] * v[b, h, i]
+                for i in range(t):
+                    y = y + eta ** (t - i) * v[b, h, i]
+                rows.append(y)
+    return torch.stack(rows).view_as(v)
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_every_variant_describes_itself_and_its_options_are_those_of_its_yaml(name: str) -> None:
+    """`recall` sets the option `ema_decay` of every variant that says it has a decay."""
+    variant = ATTENTIONS[name]
+    assert variant.__doc__
+    assert variant.description().endswith(".")
+    assert len(variant.description()) <= 100
+    assert variant.has_decay == ("ema_decay" in variant.options())
+    assert {"name", *variant.options()} == variants.FROM_YAML[name].keys()
+    assert variants.FROM_YAML[name]["name"] == name
+
+
+def test_what_a_layer_of_momentum_exports_is_written_out() -> None:
+    options = {"name": "momentum", "ema_decay": [0.1, 0.9], "normalised": True, "layers": [1]}
+    first, second = build_attention(options, TINY)
+    assert first.hf_form() == HFForm("softmax")
+    assert second.hf_form() == HFForm("softmax", HFMomentum([0.9, 0.9], normalised=True))
+    by_head = {"name": "linear_momentum", "ema_decay": [[0.1, 0.2]], "learned": True}
+    for module in build_attention(by_head, TINY):
+        assert module.hf_form() == HFForm("linear", HFMomentum([0.1, 0.2], learned=True))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1e-3, 0.5, 0.999])
 @pytest.mark.parametrize("T", [1, 2, 7, 33])
 def test_momentum_is_the_formula_in_output_and_every_gradient(T: int, eta: float) -> None:
     inputs = heads(T)
-    upstream = torch.randn(
-        2, 2, T, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
-    mine, expected = MomentumAttention(PLACE, eta)(*inputs), momentum_by_the_formula(*inputs, eta)
-    torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-12)
-    gradients = [torch.autograd.grad((y * upstream).sum(), inputs) for y in (mine, expected)]
-    for name, a, b in zip("qkv", *gradients, strict=True):
-        torch.testing.assert_close(
-            a, b, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"gradient of {name}: {m}"
-        )
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(2, 2, T, 4, dtype=torch.float64, generator=generator)
+    y = MomentumAttention(LAYER, eta)(*inputs)
+    expected = momentum_by_the_formula(*inputs, eta)
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-12)
+
+    gradients = torch.autograd.grad((y * upstream).sum(), inputs)
+    expected_gradients = torch.autograd.grad((expected * upstream).sum(), inputs)
+    for name, a, b in zip("qkv", gradients, expected_gradients, strict=True):
+        message = f"gradient of {name}: {{}}"
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11, msg=message.format)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_decay_0_is_vanilla_attention_to_the_bit(dtype: torch.dtype) -> None:
     results = []
-    for attend in (VanillaAttention(PLACE), MomentumAttention(PLACE, 0.0)):
+    for attend in (VanillaAttention(LAYER), MomentumAttention(LAYER, 0.0)):
         inputs = [x.detach().to(dtype).requires_grad_() for x in heads(70)]
         y = attend(*inputs)
         results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
@@ -101,14 +122,18 @@ def test_decay_0_is_vanilla_attention_to_the_bit(dtype: torch.dtype) -> None:
     ],
 )
 def test_the_options_by_hand(options: dict[str, Any], weights: list[float]) -> None:
-    """What the third token of the first head takes of three values, beside softmax attention: worked out on paper."""
+    """What the first head's third token takes of three values, beside softmax attention.
+
+    The weights were worked out on paper.
+    """
     attend = build_attention({"name": "momentum", "ema_decay": 0.5, **options}, TINY)[0].double()
     q, k, v = (x.detach() for x in heads(3))
-    term = (attend(q, k, v) - VanillaAttention(PLACE)(q, k, v))[0, 0, 2]
+
+    term = (attend(q, k, v) - VanillaAttention(LAYER)(q, k, v))[0, 0, 2]
     expected = sum(weight * value for weight, value in zip(weights, v[0, 0], strict=True))
-    torch.testing.assert_close(
-        term, expected, rtol=1e-6, atol=1e-7
-    )  # a learned decay is kept in float32
+
+    # A learned decay is kept in float32.
+    torch.testing.assert_close(term, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_lists_of_decays_reach_their_layer_and_head() -> None:
@@ -118,7 +143,7 @@ def test_lists_of_decays_reach_their_layer_and_head() -> None:
     assert [attend.decays.tolist() for attend in by_head] == [[0.1, 0.2], [0.3, 0.4]]
     q, k, v = (x.detach() for x in heads(9))
     for head, decay in enumerate([0.1, 0.2]):
-        alone = MomentumAttention(PLACE, decay)(q, k, v)
+        alone = MomentumAttention(LAYER, decay)(q, k, v)
         torch.testing.assert_close(by_head[0](q, k, v)[:, head], alone[:, head])
 
 
@@ -141,28 +166,29 @@ def test_layers_without_momentum_have_no_decay_to_learn() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
-def test_a_variant_has_vanillas_parameters_from_the_same_weights(name: str) -> None:
-    models = [GPT(TINY, OPTIONS[n]) for n in ("vanilla", name)]
-    for model in models:
-        init_weights(model, seed=3)
-    theirs = dict(models[1].named_parameters())
-    for parameter_name, parameter in models[0].named_parameters():
-        assert torch.equal(parameter, theirs[parameter_name]), parameter_name
-    assert weights_sha256(models[0]) == weights_sha256(models[1])
+@pytest.mark.parametrize("case", variants.ALL)
+def test_a_variant_has_vanillas_parameters_from_the_same_weights(case: str) -> None:
+    vanilla = GPT(TINY, {"name": "vanilla"})
+    model = GPT(TINY, variants.ALL[case])
+    init_weights(vanilla, seed=3)
+    init_weights(model, seed=3)
+    parameters = dict(model.named_parameters())
+    for name, parameter in vanilla.named_parameters():
+        assert torch.equal(parameter, parameters[name]), name
+    assert weights_sha256(vanilla) == weights_sha256(model)
 
 
 def test_an_extra_parameter_of_a_variant_changes_no_other() -> None:
-    """Were the weights drawn one after another from one generator, a learned decay would shift all that follow."""
+    """If one generator drew all weights, a learned decay would shift all that follow."""
     plain, extended = (GPT(TINY, {"name": "momentum", "ema_decay": 0.5}) for _ in range(2))
     for block in extended.blocks:
         block.attention.attend.extra = torch.nn.Parameter(torch.full((3,), 0.25))
     init_weights(plain, 0)
     init_weights(extended, 0)
-    theirs = dict(extended.named_parameters())
+    parameters = dict(extended.named_parameters())
     for name, parameter in plain.named_parameters():
-        assert torch.equal(parameter, theirs[name]), name
-    assert theirs["blocks.0.attention.attend.extra"].tolist() == [0.25] * 3
+        assert torch.equal(parameter, parameters[name]), name
+    assert parameters["blocks.0.attention.attend.extra"].tolist() == [0.25] * 3
 
 
 @pytest.mark.parametrize(
@@ -190,7 +216,7 @@ def test_a_decay_out_of_bounds_is_refused(bad: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"learned": 1}, "attention.learned must be true or false, got 1"),
         (
@@ -199,12 +225,12 @@ def test_a_decay_out_of_bounds_is_refused(bad: object) -> None:
         ),
         (
             {"ema_decay": 0.0, "learned": True},
-            "attention.ema_decay must be above 0 to be learned from there on, got 0.0",
+            "attention.ema_decay must be above 0 if it is learned, got 0.0",
         ),
     ],
 )
-def test_options_out_of_bounds_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_options_out_of_bounds_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build_attention({"name": "momentum", "ema_decay": 0.5, **options}, TINY)
 
 

@@ -1,4 +1,4 @@
-"""Every variant passes every check; and each mistake that is planted on purpose is caught by the check that is named."""
+"""Every variant passes every check, and each planted mistake is caught by the check for it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ import torch
 from torch import Tensor
 
 from momentum_gpt.models import ATTENTIONS
-from momentum_gpt.models.attention import MomentumAttention, Place, softmax_attention
+from momentum_gpt.models.attention import Layer, MomentumAttention
 from momentum_gpt.models.conformance import Check, costs
+from momentum_gpt.models.mixing import softmax_attention
 from momentum_gpt.ops import add_ema_of_past, ema_of_past
+from tests.models import variants
 
-OPTIONS: list[dict[str, Any]] = [
-    {"name": "vanilla"},
-    {"name": "momentum", "ema_decay": 0.5},
+MORE_OPTIONS: list[dict[str, Any]] = [
     {"name": "momentum", "ema_decay": 0.999},
     {"name": "momentum", "ema_decay": [0.0, 0.9], "normalised": True},
     {"name": "momentum", "ema_decay": [[0.2, 0.5, 0.9]], "learned": True, "include_current": True},
     {"name": "momentum", "ema_decay": 0.7, "learned": True, "layers": [0]},
-    {"name": "shift", "weight": 0.5},
-    {"name": "linear"},
     {"name": "linear_momentum", "ema_decay": [[0.2, 0.5, 0.9], [0.1, 0.1, 0.8]], "learned": True},
 ]
+"""Cases beside those of the YAML files, for the 2 layers of 3 heads that are checked."""
 
-
-def test_every_variant_is_checked() -> None:
-    assert {options["name"] for options in OPTIONS} == set(ATTENTIONS)
+OPTIONS = [*variants.FROM_YAML.values(), *MORE_OPTIONS]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -38,7 +35,7 @@ def test_every_check_holds(options: dict[str, Any]) -> None:
 
 
 class Wrong(MomentumAttention):
-    """Momentum attention with parts that the mistakes below replace; as it stands, it is right."""
+    """Momentum attention with parts that the mistakes below replace; this class has none."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None
@@ -107,7 +104,7 @@ class NeverRestarts(Wrong):
 
 
 class Caching(Wrong):
-    """Keeps another state than it should."""
+    """Base class of the mistakes in what is kept in the cache."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, documents: Any = None, cache: Any = None
@@ -163,10 +160,10 @@ class DecayHasNoGradient(Wrong):
 
 
 class ForgetsWhatItLearned(Wrong):
-    """What it multiplies by is no parameter and no buffer: another number in each process."""
+    """Multiplies by a number that is neither a parameter nor a buffer, and so is not saved."""
 
-    def __init__(self, place: Place, ema_decay: float) -> None:
-        super().__init__(place, ema_decay)
+    def __init__(self, layer: Layer, ema_decay: float) -> None:
+        super().__init__(layer, ema_decay)
         self.factor = 1 + torch.rand(())
 
     def term(self, past: Tensor, values: Tensor) -> Tensor:
@@ -213,7 +210,10 @@ def test_a_planted_mistake_is_caught_by_its_check(
 
 
 def test_the_cost_of_momentum_is_a_few_more_operations_and_one_more_tensor() -> None:
-    """The sum takes 2 x 32 operations a value each way, softmax attention 12 T; it keeps the attention's own output."""
+    """The sum takes 2 x 32 operations a value each way, softmax attention 12 T.
+
+    It keeps one more tensor for the backward pass, the output of softmax attention.
+    """
     B, H, T, D = 1, 2, 256, 16
     vanilla, momentum = costs(
         [{"name": "vanilla"}, {"name": "momentum", "ema_decay": 0.5}], B, H, T, D, repeats=1

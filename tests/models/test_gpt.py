@@ -11,7 +11,6 @@ from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbed
 
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.models import GPT
-from momentum_gpt.models.attention import Documents, blocks_of, documents_of, softmax_attention
 from momentum_gpt.models.gpt import (
     document_ids_of,
     init_weights,
@@ -20,56 +19,66 @@ from momentum_gpt.models.gpt import (
     rotate,
     sinusoids,
 )
+from momentum_gpt.models.mixing import Documents, blocks_of, documents_of, softmax_attention
 
 MOMENTUM = {"name": "momentum", "ema_decay": 0.5}
 VANILLA = {"name": "vanilla"}
 
 
+GPT2_NAMES = {
+    "norm1": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "norm2": "ln_2",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+"""Written out again here, as an independent definition of what models/hf/names.py says."""
+
+
 def gpt2_and_ours() -> tuple[transformers.GPT2LMHeadModel, GPT]:
+    """Return a GPT-2 of transformers with random weights, and our GPT with the same weights."""
     torch.manual_seed(0)
     shape = transformers.GPT2Config(vocab_size=130, n_positions=48, n_embd=32, n_layer=3, n_head=4)
-    theirs = transformers.GPT2LMHeadModel(shape).eval()
-    for parameter in theirs.parameters():  # the fresh biases and norms would hide a swapped one
+    gpt2 = transformers.GPT2LMHeadModel(shape).eval()
+    # Fresh biases and norms are equal, which would hide a swapped one.
+    for parameter in gpt2.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    ours = GPT(ModelConfig(3, 4, 32, 48, vocab_size=130), VANILLA)
-    weights = {k.removeprefix("transformer."): v for k, v in theirs.state_dict().items()}
+    weights = gpt2.transformer.state_dict()
+
     names = {"token_embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}
-    for i in range(3):
-        inner = {
-            "norm1": "ln_1",
-            "attention.qkv": "attn.c_attn",
-            "attention.out": "attn.c_proj",
-            "norm2": "ln_2",
-        }
-        inner |= {"mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
-        names |= {f"blocks.{i}.{ours_}": f"h.{i}.{theirs_}" for ours_, theirs_ in inner.items()}
+    for layer in range(3):
+        for name, gpt2_name in GPT2_NAMES.items():
+            names[f"blocks.{layer}.{name}"] = f"h.{layer}.{gpt2_name}"
+
+    model = GPT(ModelConfig(3, 4, 32, 48, vocab_size=130), VANILLA)
     state = {}
-    for name in ours.state_dict():
+    for name in model.state_dict():
         module, kind = name.rsplit(".", 1)
         tensor = weights[f"{names[module]}.{kind}"]
-        state[name] = (
-            tensor.T if ".c_" in names[module] and kind == "weight" else tensor
-        )  # Conv1D keeps (in, out)
-    ours.load_state_dict(state)
-    return theirs, ours.eval()
+        if ".c_" in names[module] and kind == "weight":
+            tensor = tensor.T  # Conv1D keeps (in, out)
+        state[name] = tensor
+    model.load_state_dict(state)
+    return gpt2, model.eval()
 
 
+@torch.no_grad()
 def test_equals_gpt2_of_transformers_with_the_same_random_weights() -> None:
-    theirs, ours = gpt2_and_ours()
+    gpt2, model = gpt2_and_ours()
     tokens = torch.randint(0, 130, (3, 48), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected, logits = theirs(tokens).logits, ours(tokens)
-        loss = theirs(tokens, labels=tokens).loss
-        torch.testing.assert_close(
-            logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item()
-        )
-        torch.testing.assert_close(ours(tokens[:, :-1], tokens[:, 1:]), loss, rtol=1e-5, atol=1e-5)
+    expected = gpt2(tokens).logits
+    tolerance = 1e-5 * expected.abs().max().item()
+    torch.testing.assert_close(model(tokens), expected, rtol=0, atol=tolerance)
+
+    loss = gpt2(tokens, labels=tokens).loss
+    torch.testing.assert_close(model(tokens[:, :-1], tokens[:, 1:]), loss, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
 @pytest.mark.parametrize("attention", [VANILLA, MOMENTUM], ids=["vanilla", "momentum"])
 def test_the_initial_loss_is_close_to_ln_vocabulary(positions: str, attention: dict) -> None:
-    """A random model knows nothing; a bad scale of the initial weights shows as several tenths of a nat more."""
+    """A random model knows nothing. Badly scaled weights cost several tenths of a nat more."""
     model = GPT(ModelConfig(4, 4, 64, 64, vocab_size=1000, positions=positions), attention)
     init_weights(model, 0)
     tokens = torch.randint(0, 1000, (8, 65), generator=torch.Generator().manual_seed(0))
@@ -168,7 +177,7 @@ def test_packed_documents_are_read_as_if_each_stood_alone(positions: str, attent
 
 
 def test_the_blocks_for_cuda_are_the_mask_for_the_cpu() -> None:
-    """FlexAttention compiled as on a GPU, here without code for one; on a CPU it has no backward pass."""
+    """FlexAttention is traced as for a GPU, but run by PyTorch's eager kernels."""
     ids = torch.sort(torch.randint(0, 4, (2, 200), generator=torch.Generator().manual_seed(0)))[0]
     q, k, v = torch.randn(3, 2, 2, 200, 16, generator=torch.Generator().manual_seed(1))
 

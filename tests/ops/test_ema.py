@@ -13,11 +13,12 @@ DECAYS = [0.0, 1e-3, 0.5, 0.999]
 
 
 def formula(values: Tensor, decay: Tensor, document_ids: Tensor | None = None) -> Tensor:
-    """past_t = sum_{i<t} decay^(t-i) v_i over the i of t's document, as a T x T matrix of weights."""
+    """past_t = sum_{i<t} decay^(t-i) v_i over t's document, as a T x T matrix of weights."""
     T = values.shape[2]
     rows = []
     for t in range(T):
-        rows.append(torch.stack([decay ** (t - i) if i < t else decay * 0 for i in range(T)]))
+        row = [decay ** (t - i) if i < t else decay * 0 for i in range(T)]
+        rows.append(torch.stack(row))
     weights = torch.stack(rows)
     if document_ids is not None:
         weights = weights * (document_ids[:, None, :, None] == document_ids[:, None, None, :])
@@ -38,25 +39,19 @@ def test_output_and_every_gradient_are_those_of_the_formula(T: int, decay: float
         lambda v, d: ema_of_past(v, d)[0],
         lambda v, d: ema_of_past_by_definition(v, d)[0],
     ):
-        values, eta = (
-            random_values(T).requires_grad_(),
-            torch.tensor(decay, dtype=torch.float64, requires_grad=True),
-        )
+        values = random_values(T).requires_grad_()
+        eta = torch.tensor(decay, dtype=torch.float64, requires_grad=True)
         past = function(values, eta)
-        results.append(
-            (
-                past,
-                *torch.autograd.grad(
-                    (past * upstream).sum(),
-                    (values, eta),
-                    allow_unused=True,
-                    materialize_grads=True,
-                ),
-            )
+        loss = (past * upstream).sum()
+        gradients = torch.autograd.grad(
+            loss, (values, eta), allow_unused=True, materialize_grads=True
         )
-    for fast in results[1:]:
-        for mine, expected in zip(fast, results[0], strict=True):
-            torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
+        results.append((past, *gradients))
+
+    by_formula, *others = results
+    for other in others:
+        for tensor, expected in zip(other, by_formula, strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -69,8 +64,8 @@ def test_the_fast_form_is_the_recurrence_with_state_and_documents(T: int, decay:
         for documents in (None, ids):
             fast = ema_of_past(values, decay, start, documents)
             slow = ema_of_past_by_definition(values, decay, start, documents)
-            for mine, expected in zip(fast, slow, strict=True):
-                torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
+            for tensor, expected in zip(fast, slow, strict=True):
+                torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_by_hand() -> None:
@@ -89,22 +84,20 @@ def test_two_halves_with_the_state_between_them_are_the_whole() -> None:
     torch.testing.assert_close(last, end)
 
 
-def test_each_document_starts_anew() -> None:
+def test_the_sum_restarts_with_each_document() -> None:
     values = random_values(90)
     ids = torch.tensor([0] * 37 + [1] * 13 + [2] * 40).expand(2, -1)
     together = ema_of_past(values, 0.9, document_ids=ids)[0]
-    apart = torch.cat(
-        [ema_of_past(part, 0.9)[0] for part in values.split([37, 13, 40], dim=2)], dim=2
-    )
-    torch.testing.assert_close(together, apart)
-    torch.testing.assert_close(
-        together, formula(values, torch.tensor(0.9, dtype=torch.float64), ids)
-    )
+    parts = [ema_of_past(part, 0.9)[0] for part in values.split([37, 13, 40], dim=2)]
+    torch.testing.assert_close(together, torch.cat(parts, dim=2))
+
+    decay = torch.tensor(0.9, dtype=torch.float64)
+    torch.testing.assert_close(together, formula(values, decay, ids))
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
 def test_bfloat16_is_summed_in_float32(decay: float) -> None:
-    """A sum kept in bf16 would be off by several per cent at decay 0.999; rounding the result once is off by 2^-9."""
+    """Rounding the result once is off by 2^-9; a sum kept in bf16, by several per cent."""
     values = random_values(1000).abs().bfloat16()
     exact = ema_of_past(values.double(), decay)[0]
     error = (ema_of_past(values, decay)[0].double() - exact).abs() / exact.abs().clamp(min=1e-9)
@@ -120,7 +113,7 @@ def test_gradients_pass_the_numerical_check() -> None:
 
 @pytest.mark.parametrize("documents", [False, True])
 def test_each_head_may_have_its_own_decay(documents: bool) -> None:
-    """One sum with three decays is three sums with one each, in output and in the gradient of every decay."""
+    """A sum with three decays is three sums with one, in output and in every decay's gradient."""
     ids = torch.tensor([0] * 37 + [1] * 33).expand(2, -1) if documents else None
     decays = torch.tensor([0.2, 0.5, 0.999], dtype=torch.float64, requires_grad=True)
     values, state = random_values(70), random_values(5)[:, :, 0]

@@ -1,4 +1,7 @@
-"""The Triton kernel against the recurrence: on a GPU where there is one, else in Triton's interpreter (set in conftest.py)."""
+"""The Triton kernel against the recurrence.
+
+It runs on a GPU where there is one, else in Triton's interpreter, which conftest.py switches on.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,8 @@ def random(T: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def documents(T: int) -> Tensor:
-    return torch.sort(torch.randint(0, 4, (B, T), generator=torch.Generator().manual_seed(T)))[
-        0
-    ].to(DEVICE)
+    drawn = torch.randint(0, 4, (B, T), generator=torch.Generator().manual_seed(T))
+    return drawn.sort().values.to(DEVICE)
 
 
 @pytest.mark.parametrize(("T", "with_documents"), product([1, 65, 150], [False, True]))
@@ -50,13 +52,15 @@ def test_the_kernel_is_the_recurrence(T: int, decay: float, with_documents: bool
 
 @pytest.mark.parametrize("with_documents", [False, True])
 def test_its_gradients_are_those_of_the_recurrence(with_documents: bool) -> None:
-    """Of values, of each head's decay, of the state, and of what the sum is added to."""
+    """Those of values, of each head's decay, of the state, and of what the sum is added to."""
     T = 70
-    ids, upstream, results = (documents(T) if with_documents else None), random(T, seed=1), []
+    ids = documents(T) if with_documents else None
+    upstream = random(T, seed=1)
+    results = []
     for function in (ema_of_past, ema_of_past_by_definition):
-        values, onto, state = (
-            x.requires_grad_() for x in (random(T), random(T, seed=2), random(7)[:, :, 0])
-        )
+        values = random(T).requires_grad_()
+        onto = random(T, seed=2).requires_grad_()
+        state = random(7)[:, :, 0].requires_grad_()
         decays = torch.tensor([0.2, 0.999], dtype=torch.float64, device=DEVICE, requires_grad=True)
         heads = decays if function is ema_of_past else decays[:, None]
         past = function(values, heads, state, ids)[0]
@@ -64,30 +68,30 @@ def test_its_gradients_are_those_of_the_recurrence(with_documents: bool) -> None
             y = past * add_ema_of_past(onto, values, heads, ids)
         else:
             y = past * (onto + function(values, heads, None, ids)[0])
-        results.append(
-            [y, *torch.autograd.grad((y * upstream).sum(), [values, decays, state, onto])]
-        )
-    for name, mine, expected in zip(
-        ("y", "values", "decays", "state", "onto"), *results, strict=True
-    ):
-        torch.testing.assert_close(
-            mine, expected, rtol=1e-11, atol=1e-11, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        gradients = torch.autograd.grad((y * upstream).sum(), [values, decays, state, onto])
+        results.append([y, *gradients])
+
+    names = ("y", "values", "decays", "state", "onto")
+    for name, tensor, expected in zip(names, *results, strict=True):
+        message = f"{name}: {{}}".format
+        torch.testing.assert_close(tensor, expected, rtol=1e-11, atol=1e-11, msg=message)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_bfloat16_is_summed_in_float32_and_rounded_once(backwards: bool) -> None:
     T = 300
-    values, onto = random(T, dtype=torch.bfloat16).abs(), random(T, seed=1, dtype=torch.bfloat16)
-    mine = decayed_sum(
-        values, torch.tensor(0.999, device=DEVICE), None, onto, backwards, torch.bfloat16
-    )
+    values = random(T, dtype=torch.bfloat16).abs()
+    onto = random(T, seed=1, dtype=torch.bfloat16)
+    decay = torch.tensor(0.999, device=DEVICE)
+    result = decayed_sum(values, decay, None, onto, backwards, torch.bfloat16)
+
     in_time = values.flip(2) if backwards else values
     exact = ema_of_past_by_definition(in_time.double(), 0.999)[0]
     exact = (exact.flip(2) if backwards else exact) + onto.double()
-    assert (
-        (mine.double() - exact).abs() <= 2**-7 * exact.abs() + 1e-5
-    ).all()  # the interpreter cuts off where a GPU rounds
+
+    # A GPU rounds to bf16; the interpreter cuts off, which is twice as far.
+    error = (result.double() - exact).abs()
+    assert (error <= 2**-7 * exact.abs() + 1e-5).all()
 
 
 def test_any_strides_are_read() -> None:

@@ -1,10 +1,11 @@
-"""Few-shot scoring beside lm-eval's own model of transformers: the same requests, in turns in one process, CPU seconds.
+"""Time few-shot scoring beside lm-eval's own model class of `transformers`.
 
     python -m momentum_gpt.bench.few_shot run=exported/a data=DIR
     python -m momentum_gpt.bench.few_shot run=exported/a data=DIR tasks=[piqa] k=8 queries=50
 
-The run is a folder that both read: an export, or a GPT-2 of transformers with a tokenizer.json. Needs lm-eval: pip install
-'momentum-gpt[harness]'.
+Both answer the same requests, in turns in one process; times are CPU seconds. The run is a folder
+that both can read: an export, or a GPT-2 of `transformers` with a tokenizer.json. This command
+needs lm-eval: pip install 'momentum-gpt[harness]'.
 """
 
 from __future__ import annotations
@@ -16,33 +17,68 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from momentum_gpt.cli import Command
-from momentum_gpt.core import distributed
 from momentum_gpt.core.config import IclConfig, require
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.data import load_tokenizer
-from momentum_gpt.evaluation.few_shot.measure import Fitting, prepare_task
-from momentum_gpt.evaluation.few_shot.tasks import demonstrations
-from momentum_gpt.models.weights import load_model_config
 
 
 @dataclass
 class BenchFewShotConfig:
     run: str
+    """Folder of the model."""
     data: str | None = None
-    """A folder with TASK/SPLIT.jsonl. null: the hub."""
+    """Folder with TASK/SPLIT.jsonl files. null: the hub."""
     tasks: list[str] = field(default_factory=lambda: ["sst2", "sst5"])
+    """Tasks of conf/icl/, or .yaml files."""
     k: int = 32
     """Demonstrations; as many of them as fit the context."""
     queries: int = 200
+    """Queries of each task, at most."""
     batch_size: int = 8
-    """Of lm-eval's model."""
+    """Requests that lm-eval's model class computes at once."""
 
     def __post_init__(self) -> None:
         for name in ("k", "queries", "batch_size"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Both model classes on one task."""
+
+    task: str
+    k: int
+    """Demonstrations."""
+    context: int
+    """Tokens of the first request's context."""
+    requests: int
+    """Pairs of a query and a candidate."""
+    ours: float
+    """CPU seconds."""
+    theirs: float
+    """CPU seconds."""
+    difference: float
+    """Largest difference of a log-probability, nats."""
+
+    def cells(self) -> list[str]:
+        """Return the row of the table."""
+        return [
+            self.task,
+            str(self.k),
+            f"{self.context:,}",
+            f"{self.requests:,}",
+            f"{self.ours:.1f}",
+            f"{self.theirs:.1f}",
+            f"{self.theirs / self.ours:.1f}",
+            f"{self.difference:.1e}",
+        ]
+
+
+HEAD = ["task", "k", "context", "requests", "ours", "lm-eval", "ratio", "largest difference"]
+UNITS = ["", "", "tokens", "", "CPU s", "CPU s", "", "nats"]
+
+
 def bench_few_shot(config: BenchFewShotConfig) -> None:
+    """Time both model classes on each task and print a table."""
     try:
         from lm_eval.models.huggingface import HFLM
 
@@ -51,51 +87,77 @@ def bench_few_shot(config: BenchFewShotConfig) -> None:
         raise UserError(
             f"{missing.name} is not installed: pip install 'momentum-gpt[harness]'"
         ) from None
+    from momentum_gpt.core import distributed
+    from momentum_gpt.core.terminal import progress_bar, table_text
+
     logging.disable(logging.WARNING)
     ours = NativeLM(run=config.run)
-    device = str(distributed.local_device())
     theirs = HFLM(
         config.run,
         trust_remote_code=True,
         dtype="float32",
-        device=device,
+        device=str(distributed.local_device()),
         batch_size=config.batch_size,
     )
-    print(
-        f"{'task':<14}{'k':>4}{'context':>9}{'requests':>10}{'ours':>9}{'lm-eval':>9}{'ratio':>7}  largest difference"
+
+    timings = []
+    with progress_bar("timing tasks", len(config.tasks)) as advance:
+        for name in config.tasks:
+            timings.append(time_task(name, ours, theirs, config))
+            advance(1)
+    print(table_text("", HEAD, [timing.cells() for timing in timings], UNITS))
+
+
+def time_task(name: str, ours: Any, theirs: Any, config: BenchFewShotConfig) -> Timing:
+    """Return how long both take for the same requests."""
+    k, requests = requests_of(name, config)
+    our_answers, our_seconds = timed(ours.loglikelihood, requests)
+    their_answers, their_seconds = timed(theirs.loglikelihood, requests)
+
+    pairs = zip(our_answers, their_answers, strict=True)
+    return Timing(
+        task=name,
+        k=k,
+        context=len(ours.tok_encode(requests[0].args[0])),
+        requests=len(requests),
+        ours=our_seconds,
+        theirs=their_seconds,
+        difference=max(abs(a - b) for (a, _), (b, _) in pairs),
     )
-    for name in config.tasks:
-        k, requests = requests_of(name, config)
-        mine, seconds = timed(ours.loglikelihood, requests)
-        its, their_seconds = timed(theirs.loglikelihood, requests)
-        difference = max(abs(a - b) for (a, _), (b, _) in zip(mine, its, strict=True))
-        context = len(ours.tok_encode(requests[0].args[0]))
-        print(
-            f"{name:<14}{k:>4}{context:>9,}{len(requests):>10,}{seconds:>8.1f}s{their_seconds:>8.1f}s"
-            f"{their_seconds / seconds:>7.1f}  {difference:.1e} nats",
-            flush=True,
-        )
 
 
 def requests_of(name: str, config: BenchFewShotConfig) -> tuple[int, list[Any]]:
-    """How many demonstrations fit, and lm-eval's requests: one for each query and candidate."""
+    """Return how many demonstrations fit, and lm-eval's requests for each query and candidate."""
     from lm_eval.api.instance import Instance
 
-    tokenizer, seq_len = load_tokenizer(config.run), load_model_config(config.run).seq_len
+    from momentum_gpt.data import load_tokenizer
+    from momentum_gpt.evaluation.few_shot.prompts import prepare_task
+    from momentum_gpt.evaluation.few_shot.tasks import draw_demonstrations
+    from momentum_gpt.models.weights import load_model_config
+
+    tokenizer = load_tokenizer(config.run)
+    seq_len = load_model_config(config.run).seq_len
     icl = IclConfig(tasks=[name], data=config.data, k=[config.k], seeds=1, queries=config.queries)
-    task, train, asked, _ = prepare_task(name, tokenizer, icl, seq_len)
-    ((k, _),) = Fitting(task, train, asked, tokenizer, icl, seq_len).numbers()
-    shown = demonstrations(train, k, task.name, seed=0)
-    before = "".join(f"{example.prompt}{example.candidates[example.gold]}\n" for example in shown)
-    pairs = [
-        (before + example.prompt, text) for example in asked.examples for text in example.candidates
-    ]
-    return k, [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    prompts = prepare_task(name, tokenizer, icl, seq_len)
+    (setting,) = prompts.settings
+
+    before = ""
+    for example in draw_demonstrations(prompts.train, setting.k, prompts.task.name, setting.seed):
+        before += f"{example.prompt}{example.candidates[example.gold]}\n"
+
+    requests: list[Any] = []
+    for example in prompts.queries.examples:
+        for text in example.candidates:
+            pair = (before + example.prompt, text)
+            requests.append(Instance("loglikelihood", {}, pair, len(requests)))
+    return setting.k, requests
 
 
 def timed(score: Callable[..., Any], requests: list[Any]) -> tuple[Any, float]:
+    """Return the answers to the requests and the CPU seconds that they took."""
     began = time.process_time()
-    return score(requests, disable_tqdm=True), time.process_time() - began
+    answers = score(requests, disable_tqdm=True)
+    return answers, time.process_time() - began
 
 
 main = Command(bench_few_shot, BenchFewShotConfig, "bench_few_shot")

@@ -5,9 +5,7 @@ What a command gets is a plain dataclass. The only folder that imports Hydra is 
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,13 +15,20 @@ from typing import Any, TypeVar
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.cli.help import help_text
-from momentum_gpt.cli.options import choices_of, option_names, takers_of
+from momentum_gpt.cli.mistakes import (
+    CommandLine,
+    check_choices,
+    check_flags,
+    check_missing,
+    one_line,
+)
+from momentum_gpt.cli.options import option_names
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import conf_folder
 
@@ -68,23 +73,27 @@ class Command:
         A mistake of the user becomes one line on stderr and exit code 2.
         """
         arguments = sys.argv[1:]
+        # Before Hydra, whose own help shows the composed YAML without a word of explanation.
         if {"-h", "--help", "help"} & set(arguments):
             manual = sys.modules[self.act.__module__].__doc__ or ""
             print_help(help_text(self.name, self.schema, manual))
             return
 
         literals, arguments = take_literals(arguments, self.literal)
+        typed_in = CommandLine(self.name, self.schema, tuple(arguments))
         sys.argv[1:] = hydra_arguments(arguments, self.schema)
         # Exceptions come to us, instead of being printed in several lines.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         ConfigStore.instance().store(name=f"{self.name}_schema", node=self.schema)
 
         try:
-            self._compose_and_act(literals)
-        except (HydraException, OmegaConfBaseException) as error:
-            sys.exit(refuse(error, self.schema))
+            check_flags(typed_in)
+            check_choices(typed_in)
+            self._compose_and_act(typed_in, literals)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            sys.exit(refuse(error, typed_in))
 
-    def _compose_and_act(self, literals: dict[str, str]) -> None:
+    def _compose_and_act(self, typed_in: CommandLine, literals: dict[str, str]) -> None:
         """Let Hydra call us with the composed options: once, or once for each job of a sweep."""
         decorate = hydra.main(
             version_base="1.3",
@@ -94,18 +103,18 @@ class Command:
 
         @decorate
         def composed(raw: DictConfig) -> None:
-            code = self._run(raw, literals)
+            code = self._run(raw, typed_in, literals)
             if code:
                 sys.exit(code)
 
         composed()
 
-    def _run(self, raw: DictConfig, literals: dict[str, str]) -> int | None:
+    def _run(self, raw: DictConfig, typed_in: CommandLine, literals: dict[str, str]) -> int | None:
         try:
             config: Any = typed(raw, self.schema)
             return self.act(replace(config, **literals) if literals else config)
         except (UserError, OmegaConfBaseException) as error:
-            return refuse(error, self.schema)
+            return refuse(error, typed_in)
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:  # `| head` has seen enough
@@ -188,74 +197,15 @@ def typed(raw: DictConfig, schema: type[Config]) -> Config:
 
     They are checked again: Hydra lets `+unknown=1` and missing values (`???`) pass.
     """
+    check_missing(raw)
     plain = OmegaConf.to_container(raw, resolve=True)
+    # Merging into the bare schema is what refuses an option that it does not have.
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
     assert isinstance(config, schema)
     return config
 
 
-def refuse(error: Exception, schema: type) -> int:
+def refuse(error: Exception, typed_in: CommandLine) -> int:
     """Print what is wrong; return the exit code of a mistake of the user."""
-    print(f"error: {one_line(error, schema)}", file=sys.stderr)
+    print(f"error: {one_line(error, typed_in)}", file=sys.stderr)
     return 2
-
-
-def one_line(error: Exception, schema: type) -> str:
-    """Return the error in one line, with value, rule and remedy, and without Hydra's own hints."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return no_such_choice(error.missing_cfg_file)
-
-    if unknown := re.search(r"Could not override '([^']*)'", str(error)):
-        return no_such_option(unknown[1], schema)
-
-    cause = error.__cause__
-    text = str(cause if isinstance(cause, OmegaConfBaseException) else error)
-    key = re.search(r"full_key: (\S+)", text)
-    if key and re.search(r"Key '[^']*' (is not in struct|not in '\w+')", text):
-        return no_such_option(key[1], schema)
-
-    missing = re.search(r"Missing mandatory value: (\S+)", text)
-    if "missing mandatory value" in text:
-        missing = key
-    if missing:
-        return f"{missing[1]} is not set: add {missing[1]}=... to the command"
-
-    if key:
-        return f"{key[1]}: {text.splitlines()[0]}"
-    lines = [line.strip() for line in text.splitlines()]
-    return " ".join(line for line in lines if line and "HYDRA_FULL_ERROR" not in line)
-
-
-def no_such_choice(path: str) -> str:
-    """Return what to say of a group's file that does not exist, such as "model/gpt_huge"."""
-    group, _, choice = path.rpartition("/")
-    choices = choices_of(group)
-    close = difflib.get_close_matches(choice, choices, n=1)
-    hint = f"did you mean {group}={close[0]}? " if close else ""
-    return f"there is no {group}={choice}: {hint}choose one of {', '.join(choices)}"
-
-
-def no_such_option(option: str, schema: type) -> str:
-    """Return what to say of an option that does not exist: who has it, or what comes close."""
-    takers = takers_of(option)
-    if takers:
-        group = option.rpartition(".")[0]
-        return (
-            f"the chosen {group} has no option {option!r}: add {' or '.join(takers)} to the command"
-        )
-
-    close = closest(option, list(option_names(schema)))
-    hint = f"did you mean {close!r}?" if close else "--help lists them all"
-    return f"there is no option {option!r}: {hint}"
-
-
-def closest(option: str, names: list[str]) -> str | None:
-    """Return the name that was probably meant: the same last part, else similar letters."""
-    last = option.rpartition(".")[2]
-    same_ending = [name for name in names if name.rpartition(".")[2] == last]
-    if same_ending:
-        return same_ending[0]
-    close = difflib.get_close_matches(option, names, n=1, cutoff=0.6)
-    return close[0] if close else None

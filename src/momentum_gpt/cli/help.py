@@ -6,7 +6,7 @@ import inspect
 import shutil
 import textwrap
 
-from momentum_gpt.cli.options import Group, Option, groups_of, sections_of
+from momentum_gpt.cli.options import REQUIRED, Group, Option, groups_of, sections_of
 
 HYDRA = """\
 Hydra's own flags: --cfg job prints the composed options and stops; --multirun (-m) runs every
@@ -21,6 +21,7 @@ def help_text(command: str, schema: type, manual: str) -> str:
         schema: its dataclass.
         manual: the docstring of its module.
     """
+    # Longer lines are hard to read, however wide the terminal is.
     width = min(100, shutil.get_terminal_size().columns)
     parts = [inspect.cleandoc(manual)]
 
@@ -34,7 +35,9 @@ def help_text(command: str, schema: type, manual: str) -> str:
         lines = [option_text(option, width) for option in section.options]
         if section.name:
             title = f"{section.name}: {section.text}"
-            lines.insert(0, textwrap.fill(" ".join(title.split()), width) + "\n")
+            heading = textwrap.fill(" ".join(title.split()), width)
+            # The blank line is for the eye that looks for the next section.
+            lines = [heading, "", *lines] if lines else [heading]
         parts.append("\n".join(lines))
 
     parts.append(textwrap.fill(" ".join(HYDRA.split()), width))
@@ -50,17 +53,25 @@ def group_text(group: Group, width: int) -> str:
         width,
         initial_indent=f"  {group.name:<13}",
         subsequent_indent=" " * 15,
-        break_on_hyphens=False,
+        break_on_hyphens=False,  # names stay in one piece
     )
 
 
 def option_text(option: Option, width: int) -> str:
     """Return an option's name, default and type on one line, and its meaning below."""
-    lines = [f"  {option.name}={option.default}  ({option.kind})"]
-    if option.kind == "value":
-        lines = [f"  {option.name}={option.default}"]
-    for paragraph in option.text.split("\n\n"):
-        joined = " ".join(paragraph.split())
-        indent = " " * 6
-        lines.append(textwrap.fill(joined, width, initial_indent=indent, subsequent_indent=indent))
-    return "\n".join(line for line in lines if line)
+    is_required = option.default == REQUIRED
+    head = option.name if is_required else f"{option.name}={option.default}"
+    notes = [] if option.kind == "value" else [option.kind]
+    notes += [REQUIRED] if is_required else []
+
+    lines = [f"  {head}  ({', '.join(notes)})" if notes else f"  {head}"]
+    if option.text:
+        lines += [_indented(paragraph, width) for paragraph in option.text.split("\n\n")]
+    return "\n".join(lines)
+
+
+def _indented(paragraph: str, width: int) -> str:
+    """Return a paragraph below an option's name."""
+    indent = " " * 6
+    joined = " ".join(paragraph.split())
+    return textwrap.fill(joined, width, initial_indent=indent, subsequent_indent=indent)

@@ -13,7 +13,6 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -25,6 +24,12 @@ REQUIRED = "required"
 
 KINDS = {int: "integer", float: "number", str: "text", bool: "true or false"}
 """Python types, in words."""
+
+YAML_LINE = re.compile(
+    r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s][^#\n]*?))? *(?:# (?P<comment>.*))?$",
+    re.MULTILINE,
+)
+"""A line `key: value  # comment` of a YAML file."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def sections_of(command: str, schema: type) -> list[Section]:
     defaults = yaml_defaults(command)
     sections = [Section("", "", [])]
     _collect(schema, "", defaults, sections)
-    return [section for section in sections if section.options]
+    return [section for section in sections if section.options or section.name]
 
 
 def _collect(schema: type, prefix: str, defaults: dict[str, Any], sections: list[Section]) -> None:
@@ -99,10 +104,11 @@ def _collect(schema: type, prefix: str, defaults: dict[str, Any], sections: list
         kind = hints[entry.name]
         if is_dataclass(kind):
             assert isinstance(kind, type)
-            sections.append(Section(name, class_text(kind), []))
+            sections.append(Section(name, class_text(kind) or texts[entry.name], []))
             _collect(kind, f"{name}.", defaults, sections)
         elif get_origin(kind) is dict:
-            sections.append(Section(name, texts[entry.name], yaml_options(name)))
+            # The options depend on the choice, so the YAML files of the group list them.
+            sections.append(Section(name, texts[entry.name], yaml_options(name, defaults)))
         else:
             default = _default_text(defaults.get(name, _field_default(entry)))
             own.options.append(Option(name, kind_text(kind), default, texts[entry.name]))
@@ -124,7 +130,9 @@ def field_texts(schema: type) -> dict[str, str]:
     assert isinstance(definition, ast.ClassDef)
 
     texts = {}
-    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+    # Python keeps no text under a field, so it is found in the source: the next statement.
+    followers = [*definition.body[1:], None]
+    for statement, following in zip(definition.body, followers, strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
         texts[statement.target.id] = _literal_text(following)
@@ -139,8 +147,11 @@ def _literal_text(statement: ast.stmt | None) -> str:
 
 
 def class_text(schema: type) -> str:
-    """Return the first paragraph of a class's docstring, on one line."""
-    paragraph = inspect.cleandoc(schema.__doc__ or "").split("\n\n")[0]
+    """Return the first paragraph of a class's docstring, on one line; "" if it has none."""
+    written = schema.__doc__ or ""
+    if written.startswith(f"{schema.__name__}("):  # a dataclass without one gets its signature
+        return ""
+    paragraph = inspect.cleandoc(written).split("\n\n")[0]
     return " ".join(paragraph.split())
 
 
@@ -170,6 +181,7 @@ def _default_text(value: Any) -> str:
     if isinstance(value, str):
         if value == "???":
             return REQUIRED
+        # Quotes make an empty text, or blanks at an end, visible.
         return repr(value) if value.strip() != value or not value else value
     if value is None:
         return "null"
@@ -188,6 +200,7 @@ def yaml_defaults(command: str) -> dict[str, Any]:
             content = OmegaConf.load(conf_folder() / group.name / f"{group.chosen}.yaml")
             _flatten(OmegaConf.to_container(content), f"{group.name}.", values)
 
+    # The command's own file comes last, as in the composed options.
     own = OmegaConf.to_container(OmegaConf.load(conf_folder() / f"{command}.yaml"))
     assert isinstance(own, dict)
     own.pop("defaults", None)
@@ -203,46 +216,101 @@ def _flatten(nested: Any, prefix: str, values: dict[str, Any]) -> None:
             values[f"{prefix}{key}"] = value
 
 
-def yaml_options(group: str) -> list[Option]:
-    """Return the options of a group without a dataclass, from the lines of its YAML files."""
-    found: dict[str, Option] = {}
-    takers: dict[str, list[str]] = {}
+def yaml_options(group: str, defaults: dict[str, Any]) -> list[Option]:
+    """Return the options of a group without a dataclass, from the lines of its YAML files.
+
+    Args:
+        group: the folder's name.
+        defaults: values that options have if nothing is chosen, by dotted name.
+    """
+    written: dict[str, tuple[str, str]] = {}
     for choice in choices_of(group):
-        for key, value, comment in _yaml_lines(conf_folder() / group / f"{choice}.yaml"):
-            if key in ("name", "kind"):  # the choice itself
-                continue
-            name = f"{group}.{key}"
-            takers.setdefault(name, []).append(choice)
-            if name not in found or not found[name].text:
-                default = REQUIRED if value == "???" else value
-                found[name] = Option(name, "value", default, comment)
+        # A choice that builds on another one has its options, with other values.
+        if base_of(group, choice):
+            continue
+        for name, value, comment in _yaml_lines(group, choice):
+            # The first comment that explains the option counts for all files that have it.
+            if name not in written or not written[name][1]:
+                written[name] = (value, comment)
 
-    with_takers = []
-    for name, option in found.items():
-        text = f"{option.text} Only with {group}={' or '.join(takers[name])}.".strip()
-        with_takers.append(Option(name, option.kind, option.default, text))
-    return with_takers
-
-
-def _yaml_lines(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and comment of each line at the top level of a YAML file."""
-    pattern = re.compile(r"^(\w+): *([^#\n]+?) *(?:# (.*))?$", re.MULTILINE)
-    for match in pattern.finditer(path.read_text(encoding="utf-8")):
-        comment = match[3] or ""
-        sentence = comment[:1].upper() + comment[1:] + "." if comment else ""
-        yield match[1], match[2], sentence
+    options = []
+    for name, (value, comment) in written.items():
+        default = _default_text(defaults[name]) if name in defaults else value
+        text = f"{comment} {_only_with(name)}".strip()
+        options.append(Option(name, "value", REQUIRED if default == "???" else default, text))
+    return options
 
 
-def takers_of(option: str) -> list[str]:
+def _only_with(option: str) -> str:
+    """Return the sentence that says which choices have an option, if not all of them do."""
+    group = option.partition(".")[0]
+    takers = [taker.partition("=")[2] for taker in takers_of(option, with_derived=True)]
+    if takers == choices_of(group):
+        return ""
+    *first, last = takers
+    names = f"{', '.join(first)} or {last}" if first else last
+    return f"Only with {group}={names}."
+
+
+def yaml_names(group: str) -> list[str]:
+    """Return the dotted names of all options in a group's YAML files."""
+    names = []
+    for choice in choices_of(group):
+        names += [name for name, _, _ in _yaml_lines(group, choice)]
+    return sorted(set(names))
+
+
+def takers_of(option: str, with_derived: bool = False) -> list[str]:
     """Return the choices, such as "attention=momentum", whose YAML file has the option.
 
     Args:
         option: a dotted name, such as "attention.ema_decay".
+        with_derived: whether to list those that have it from the choice that they build on, too.
     """
-    group, _, key = option.rpartition(".")
+    group = option.partition(".")[0]
     takers = []
-    for choice in choices_of(group) if group else []:
-        content = OmegaConf.load(conf_folder() / group / f"{choice}.yaml")
-        if key in content:
+    for choice in choices_of(group):
+        base = base_of(group, choice)
+        if base and not with_derived:
+            continue
+        if option in [name for name, _, _ in _yaml_lines(group, base or choice)]:
             takers.append(f"{group}={choice}")
     return takers
+
+
+def base_of(group: str, choice: str) -> str | None:
+    """Return the choice of the same group that a YAML file builds on, if it does."""
+    content = OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{choice}.yaml"))
+    assert isinstance(content, dict)
+    bases = [entry for entry in content.get("defaults", []) if entry in choices_of(group)]
+    return bases[0] if bases else None
+
+
+@cache
+def _yaml_lines(group: str, choice: str) -> list[tuple[str, str, str]]:
+    """Return dotted name, value and comment of each option in a YAML file of a group."""
+    path = conf_folder() / group / f"{choice}.yaml"
+    found = []
+    parents: list[tuple[int, str]] = []  # indentation and key of the mappings around the line
+    for match in YAML_LINE.finditer(path.read_text(encoding="utf-8")):
+        indent = len(match["indent"])
+        parents = [parent for parent in parents if parent[0] < indent]
+        if not match["value"]:
+            parents.append((indent, match["key"]))
+            continue
+        if match["key"] in ("name", "kind") and not parents:  # the choice itself
+            continue
+
+        keys = [key for _, key in parents]
+        name = ".".join([group, *keys, match["key"]])
+        found.append((name, match["value"], _sentence(match["comment"] or "")))
+    return found
+
+
+def _sentence(comment: str) -> str:
+    """Return a comment as a sentence, with a capital letter and a full stop."""
+    if not comment:
+        return ""
+    is_value = comment.startswith(("null:", "{", "["))
+    first = comment[0] if is_value else comment[0].upper()
+    return first + comment[1:].rstrip(".") + "."

@@ -1,6 +1,6 @@
-"""Write the option reference of the documentation, docs/reference/options.md.
+"""Write the option reference of the documentation, by default docs/reference/options.md.
 
-python -m momentum_gpt.cli.reference docs/reference/options.md
+python -m momentum_gpt.cli.reference [FILE]
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ from pathlib import Path
 
 from momentum_gpt.__main__ import all_verbs
 from momentum_gpt.cli.compose import Command, declared
-from momentum_gpt.cli.options import Group, Option, Section, groups_of, sections_of
-from momentum_gpt.core.files import write_text
+from momentum_gpt.cli.options import (
+    REQUIRED,
+    Group,
+    Option,
+    Section,
+    groups_of,
+    sections_of,
+)
+from momentum_gpt.core.files import CLONE, write_text
+
+PAGE = CLONE / "docs" / "reference" / "options.md"
 
 HEAD = """\
 # Options
 
 Every command's groups and options, generated from the code by
-`python -m momentum_gpt.cli.reference docs/reference/options.md`. `momentum-gpt VERB --help` shows
-the same in the terminal. An option is set with `OPTION=VALUE`, a group is chosen with
-`GROUP=CHOICE`.
+`python -m momentum_gpt.cli.reference`. `momentum-gpt VERB --help` shows the same in the terminal.
+An option is set with `OPTION=VALUE`, a group is chosen with `GROUP=CHOICE`.
 """
 
 
@@ -60,6 +68,8 @@ def section_lines(section: Section) -> list[str]:
     lines = []
     if section.name:
         lines += [f"**{section.name}**: {' '.join(section.text.split())}", ""]
+    if not section.options:
+        return lines
     lines += ["| option | default | type | meaning |", "| --- | --- | --- | --- |"]
     lines += [option_row(option) for option in section.options]
     return [*lines, ""]
@@ -68,8 +78,9 @@ def section_lines(section: Section) -> list[str]:
 def option_row(option: Option) -> str:
     """Return an option as a row of a table."""
     text = " ".join(option.text.split()).replace("|", "\\|")
-    return f"| `{option.name}` | `{option.default}` | {option.kind} | {text} |"
+    default = REQUIRED if option.default == REQUIRED else f"`{option.default}`"
+    return f"| `{option.name}` | {default} | {option.kind} | {text} |"
 
 
 if __name__ == "__main__":
-    write_text(Path(sys.argv[1]), reference())
+    write_text(Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE, reference())

@@ -1,96 +1,179 @@
-"""What evaluating in the training loop may cost: what the user left open is chosen so that it keeps to its share.
+"""What an evaluation in the training loop may cost.
 
-Costs are counted in tokens that go forward through the model, so that they are the same on every machine, for every run of a
-comparison, and known before the first step.
+Options that the user left open are chosen so that evaluations keep to their share of the
+computation. Costs are counted in tokens that go forward through the model. They are therefore the
+same on every machine and for every run of a comparison, and known before the first step.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import fmean
 
 from momentum_gpt.core.config import EvaluationConfig, IclConfig, TrainingConfig
 from momentum_gpt.data import Tokenizer
-from momentum_gpt.evaluation.few_shot.measure import QUERIES, Fitting, prepare_task
+from momentum_gpt.evaluation.few_shot.prompts import prepare_task
+from momentum_gpt.evaluation.few_shot.queries import QUERIES
 from momentum_gpt.evaluation.perplexity import default_context_lengths
 from momentum_gpt.evaluation.suite import SEQUENCES
 from momentum_gpt.evaluation.targets import TOKENS
 
 TRAINED = 2
-"""Training on a token costs as much as two tokens of an evaluation: three passes, less what small batches cost more."""
+"""Tokens of evaluation that cost as much as training on one.
+
+Training is a forward pass and a backward pass of twice its cost, three passes in all; an
+evaluation's smaller batches are slower.
+"""
 
 PROBED = 0.25
-"""Of what perplexity and the induction probe may cost, the part of the probe."""
+"""Part of the induction probe in what it and perplexity may cost together."""
 
 FEWEST = 16
 """Queries of a task, however small the share."""
 
 
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What each evaluation in the training loop measures, and what it costs."""
+
+    tokens: int
+    """Validation targets at each context length."""
+    windows: int | None
+    """Windows of these that are measured, spread evenly; None: all."""
+    induction_sequences: int
+    """Sequences of the induction probe."""
+    queries: int | None
+    """Queries of each few-shot task; None without tasks."""
+    n_tasks: int
+    """Few-shot tasks."""
+    n_targets: int
+    """Targets that are scored at each context length."""
+    cost: float
+    """Tokens that go forward through the model, in one evaluation."""
+    allowed: float
+    """Tokens that may, by `evaluation.share`."""
+    between: float
+    """Tokens that cost as much as the training between two evaluations."""
+
+    def fill_in(self, evaluation: EvaluationConfig) -> None:
+        """Write what was chosen into the options; those that the user set stay as they are."""
+        evaluation.tokens = self.tokens
+        evaluation.windows = self.windows
+        evaluation.induction_sequences = self.induction_sequences
+        if self.n_tasks:
+            evaluation.icl.queries = self.queries
+
+    def __str__(self) -> str:
+        text = f"{self.n_targets:,} targets"
+        if self.n_tasks:
+            text += f", {self.queries:,} queries of each of {self.n_tasks} tasks"
+        text += f": {self.cost / self.between:.2%} of the computation"
+
+        # Whole windows and sequences are rounded, so that a tenth more is not reported.
+        if self.cost > 1.1 * self.allowed:
+            text += ", more than evaluation.share"
+        return text
+
+
 def settle_evaluation(
     evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer
-) -> str:
-    """Fill in `tokens`, `windows`, `induction_sequences`, `icl.queries` where they are open; returns what comes of it, a line.
+) -> EvaluationPlan:
+    """Plan the evaluations, fill in the options that are open, and return the plan.
+
+    The options are `tokens`, `windows`, `induction_sequences` and `icl.queries`.
 
     Raises:
-        UserError: a few-shot task that cannot be loaded, or none of whose queries fits the context.
+        UserError: a few-shot task cannot be loaded, or none of its queries fits the context.
     """
-    icl, trained = evaluation.icl, TRAINED * tokens_between(training)
-    allowed, cost, few_shot = evaluation.share * trained, 0.0, ""
+    plan = plan_evaluation(evaluation, training, seq_len, tokenizer)
+    plan.fill_in(evaluation)
+    return plan
+
+
+def plan_evaluation(
+    evaluation: EvaluationConfig, training: TrainingConfig, seq_len: int, tokenizer: Tokenizer
+) -> EvaluationPlan:
+    """Return what each evaluation measures, so that it keeps to `evaluation.share`.
+
+    Few-shot tasks may take half of what is allowed; perplexity takes three quarters of the rest,
+    and the induction probe the last quarter.
+
+    Raises:
+        UserError: a few-shot task cannot be loaded, or none of its queries fits the context.
+    """
+    icl = evaluation.icl
+    between = TRAINED * tokens_between(training)
+    allowed = evaluation.share * between
+    left = allowed / 2 if icl.tasks else allowed
+
+    queries = icl.queries
+    cost = 0.0
     if icl.tasks:
-        allowed /= 2
-        prefixes, of_query = few_shot_cost(icl, tokenizer, seq_len)
-        if icl.queries is None:
-            icl.queries = int(min(max(FEWEST, (allowed - prefixes) / of_query), QUERIES))
-        cost, few_shot = (
-            prefixes + icl.queries * of_query,
-            f", {icl.queries:,} queries of each of {len(icl.tasks)} tasks",
-        )
-    of_window = passes(evaluation, seq_len) * seq_len
-    if evaluation.tokens is None:
-        evaluation.windows = evaluation.windows or max(1, int((1 - PROBED) * allowed / of_window))
-        evaluation.tokens = (
-            max(TOKENS, seq_len)
-            if evaluation.documents != "apart"
-            else evaluation.windows * seq_len
-        )
-    if evaluation.induction_sequences is None:
-        evaluation.induction_sequences = min(max(1, int(PROBED * allowed / seq_len)), SEQUENCES)
-    n_windows = min(evaluation.windows or evaluation.tokens, evaluation.tokens // seq_len)
-    cost += n_windows * of_window + evaluation.induction_sequences * seq_len
-    return (
-        f"{n_windows * seq_len:,} targets{few_shot}: {cost / trained:.2%} of the computation"
-        f"{', more than evaluation.share' if cost > 1.1 * evaluation.share * trained else ''}"
+        prefixes, per_query = few_shot_cost(icl, tokenizer, seq_len)
+        if queries is None:
+            queries = int(min(max(FEWEST, (left - prefixes) / per_query), QUERIES))
+        cost = prefixes + queries * per_query
+
+    tokens = evaluation.tokens
+    windows = evaluation.windows
+    per_window = reads_per_token(evaluation, seq_len) * seq_len
+    if tokens is None:
+        windows = windows or max(1, int((1 - PROBED) * left / per_window))
+        # Documents apart are the first ones, as many as fill the windows; windows of a stream are
+        # spread over more of it than they read.
+        is_apart = evaluation.documents == "apart"
+        tokens = windows * seq_len if is_apart else max(TOKENS, seq_len)
+
+    sequences = evaluation.induction_sequences
+    if sequences is None:
+        sequences = min(max(1, int(PROBED * left / seq_len)), SEQUENCES)
+
+    n_windows = min(windows or tokens, tokens // seq_len)
+    return EvaluationPlan(
+        tokens=tokens,
+        windows=windows,
+        induction_sequences=sequences,
+        queries=queries,
+        n_tasks=len(icl.tasks),
+        n_targets=n_windows * seq_len,
+        cost=cost + n_windows * per_window + sequences * seq_len,
+        allowed=allowed,
+        between=between,
     )
 
 
 def tokens_between(training: TrainingConfig) -> int:
-    """Tokens trained on between two evaluations."""
-    return (
-        min(training.eval_every or training.max_steps, training.max_steps)
-        * training.tokens_per_step
-    )
+    """Return the tokens trained on between two evaluations."""
+    steps = min(training.eval_every or training.max_steps, training.max_steps)
+    return steps * training.tokens_per_step
 
 
-def passes(evaluation: EvaluationConfig, seq_len: int) -> float:
-    """How often perplexity reads each token."""
+def reads_per_token(evaluation: EvaluationConfig, seq_len: int) -> float:
+    """Return how often perplexity reads each token."""
     lengths = evaluation.context_lengths or default_context_lengths(seq_len)
-    overlapping = [
-        length / evaluation.stride
-        for length in lengths
-        if evaluation.stride and evaluation.stride < length
-    ]
-    return len({*lengths, seq_len}) + sum(overlapping)
+    disjoint = len({*lengths, seq_len})
+    if evaluation.stride is None:
+        return disjoint
+
+    overlapping = [length / evaluation.stride for length in lengths if evaluation.stride < length]
+    return disjoint + sum(overlapping)
 
 
 def few_shot_cost(icl: IclConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[float, float]:
-    """Tokens of all prefixes, of every task, number of demonstrations and seed; and what one query more of each task costs."""
-    prefixes = of_query = 0.0
+    """Return the tokens of all prefixes together, and the tokens of one query more in each task.
+
+    Prefixes are those of every task, number of demonstrations and seed.
+    """
+    rounds = 2 if icl.flipped else 1
+    prefixes = 0.0
+    per_query = 0.0
     for name in icl.tasks:
-        task, train, asked, _ = prepare_task(name, tokenizer, icl, seq_len)
-        fitting = Fitting(task, train, asked, tokenizer, icl, seq_len)
-        settings = [
-            (k, seed) for k, _ in fitting.numbers() for seed in range(icl.seeds if k else 1)
-        ]
-        twice = 2 if icl.flipped else 1
-        prefixes += twice * sum(len(fitting.prefix(k, seed)) for k, seed in settings)
-        of_query += twice * len(settings) * fmean(request.n_tokens for request in asked.requests)
-    return prefixes, of_query
+        prompts = prepare_task(name, tokenizer, icl, seq_len)
+        settings = prompts.settings
+        for setting in settings:
+            prefixes += rounds * len(prompts.prefix(setting))
+
+        requests = prompts.queries.requests
+        mean_size = fmean(request.n_tokens for request in requests)
+        per_query += rounds * len(settings) * mean_size
+    return prefixes, per_query

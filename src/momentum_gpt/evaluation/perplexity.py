@@ -1,173 +1,273 @@
 """Validation loss and perplexity at several context lengths, and loss by position in the context.
 
-The same targets are scored at every context length, each exactly once, by windows that are disjoint or overlap:
+The same targets are scored at every context length, each exactly once, by windows that are disjoint
+or overlap. Documents are read in one of two ways:
 
-    stream      documents run on, separated by the end-of-document token, as in training; that token is a target, too
-    apart       each document by itself, behind an end-of-document token, as lm-eval does; its text alone is scored
+    stream      one after another, as in training; the end-of-document token is a target, too
+    apart       each by itself, after an end-of-document token, as lm-eval does; only its text is
+                scored
 
-Sums of nats are divided once. Perplexity is per token: comparable only between models with the same tokenizer.
+Sums of nats are divided once. Perplexity is per token: comparable only between models with the same
+tokenizer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
 from momentum_gpt.core.config import EvaluationConfig
+from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.data.packing import best_fit
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
+from momentum_gpt.evaluation.records import PerplexityRecord
 from momentum_gpt.evaluation.scoring import score, token_losses
-from momentum_gpt.evaluation.targets import Stream, Targets, Windows, choose_targets, read
+from momentum_gpt.evaluation.targets import Targets, Windows, read
+
+MOST_NATS = 700.0
+"""Nats per word beyond which a perplexity is not computed: exp of more overflows."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Windows laid out in rows of equal length, one or several in each row."""
+
+    windows: Windows
+    row_length: int
+    """Tokens."""
+    row: np.ndarray
+    """(windows,): the row of each window."""
+    column: np.ndarray
+    """(windows,): where in the row it begins."""
+    by_row: np.ndarray
+    """(windows,): the windows' numbers in the order of their rows."""
+    firsts: np.ndarray
+    """(rows + 1,): where in `by_row` the windows of each row begin."""
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.firsts) - 1
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the rows have, padding included."""
+        return self.n_rows * self.row_length
+
+
+def lay_out(targets: Targets, length: int, stride: int | None = None) -> Layout:
+    """Return the windows of `length` tokens over the targets, laid out in rows of that length.
+
+    Windows of a stream have a row each. Documents apart are packed best-fit into rows, where none
+    sees another.
+    """
+    windows = targets.windows(length, stride)
+    row = best_fit(windows.lengths, length) if targets.apart else np.arange(len(windows.starts))
+
+    by_row = np.argsort(row, kind="stable")  # stable: windows of a row keep their order
+    n_rows = int(row.max()) + 1
+    firsts = np.searchsorted(row[by_row], np.arange(n_rows + 1))
+
+    # Where each window would begin if all rows were one, less where its row begins.
+    lengths = windows.lengths[by_row]
+    begins = np.cumsum(lengths) - lengths
+    column = np.empty_like(begins)
+    column[by_row] = begins - begins[firsts[row[by_row]]]
+    return Layout(windows, length, row, column, by_row, firsts)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One time through all targets, at one context length."""
+
+    length: int
+    """Tokens of context."""
+    stride: int | None
+    layout: Layout
+    is_reported: bool
+    """Whether it has a record, or is there only for the loss by position."""
+
+
+def plan_passes(targets: Targets, config: EvaluationConfig, seq_len: int) -> list[Pass]:
+    """Return the passes to make: each context length, shortest first, with its overlapping windows.
+
+    One without a stride at seq_len is always among them.
+    """
+    lengths = config.context_lengths or default_context_lengths(seq_len)
+    passes = []
+    for length in sorted({*lengths, seq_len}):
+        is_asked = length in lengths
+        passes.append(Pass(length, None, lay_out(targets, length), is_asked))
+        if is_asked and config.stride is not None and config.stride < length:
+            overlapping = lay_out(targets, length, config.stride)
+            passes.append(Pass(length, config.stride, overlapping, True))
+    return passes
 
 
 def perplexity(
     model: nn.Module,
-    stream: Stream,
-    config: EvaluationConfig,
+    targets: Targets,
+    passes: list[Pass],
     seq_len: int,
     tokens_per_forward: int,
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics, and a record for each context length (and stride) with the nats of each document.
+    advance: Advance = ignore_progress,
+) -> tuple[dict[str, float], list[PerplexityRecord]]:
+    """Return metrics, and a record for each context length and stride.
 
-    Metrics: `val/loss` (nats per token at seq_len), `val/ppl@L` for each L, `val/ppl@L/stride` with windows that overlap, each
-    scoring its last `stride` targets, which see at least L - stride + 1 tokens; `val/loss@posP`, P a power of two, the loss
-    of the targets that see P/2 + 1 ... P tokens of the seq_len window (what context buys, which is not the perplexity at a
-    context length); `icl/score`; `val/bpb`, bits per byte of text, and `val/ppl_word`, per word between white space: the ends
-    of documents are not counted in these two, which unlike perplexity per token may be compared between tokenizers.
+    Metrics:
+        `val/loss`: nats per token at seq_len.
+        `val/ppl@L`: perplexity at each context length L.
+        `val/ppl@L/stride`: the same with overlapping windows. Each scores its last `stride`
+            targets, which see at least L - stride + 1 tokens.
+        `val/loss@posP`, P a power of two: loss of the targets that see P/2 + 1 ... P tokens of the
+            seq_len window. It is what context buys, and not the perplexity at a context length.
+        `icl/score`: see `icl_score`.
+        `val/bpb`, `val/ppl_word`: bits per byte of text, and perplexity per word between white
+            space. The ends of documents are not counted in these two, which unlike perplexity per
+            token may be compared between tokenizers.
+        `val/targets`, `val/bytes`, `val/words`: how many were scored.
 
-    Records: context_length, stride, documents (how they are read), loss, ppl, bpb, ppl_word, targets, bytes, words, text_sha256
-    (of the targets); and nats, n_targets and document (its number) of each piece: of a document, or of seq_len of its targets.
-
-    Raises:
-        UserError: there is nothing to score.
+    Args:
+        model: tokens (B, T) -> logits (B, T, V).
+        targets: what is scored.
+        passes: how, from `plan_passes`.
+        seq_len: the longest context, tokens.
+        tokens_per_forward: most tokens in a forward pass.
+        advance: called with the tokens done, the sum of `layout.n_tokens` in all.
     """
-    targets = choose_targets(stream, config, seq_len)
-    lengths = config.context_lengths or default_context_lengths(seq_len)
     metrics: dict[str, float] = {}
+    at_seq_len: dict[str, float] = {}
     records = []
-    for length in sorted({*lengths, seq_len}):
-        windows = targets.windows(length)
-        nats = nats_of(model, targets, windows, length, tokens_per_forward)
-        if length not in lengths:
-            continue
-        records.append(record(targets, nats, seq_len, length, None))
-        metrics[f"val/ppl@{length}"] = records[-1]["ppl"]
-        if config.stride is not None and config.stride < length:
-            overlapping = targets.windows(length, config.stride)
-            its = nats_of(model, targets, overlapping, length, tokens_per_forward)
-            records.append(record(targets, its, seq_len, length, config.stride))
-            metrics[f"val/ppl@{length}/stride"] = records[-1]["ppl"]
-    whole = record(targets, nats, seq_len, seq_len, None)  # the last length is seq_len
-    metrics["val/loss"] = whole["loss"]
-    metrics |= {
-        f"val/{key}": whole[key] for key in ("bpb", "ppl_word", "targets", "bytes", "words")
-    }
-    return metrics | by_position(nats, windows, seq_len), records
+    for one in passes:
+        nats = nats_of(model, targets, one.layout, tokens_per_forward, advance)
+        record = summarize(targets, nats, seq_len, one)
+        if one.length == seq_len and one.stride is None:
+            at_seq_len |= whole_context(record)
+            at_seq_len |= by_position(nats, one.layout.windows, seq_len)
+        if one.is_reported:
+            suffix = "/stride" if one.stride else ""
+            metrics[f"val/ppl@{one.length}{suffix}"] = record.ppl
+            records.append(record)
+    return metrics | at_seq_len, records
 
 
 def nats_of(
-    model: nn.Module, targets: Targets, windows: Windows, length: int, tokens_per_forward: int
+    model: nn.Module,
+    targets: Targets,
+    layout: Layout,
+    tokens_per_forward: int,
+    advance: Advance = ignore_progress,
 ) -> np.ndarray:
-    """-log p of each target, (targets,), float64. Documents apart are packed into rows of `length`, where none sees another."""
-    stream, eos_id = targets.stream, targets.stream.tokenizer.eos_id
-    in_row = best_fit(windows.lengths, length) if targets.apart else np.arange(len(windows.starts))
-    order = np.argsort(in_row, kind="stable")
-    firsts = np.searchsorted(in_row[order], np.arange(int(in_row.max()) + 2))
-    before = np.cumsum(windows.lengths[order]) - windows.lengths[order]
-    column = np.empty_like(before)
-    column[order] = before - before[firsts[in_row[order]]]
+    """Return -log p of each target, (targets,), float64."""
+    stream = targets.stream
+    windows = layout.windows
 
     def rows(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        tokens, wanted = (
-            np.full((len(numbers), length), eos_id),
-            np.full((len(numbers), length), NO_TARGET),
-        )
-        documents = np.full((len(numbers), length), length)  # what fills up is one more
-        for row, number in enumerate(numbers):
-            for window in order[firsts[number] : firsts[number + 1]]:
-                n, scored = int(windows.lengths[window]), int(windows.scored[window])
-                here = slice(column[window], column[window] + n)
-                block = read(stream, int(windows.starts[window]), n + 1)
-                tokens[row, here], documents[row, here] = block[:-1], column[window]
-                wanted[row, here.stop - scored : here.stop] = block[n + 1 - scored :]
+        shape = (len(numbers), layout.row_length)
+        tokens = np.full(shape, stream.tokenizer.eos_id)
+        wanted = np.full(shape, NO_TARGET)
+        # A document is numbered by the column it begins in; padding is one document more.
+        documents = np.full(shape, layout.row_length)
+
+        for place, number in enumerate(numbers):
+            for window in layout.by_row[layout.firsts[number] : layout.firsts[number + 1]]:
+                length = int(windows.lengths[window])
+                scored = int(windows.scored[window])
+                begin = int(layout.column[window])
+                end = begin + length
+
+                block = read(stream, int(windows.starts[window]), length + 1)
+                tokens[place, begin:end] = block[:-1]
+                wanted[place, end - scored : end] = block[length + 1 - scored :]
+                documents[place, begin:end] = begin
         return (tokens, wanted, documents) if targets.apart else (tokens, wanted)
 
     def statistics(logits: Tensor, wanted: Tensor) -> Tensor:
         return token_losses(logits, wanted)[None]
 
-    values = (
-        score(model, rows, len(firsts) - 1, tokens_per_forward, statistics)[0].double().numpy()
-    )  # (rows, length)
-    ends = column + windows.lengths
-    parts = zip(in_row, ends - windows.scored, ends, strict=True)
+    losses = score(model, rows, layout.n_rows, tokens_per_forward, statistics, advance)
+    # Sums are taken in float64: thousands of losses in float32 would lose digits.
+    values = losses[0].double().numpy()  # (rows, row_length)
+
+    # Back from rows to the order of the targets.
+    ends = layout.column + windows.lengths
+    parts = zip(layout.row, ends - windows.scored, ends, strict=True)
     return np.concatenate([values[row, first:end] for row, first, end in parts])
 
 
-def record(
-    targets: Targets, nats: np.ndarray, seq_len: int, length: int, stride: int | None
-) -> dict[str, Any]:
-    """What is told of the nats of all targets at one context length."""
-    of_text = float(nats[targets.is_text].sum())
-    n_bytes, n_words = (
-        sum(map(count, targets.texts))
-        for count in (lambda text: len(text.encode()), lambda text: len(text.split()))
-    )
+def summarize(targets: Targets, nats: np.ndarray, seq_len: int, one: Pass) -> PerplexityRecord:
+    """Return the record of the nats of all targets, (targets,), at one context length."""
     loss = float(nats.sum()) / len(nats)
+    nats_of_text = float(nats[targets.is_text].sum())
+    n_bytes = sum(len(text.encode()) for text in targets.texts)
+    n_words = sum(len(text.split()) for text in targets.texts)
+
     piece, document = targets.pieces(seq_len)
+    return PerplexityRecord(
+        context_length=one.length,
+        stride=one.stride,
+        documents="apart" if targets.apart else "stream",
+        loss=loss,
+        ppl=math.exp(loss),
+        bpb=nats_of_text / math.log(2) / max(1, n_bytes),
+        ppl_word=math.exp(min(MOST_NATS, nats_of_text / max(1, n_words))),
+        targets=len(nats),
+        bytes=n_bytes,
+        words=n_words,
+        text_sha256=hashlib.sha256(targets.tokens.astype("<i8").tobytes()).hexdigest(),
+        nats=np.round(np.bincount(piece, nats), 4).tolist(),
+        n_targets=np.bincount(piece).tolist(),
+        document=document.tolist(),
+    )
+
+
+def whole_context(record: PerplexityRecord) -> dict[str, float]:
+    """Return the metrics that are measured only at the whole context, from its record."""
     return {
-        "context_length": length,
-        "stride": stride,
-        "documents": "apart" if targets.apart else "stream",
-        "loss": loss,
-        "ppl": math.exp(loss),
-        "bpb": of_text / math.log(2) / max(1, n_bytes),
-        "ppl_word": math.exp(min(700.0, of_text / max(1, n_words))),
-        "targets": len(nats),
-        "bytes": n_bytes,
-        "words": n_words,
-        "text_sha256": hashlib.sha256(targets.tokens.astype("<i8").tobytes()).hexdigest(),
-        "nats": np.round(np.bincount(piece, nats), 4).tolist(),
-        "n_targets": np.bincount(piece).tolist(),
-        "document": document.tolist(),
+        "val/loss": record.loss,
+        "val/bpb": record.bpb,
+        "val/ppl_word": record.ppl_word,
+        "val/targets": record.targets,
+        "val/bytes": record.bytes,
+        "val/words": record.words,
     }
 
 
 def by_position(nats: np.ndarray, windows: Windows, seq_len: int) -> dict[str, float]:
-    """`val/loss@posP` and `icl/score`, where there are targets with as much context."""
-    seen = np.concatenate(
-        [
-            np.arange(n - scored, n)
-            for n, scored in zip(windows.lengths, windows.scored, strict=True)
-        ]
-    )
-    sums, counts = np.bincount(seen, nats, seq_len), np.bincount(seen, minlength=seq_len)
+    """Return `val/loss@posP`, and `icl/score` if there are targets at every position."""
+    # The last `scored` targets of a window of n tokens see n - scored + 1 ... n of them.
+    pairs = zip(windows.lengths, windows.scored, strict=True)
+    seen = np.concatenate([np.arange(n - scored, n) for n, scored in pairs])
+    sums = np.bincount(seen, nats, seq_len)
+    counts = np.bincount(seen, minlength=seq_len)
+
     metrics = {}
-    for end in (2**i for i in range(seq_len.bit_length())):
-        if n := counts[end // 2 : end].sum():
-            metrics[f"val/loss@pos{end}"] = float(sums[end // 2 : end].sum() / n)
+    for exponent in range(seq_len.bit_length()):
+        end = 2**exponent
+        here = slice(end // 2, end)
+        if n := counts[here].sum():
+            metrics[f"val/loss@pos{end}"] = float(sums[here].sum() / n)
     if counts.all():
         metrics["icl/score"] = icl_score(sums / counts)
     return metrics
 
 
 def icl_score(loss_by_position: np.ndarray | list[float]) -> float:
-    """Loss at a late position minus loss at an early one, nats; the more negative, the more the context is used.
+    """Return the loss at a late position minus the loss at an early one, nats.
 
-    Olsson et al. ("In-context learning and induction heads", 2022) take the 500th and the 50th token of 512. Here each
-    is the mean over a sixteenth of the context around that place, (15/16, 1] and (1/16, 1/8], for less noise.
+    The more negative, the more the context is used. Olsson et al. ("In-context learning and
+    induction heads", 2022) take the 500th and the 50th token of 512. Here each is the mean over a
+    sixteenth of the context around that place, (15/16, 1] and (1/16, 1/8], for less noise.
     """
     T = len(loss_by_position)
-    late, early = (
-        loss_by_position[T * 15 // 16 :],
-        loss_by_position[T // 16 : max(T // 8, T // 16 + 1)],
-    )
+    late = loss_by_position[T * 15 // 16 :]
+    early = loss_by_position[T // 16 : max(T // 8, T // 16 + 1)]
     return float(np.mean(late) - np.mean(early))
 
 
 def default_context_lengths(seq_len: int) -> list[int]:
-    """A quarter, a half and the whole: 256, 512 and 1024 for the paper's model."""
+    """Return a quarter, a half and the whole: 256, 512 and 1024 for the paper's model."""
     return [seq_len // part for part in (4, 2, 1) if seq_len % part == 0]

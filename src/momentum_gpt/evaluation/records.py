@@ -1,16 +1,28 @@
-"""What an evaluation leaves in `evaluations/KIND.jsonl`: one record a line."""
+"""What an evaluation leaves in a run's folder `evaluations/`: one JSON object a line.
+
+    validation.jsonl    the metrics of a checkpoint on the run's own validation split
+    other.jsonl         the metrics of a checkpoint on data or text that the user named
+    perplexity.jsonl    a line for each context length and stride
+    icl.jsonl           a line for each few-shot (task, number of demonstrations, seed)
+
+The training loop adds lines to the last two. Its metrics are in the run's `metrics.jsonl`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from momentum_gpt.core.files import read_json_lines
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import append_json_lines, keep_json_lines, read_json_lines
 
 ACCURACY = "acc/"
 """The prefix of `FewShotRecord.accuracies` in a JSON line."""
+
+PERPLEXITY = "perplexity.jsonl"
+FEW_SHOT = "icl.jsonl"
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,26 @@ class Origin:
     """Name of the checkpoint's folder; None for a line written in training."""
     data: str | None = None
     """Data or text that the user named; None for the run's own validation split."""
+    settings: str | None = None
+    """Hash of the weights, the data and the options; None in lines of training."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the first entries of a line; in training, only the step and the tokens."""
+        position = {"step": self.step, "tokens": self.tokens}
+        if self.checkpoint is None:
+            return position
+        source = {"checkpoint": self.checkpoint, "data": self.data, "settings": self.settings}
+        return source | position
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Origin:
         """Return the origin of a line; the line's other entries are left out."""
-        names = {entry.name for entry in fields(cls)} & set(line)
-        return cls(**{name: line[name] for name in names})
+        return cls(**_entries(cls, line))
+
+    @property
+    def metrics_file(self) -> str:
+        """Name of the file in `evaluations/` that holds the metrics of a checkpoint."""
+        return "validation.jsonl" if self.data is None else "other.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,8 +78,11 @@ class PerplexityRecord:
     ppl_word: float
     """Perplexity per word between white space."""
     targets: int
+    """Tokens scored."""
     bytes: int
+    """UTF-8 bytes of the text scored."""
     words: int
+    """Words between white space in the text scored."""
     text_sha256: str
     """Hash of the targets."""
     nats: list[float]
@@ -70,7 +99,7 @@ class PerplexityRecord:
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> PerplexityRecord:
         """Return the record of a line; entries of the `Origin` are left out."""
-        return cls(**{entry.name: line[entry.name] for entry in fields(cls)})
+        return cls(**_entries(cls, line))
 
 
 @dataclass(frozen=True)
@@ -78,6 +107,7 @@ class FewShotRecord:
     """One (task, number of demonstrations, seed); see `evaluation/few_shot/measure.py`."""
 
     task: str
+    """Name of the task."""
     k: int
     """Demonstrations in the prompt."""
     k_asked: int
@@ -89,7 +119,7 @@ class FewShotRecord:
     n: int
     """Queries scored."""
     accuracies: dict[str, float]
-    """Accuracy by score: sum, per_token, per_char, per_byte, pmi; calibrated and flipped, if any."""
+    """Accuracy by score: sum, per_token, per_char, per_byte, pmi, calibrated, flipped."""
     acc: float
     """The headline accuracy."""
     soft: float
@@ -105,6 +135,7 @@ class FewShotRecord:
     queries: list[int]
     """The queries' numbers among the examples of the test split."""
     seconds: float
+    """Time that scoring took."""
     scores: dict[str, Any] | None = None
     """Scores of each query's candidates, nats; None for a line written in training."""
     verified: float | None = None
@@ -112,6 +143,7 @@ class FewShotRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one JSON object; accuracies get keys such as `acc/sum`."""
+        # `scores` and `verified` are left out where there are none.
         line = {name: value for name, value in asdict(self).items() if value is not None}
         accuracies = line.pop("accuracies")
         return line | {ACCURACY + name: value for name, value in accuracies.items()}
@@ -119,22 +151,129 @@ class FewShotRecord:
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> FewShotRecord:
         """Return the record of a line; entries of the `Origin` are left out."""
-        names = {entry.name for entry in fields(cls)} & set(line)
-        accuracies = {
-            key.removeprefix(ACCURACY): value
-            for key, value in line.items()
-            if key.startswith(ACCURACY)
-        }
-        return cls(accuracies=accuracies, **{name: line[name] for name in names})
+        accuracies = {}
+        for key, value in line.items():
+            if key.startswith(ACCURACY):
+                accuracies[key.removeprefix(ACCURACY)] = value
+        return cls(accuracies=accuracies, **_entries(cls, line))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that one evaluation of one model gives."""
+
+    metrics: dict[str, float]
+    """Metrics by key, such as `val/loss`, for metrics.jsonl and the dashboard."""
+    perplexity: list[PerplexityRecord] = field(default_factory=list)
+    """A record for each context length and stride."""
+    few_shot: list[FewShotRecord] = field(default_factory=list)
+    """A record for each few-shot (task, number of demonstrations, seed)."""
 
 
 def read_perplexity(run_dir: Path) -> list[tuple[Origin, PerplexityRecord]]:
-    """Return the lines of `evaluations/perplexity.jsonl`, oldest first; [] without a file."""
-    lines = read_json_lines(run_dir / "evaluations" / "perplexity.jsonl")
-    return [(Origin.from_json(line), PerplexityRecord.from_json(line)) for line in lines]
+    """Return the lines of `evaluations/perplexity.jsonl`, the oldest first; [] if there is no file.
+
+    Raises:
+        UserError: a line lacks an entry.
+    """
+    return _read(_folder(run_dir) / PERPLEXITY, PerplexityRecord)
 
 
 def read_few_shot(run_dir: Path) -> list[tuple[Origin, FewShotRecord]]:
-    """Return the lines of `evaluations/icl.jsonl`, oldest first; [] without a file."""
-    lines = read_json_lines(run_dir / "evaluations" / "icl.jsonl")
-    return [(Origin.from_json(line), FewShotRecord.from_json(line)) for line in lines]
+    """Return the lines of `evaluations/icl.jsonl`, the oldest first; [] if there is no file.
+
+    Raises:
+        UserError: a line lacks an entry.
+    """
+    return _read(_folder(run_dir) / FEW_SHOT, FewShotRecord)
+
+
+def keep_records(run_dir: Path, origin: Origin, measured: Measured) -> None:
+    """Add what was measured to the files in `evaluations/`.
+
+    A checkpoint's lines replace those of the same settings. Lines of training, whose `origin` has
+    no checkpoint, leave out the metrics and the scores of single candidates, which are long.
+    """
+    folder = _folder(run_dir)
+    few_shot = measured.few_shot
+    if origin.checkpoint is None:
+        few_shot = [replace(record, scores=None) for record in few_shot]
+    else:
+        _drop(folder, origin)
+
+    _append(folder / PERPLEXITY, origin, measured.perplexity)
+    _append(folder / FEW_SHOT, origin, few_shot)
+
+    # The metrics come last: their line tells `find_measured` that all others are there.
+    if origin.checkpoint is not None:
+        append_json_lines(folder / origin.metrics_file, [origin.to_json() | measured.metrics])
+
+
+def find_measured(run_dir: Path, origin: Origin) -> Measured | None:
+    """Return what is stored of an earlier evaluation with the same origin; None if there is none.
+
+    Raises:
+        UserError: a line of the files lacks an entry.
+    """
+    lines = read_json_lines(_folder(run_dir) / origin.metrics_file)
+    found = [line for line in lines if Origin.from_json(line) == origin]
+    if not found:
+        return None
+
+    beginning = origin.to_json()
+    metrics = {key: value for key, value in found[-1].items() if key not in beginning}
+    perplexity = [record for where, record in read_perplexity(run_dir) if where == origin]
+    few_shot = [record for where, record in read_few_shot(run_dir) if where == origin]
+    return Measured(metrics, perplexity, few_shot)
+
+
+class _Record(Protocol):
+    """What both kinds of record can do."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Any: ...
+
+
+Kind = TypeVar("Kind", bound=_Record)
+
+
+def _entries(kind: Any, line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a line that are fields of the dataclass."""
+    names = [entry.name for entry in fields(kind)]
+    return {name: line[name] for name in names if name in line}
+
+
+def _folder(run_dir: Path) -> Path:
+    return Path(run_dir) / "evaluations"
+
+
+def _read(path: Path, kind: type[Kind]) -> list[tuple[Origin, Kind]]:
+    records = []
+    for number, line in enumerate(read_json_lines(path), start=1):
+        try:
+            records.append((Origin.from_json(line), kind.from_json(line)))
+        except TypeError as error:  # an argument of the dataclass is missing
+            raise UserError(
+                f"line {number} of {path} is not a record of this version ({error}): "
+                "delete the file and evaluate the run again"
+            ) from None
+    return records
+
+
+def _append(path: Path, origin: Origin, records: Sequence[_Record]) -> None:
+    if records:
+        append_json_lines(path, [origin.to_json() | record.to_json() for record in records])
+
+
+def _drop(folder: Path, origin: Origin) -> None:
+    """Drop all lines of the origin, the metrics first: without them the others do not count."""
+
+    def is_other(line: dict[str, Any]) -> bool:
+        there = Origin.from_json(line)
+        return (there.checkpoint, there.settings) != (origin.checkpoint, origin.settings)
+
+    for name in (origin.metrics_file, PERPLEXITY, FEW_SHOT):
+        if (folder / name).is_file():
+            keep_json_lines(folder / name, is_other)

@@ -1,92 +1,171 @@
-"""What is measured of every model, in the training loop and afterwards: one function, so that the numbers agree."""
+"""What is measured of every model, in the training loop and afterwards.
+
+Both go through the same functions, so that their numbers agree. A suite is planned before it is
+run: its cost is known, and it can be given to several models.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, NamedTuple
 
 from torch import nn
 
 from momentum_gpt.core.config import EvaluationConfig
-from momentum_gpt.core.files import append_json_lines
+from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.data import SyntheticTask
-from momentum_gpt.evaluation.few_shot.measure import evaluate_icl
-from momentum_gpt.evaluation.induction import induction
-from momentum_gpt.evaluation.perplexity import perplexity
-from momentum_gpt.evaluation.synthetic import answers
-from momentum_gpt.evaluation.targets import TOKENS, Stream
+from momentum_gpt.evaluation.few_shot.measure import measure_task, task_tokens
+from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
+from momentum_gpt.evaluation.induction import induction, induction_tokens
+from momentum_gpt.evaluation.perplexity import Pass, perplexity, plan_passes
+from momentum_gpt.evaluation.records import FewShotRecord, Measured
+from momentum_gpt.evaluation.synthetic import measure_answers
+from momentum_gpt.evaluation.targets import TOKENS, Stream, Targets, choose_targets
+
+EvaluationData = Stream | SyntheticTask
+"""What a model is measured on: documents, or sequences of a synthetic task."""
 
 SEQUENCES = 64
-"""Of the induction probe, where nothing says how many."""
+"""Sequences of the induction probe, where nothing says how many."""
 
 
-class Measured(NamedTuple):
-    metrics: dict[str, float]
-    records: dict[str, list[dict[str, Any]]]
-    """By kind: `perplexity`, one a context length; `icl`, one a (task, k, seed)."""
+@dataclass
+class TextSuite:
+    """What is measured on a stream of documents.
+
+    Perplexity by context length, loss by position, the in-context-learning score, the induction
+    probe and few-shot tasks.
+    """
+
+    stream: Stream
+    seq_len: int
+    """The longest context, tokens."""
+    targets: Targets
+    passes: list[Pass]
+    """Passes of perplexity over the targets."""
+    n_sequences: int
+    """Sequences of the induction probe; 0 where the context is too short for it."""
+    tasks: list[Prompts] = field(default_factory=list)
+    """Few-shot tasks."""
+    seconds: float = 0.0
+    """Time that planning took."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that go forward through the model."""
+        in_passes = sum(one.layout.n_tokens for one in self.passes)
+        in_tasks = sum(map(task_tokens, self.tasks))
+        return in_passes + induction_tokens(self.seq_len, self.n_sequences) + in_tasks
+
+    def measure(
+        self, model: nn.Module, tokens_per_forward: int, advance: Advance = ignore_progress
+    ) -> Measured:
+        """Return metrics and records of a model. Every rank must call this.
+
+        Args:
+            model: tokens (B, T) -> logits (B, T, V).
+            tokens_per_forward: most tokens in a forward pass, on each rank.
+            advance: called with the tokens done, `n_tokens` in all.
+        """
+        began = time.perf_counter()
+        was_training = model.training
+        model.eval()
+
+        metrics, by_length = perplexity(
+            model, self.targets, self.passes, self.seq_len, tokens_per_forward, advance
+        )
+        if self.n_sequences:
+            token_ids = self.stream.tokenizer.ordinary_ids()
+            metrics |= induction(
+                model, token_ids, self.seq_len, self.n_sequences, tokens_per_forward, advance
+            )
+        few_shot: list[FewShotRecord] = []
+        for task in self.tasks:
+            few_shot += measure_task(model, task, tokens_per_forward, advance)
+        metrics |= few_shot_metrics(few_shot)
+
+        model.train(was_training)
+        metrics["eval/seconds"] = self.seconds + time.perf_counter() - began
+        return Measured(metrics, by_length, few_shot)
+
+
+@dataclass
+class TaskSuite:
+    """What is measured on a synthetic task: its answers, and nothing else."""
+
+    task: SyntheticTask
+    n_sequences: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that go forward through the model."""
+        return self.n_sequences * self.task.seq_len
+
+    def measure(
+        self, model: nn.Module, tokens_per_forward: int, advance: Advance = ignore_progress
+    ) -> Measured:
+        """Return the metrics of a model; arguments as in `TextSuite.measure`."""
+        return Measured(
+            measure_answers(model, self.task, self.n_sequences, tokens_per_forward, advance)
+        )
+
+
+def plan_suite(
+    data: EvaluationData, config: EvaluationConfig, seq_len: int
+) -> TextSuite | TaskSuite:
+    """Return what is measured on the data.
+
+    Raises:
+        UserError: there is nothing to score, or a few-shot task cannot be loaded.
+    """
+    if isinstance(data, SyntheticTask):
+        return TaskSuite(data, max(1, (config.tokens or TOKENS) // seq_len))
+
+    began = time.perf_counter()
+    targets = choose_targets(data, config, seq_len)
+    passes = plan_passes(targets, config, seq_len)
+    # A shorter sequence has no second showing with a token to foresee.
+    n_sequences = (config.induction_sequences or SEQUENCES) if seq_len >= 4 else 0
+    tasks = []
+    for name in config.icl.tasks:
+        tasks.append(prepare_task(name, data.tokenizer, config.icl, seq_len))
+
+    seconds = time.perf_counter() - began
+    return TextSuite(data, seq_len, targets, passes, n_sequences, tasks, seconds)
 
 
 def evaluate(
     model: nn.Module,
-    stream: Stream | SyntheticTask,
+    data: EvaluationData,
     config: EvaluationConfig,
     seq_len: int,
     tokens_per_forward: int,
 ) -> Measured:
-    """Perplexity by context length, loss by position, the in-context-learning score, the induction probe, few-shot tasks.
-
-    Every rank must call this: the rows are shared out and summed.
+    """Plan a suite and measure a model. Every rank must call this, as they share the work.
 
     Args:
         model: tokens (B, T) -> logits (B, T, V).
-        stream: the validation split, other text, or a synthetic task, of which only the answers are measured.
+        data: the validation split, other text, or a synthetic task.
+        config: what is measured.
         seq_len: the longest context, tokens.
+        tokens_per_forward: most tokens in a forward pass, on each rank.
+
+    Raises:
+        UserError: there is nothing to score, or a few-shot task cannot be loaded.
     """
-    if isinstance(stream, SyntheticTask):
-        n_sequences = max(1, (config.tokens or TOKENS) // seq_len)
-        return Measured(answers(model, stream, n_sequences, tokens_per_forward), {})
-    was_training, began = model.training, time.perf_counter()
-    model.eval()
-    metrics, by_length = perplexity(model, stream, config, seq_len, tokens_per_forward)
-    if seq_len >= 4:
-        sequences = config.induction_sequences or SEQUENCES
-        metrics |= induction(
-            model, stream.tokenizer.ordinary_ids(), seq_len, sequences, tokens_per_forward
-        )
-    few_shot = list(evaluate_icl(model, stream.tokenizer, config.icl, seq_len, tokens_per_forward))
-    metrics |= icl_metrics(few_shot)
-    metrics["eval/seconds"] = time.perf_counter() - began
-    model.train(was_training)
-    return Measured(metrics, {"perplexity": by_length} | ({"icl": few_shot} if few_shot else {}))
+    return plan_suite(data, config, seq_len).measure(model, tokens_per_forward)
 
 
-def icl_metrics(records: list[dict[str, Any]]) -> dict[str, float]:
-    """`icl/TASK/acc@K`, the mean over seeds, and `icl/TASK/soft@K`, the mean share of the right candidate."""
+def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:
+    """Return `icl/TASK/acc@K` and `icl/TASK/soft@K`, means over seeds.
+
+    The latter is the mean share of the right candidate.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        for key in ("acc", "soft"):
-            values[f"icl/{record['task']}/{key}@{record['k']}"].append(record[key])
-    return {key: fmean(its) for key, its in values.items()}
-
-
-def keep_records(
-    run_dir: Path,
-    where: dict[str, Any],
-    records: dict[str, list[dict[str, Any]]],
-    leave_out: frozenset[str] = frozenset(),
-) -> None:
-    """Add a line for each to `evaluations/KIND.jsonl`, from which a line that a kill cut short is dropped.
-
-    Args:
-        where: what every line begins with: step, tokens.
-        leave_out: keys that are too long to keep.
-    """
-    for kind, lines in records.items():
-        kept = [
-            {key: value for key, value in (where | line).items() if key not in leave_out}
-            for line in lines
-        ]
-        append_json_lines(run_dir / "evaluations" / f"{kind}.jsonl", kept)
+        values[f"icl/{record.task}/acc@{record.k}"].append(record.acc)
+        values[f"icl/{record.task}/soft@{record.k}"].append(record.soft)
+    return {key: fmean(by_seed) for key, by_seed in values.items()}

@@ -3,43 +3,137 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
+from momentum_gpt.core.terminal import table_text
+from momentum_gpt.evaluation.records import FewShotRecord, Measured, PerplexityRecord
 from momentum_gpt.evaluation.statistics import bootstrap, bootstrap_ratio, in_blocks
 
+UNITS = {
+    "val/loss": "nats per token",
+    "val/ppl@": "per token",
+    "val/ppl_word": "per word",
+    "val/bpb": "bits per byte",
+    "val/targets": "tokens",
+    "val/bytes": "bytes",
+    "val/words": "words",
+    "val/acc": "share",
+    "icl/score": "nats per token",
+    "icl/induction/loss": "nats per token",
+    "icl/": "share",
+    "eval/seconds": "s",
+}
+"""Unit by the beginning of a metric's key; the first that fits counts."""
 
-def perplexity_table(records: list[dict[str, Any]]) -> str:
-    """A row for each context length: the loss, its interval over pieces of documents, and what it is per token, byte, word."""
-    head = f"  {'context':>9}{'stride':>8}{'pieces':>9}{'loss':>9}{'95% interval':>20}{'perplexity':>12}"
-    lines = [head + f"{'bits/byte':>11}{'per word':>12}"]
-    for it in records:
-        low, high = bootstrap_ratio(*in_blocks(np.array(it["nats"]), np.array(it["n_targets"])))
-        lines.append(
-            f"  {it['context_length']:>9}{it['stride'] or '-':>8}{len(it['nats']):>9,}{it['loss']:>9.4f}"
-            f"{f'[{low:.4f}, {high:.4f}]':>20}{it['ppl']:>12.3f}{it['bpb']:>11.4f}{it['ppl_word']:>12.1f}"
-        )
-    return "\n".join(lines)
+READABLE = 1e6
+"""Perplexities from here on are shown with an exponent."""
 
 
-def few_shot_table(records: list[dict[str, Any]]) -> str:
-    """A row for each (task, k): accuracy with its 95% interval over queries and seeds, and what to hold it against."""
-    of_row: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+def report(measured: Measured) -> str:
+    """Return tables of all that was measured."""
+    tables = [metrics_table(measured.metrics)]
+    if measured.perplexity:
+        tables.append(perplexity_table(measured.perplexity))
+    if measured.few_shot:
+        tables.append(few_shot_table(measured.few_shot))
+    return "\n\n".join(tables)
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """Return a table with a row for each metric: its value and its unit."""
+    rows = [[key, number(key, value), unit(key)] for key, value in metrics.items()]
+    return table_text("", ["metric", "value", "unit"], rows)
+
+
+def unit(key: str) -> str:
+    """Return the unit of a metric; "" if it has none."""
+    return next((name for start, name in UNITS.items() if key.startswith(start)), "")
+
+
+def number(key: str, value: float) -> str:
+    """Return a metric's value as text: counts in full, large perplexities with an exponent."""
+    if unit(key) in ("tokens", "bytes", "words"):
+        return f"{value:,.0f}"
+    if key.startswith("val/ppl"):
+        return perplexity_text(value)
+    if unit(key) == "s":
+        return f"{value:,.1f}"
+    return f"{value:.4f}"
+
+
+def perplexity_text(value: float) -> str:
+    """Return a perplexity as text, such as 1,234.567 or 2.5e+20."""
+    return f"{value:,.3f}" if value < READABLE else f"{value:.1e}"
+
+
+def perplexity_table(records: Sequence[PerplexityRecord]) -> str:
+    """Return a table with a row for each context length and stride.
+
+    It has the loss, its interval over pieces of documents, perplexity and bits per byte.
+    """
+    head = ["context", "stride", "pieces", "loss", "95% interval", "perplexity", "bpb", "per word"]
+    units = ["tokens", "tokens", "", "nats/token", "nats/token", "per token", "bits/byte", ""]
+    rows = []
     for record in records:
-        of_row[record["task"], record["k"]].append(record)
-    head = f"  {'task':<14}{'k':>4}{'asked':>7}{'seeds':>7}{'queries':>9}{'accuracy':>10}{'95% interval':>18}"
-    lines = [head + f"{'calibrated':>12}{'flipped':>9}{'soft':>8}{'majority':>10}"]
-    for (task, k), its in of_row.items():
-        low, high = bootstrap(np.array([record["right"] for record in its], dtype=float))
-        cells = [_mean(its, key) for key in ("acc/calibrated", "acc/flipped", "soft", "majority")]
-        lines.append(
-            f"  {task:<14}{k:>4}{its[0]['k_asked']:>7}{len(its):>7}{its[0]['n']:>9}{_mean(its, 'acc'):>10}"
-            f"{f'[{low:.3f}, {high:.3f}]':>18}{cells[0]:>12}{cells[1]:>9}{cells[2]:>8}{cells[3]:>10}"
+        sums, sizes = in_blocks(np.array(record.nats), np.array(record.n_targets))
+        low, high = bootstrap_ratio(sums, sizes)  # documents are what was drawn independently
+        rows.append(
+            [
+                f"{record.context_length:,}",
+                f"{record.stride:,}" if record.stride else "-",
+                f"{len(record.nats):,}",
+                f"{record.loss:.4f}",
+                f"[{low:.4f}, {high:.4f}]",
+                perplexity_text(record.ppl),
+                f"{record.bpb:.4f}",
+                perplexity_text(record.ppl_word),
+            ]
         )
-    return "\n".join(lines)
+    return table_text("Perplexity by context length", head, rows, units)
 
 
-def _mean(records: list[dict[str, Any]], key: str) -> str:
-    return f"{fmean(record[key] for record in records):.3f}" if key in records[0] else "-"
+def few_shot_table(records: Sequence[FewShotRecord]) -> str:
+    """Return a table with a row for each task and number of demonstrations.
+
+    It has the accuracy with its interval over queries and seeds, and what to compare it with.
+    """
+    by_row: dict[tuple[str, int], list[FewShotRecord]] = defaultdict(list)
+    for record in records:
+        by_row[record.task, record.k].append(record)
+
+    head = ["task", "k", "asked", "seeds", "queries", "accuracy", "95% interval"]
+    head += ["calibrated", "flipped", "soft", "majority"]
+    rows = []
+    for (task, k), seeds in by_row.items():
+        # Both queries and demonstration draws were drawn, so that the interval is over both.
+        right = np.array([record.right for record in seeds], dtype=float)  # (seeds, queries)
+        low, high = bootstrap(right)
+        rows.append(
+            [
+                task,
+                str(k),
+                str(seeds[0].k_asked),
+                str(len(seeds)),
+                f"{seeds[0].n:,}",
+                _mean(seeds, "acc"),
+                f"[{low:.3f}, {high:.3f}]",
+                _mean_accuracy(seeds, "calibrated"),
+                _mean_accuracy(seeds, "flipped"),
+                _mean(seeds, "soft"),
+                _mean(seeds, "majority"),
+            ]
+        )
+    return table_text("Few-shot accuracy, share of queries", head, rows)
+
+
+def _mean(records: Sequence[FewShotRecord], entry: str) -> str:
+    return f"{fmean(getattr(record, entry) for record in records):.3f}"
+
+
+def _mean_accuracy(records: Sequence[FewShotRecord], kind: str) -> str:
+    if kind not in records[0].accuracies:
+        return "-"
+    return f"{fmean(record.accuracies[kind] for record in records):.3f}"

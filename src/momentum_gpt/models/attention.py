@@ -1,140 +1,112 @@
 """The attention variants: rules that mix values over time, and nothing else.
 
-Projections, norms and output stay in gpt.py, so every variant has the same parameters under the same names. A new
-variant is one class here, one entry in ATTENTIONS, and one YAML file in conf/attention/; `make check-attention` proves it.
-
-A variant is a module with
-    __init__(place, ...)                        its further arguments are its options
-    forward(q, k, v, documents, cache) -> y     the fast form; all (B, H, T, D)
-    definition(q, k, v) -> y                    the formula, to check it by
+Projections, norms and output stay in gpt.py, so every variant has the same parameters under the
+same names. A new variant is one class here, one entry in ATTENTIONS and one YAML file in
+conf/attention/. `make check-attention NAME=...` then checks it, and docs/writing-a-variant.md
+shows the whole way.
 
 Shapes: B batch, H heads, T time, D head dimension.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from momentum_gpt.core.config import ModelConfig, require
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.models.cache import LayerCache
-from momentum_gpt.ops import add_ema_of_past, ema_of_past, linear_attention
+from momentum_gpt.models.hf.form import HFForm, HFMomentum, HFShift
+from momentum_gpt.models.mixing import (
+    Documents,
+    linear_weights,
+    relaxed_attention,
+    softmax_attention,
+    softmax_weights,
+)
+from momentum_gpt.ops import add_ema_of_past, ema_of_past
 
 EDGE = 2.0**-20
-"""A learned decay stays this far from 0 and 1."""
+"""Distance that a learned decay keeps from 0 and from 1."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a variant stands: its layer, counted from 0, in a model of that shape."""
+class Layer:
+    """The layer that a variant is built for, and the shape of the model around it."""
 
-    layer: int
+    index: int
+    """Counted from 0."""
     n_layers: int
     n_heads: int
     d_head: int
 
 
-class Documents(NamedTuple):
-    """The documents packed into each row, which must not see one another."""
+class Variant(nn.Module):
+    """Base class of the attention variants. Every fact about a variant stands on its class.
 
-    ids: Tensor
-    """(B, T), one number >= 0 per document, each document in one piece."""
-    mask: Tensor | BlockMask
-    """The same for softmax attention, causal: (B, 1, T, T), or blocks of it on CUDA."""
+    - The first line of the docstring is its description.
+    - The arguments of `__init__` after the first are its options: the keys of its YAML file.
+    - `has_decay`, `forward`, `definition` and `hf_form` are described below.
 
-
-def documents_of(ids: Tensor) -> Documents:
-    """The documents numbered by ids (B, T). On CUDA softmax attention takes them as FlexAttention, elsewhere as a mask."""
-    return Documents(
-        ids,
-        blocks_of(ids) if ids.is_cuda else (ids[:, None, :, None] == ids[:, None, None, :]).tril(),
-    )
-
-
-def blocks_of(ids: Tensor) -> BlockMask:
-    """The causal mask of the documents, by blocks: those that see nothing are never computed."""
-    B, T = ids.shape
-
-    def sees(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (ids[b, query] == ids[b, key])
-
-    return create_block_mask(sees, B, None, T, T, device=str(ids.device))
-
-
-def softmax_attention(
-    q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cache: LayerCache | None
-) -> Tensor:
-    """Causal softmax attention: y_t = V softmax(K^T q_t / sqrt(D)) over the tokens up to t."""
-    if cache is not None:
-        k, v = cache.append(k, v)
-        if cache.shared is not None:
-            return attend_to_shared(q, k, v, cache.visible(q.shape[2]), *cache.shared)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=cache.visible(q.shape[2]))
-    if documents is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    if isinstance(documents.mask, Tensor):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=documents.mask)
-    flex = flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
-    return flex(q, k, v, block_mask=documents.mask)
-
-
-def attend_to_shared(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, shared_k: Tensor, shared_v: Tensor
-) -> Tensor:
-    """Softmax attention to keys that all rows share, (1, H, P, D), and to their own, (B, H, L', D), as far as visible.
-
-    All rows meet the shared keys in one product: nothing is copied to the rows. The softmax is computed in float32 at least.
+    Args:
+        layer: where the module stands.
     """
-    before = torch.einsum("bhtd,hpd->bhtp", q, shared_k[0])
-    own = (q @ k.mT).masked_fill(~visible, -torch.inf)
-    scores = (
-        torch.cat([before, own], dim=-1).to(torch.promote_types(q.dtype, torch.float32))
-        / q.shape[-1] ** 0.5
-    )
-    weights = scores.softmax(-1).to(v.dtype)
-    P = shared_k.shape[2]
-    return torch.einsum("bhtp,hpd->bhtd", weights[..., :P], shared_v[0]) + weights[..., P:] @ v
 
+    has_decay: ClassVar[bool] = False
+    """Whether it has the option `ema_decay`, and sums past values with `ops.ema_of_past`."""
 
-@functools.cache
-def _compiled_flex_attention() -> Any:
-    return torch.compile(flex_attention)
-
-
-def relaxed_attention(
-    q: Tensor, k: Tensor, v: Tensor, documents: Documents | None, cache: LayerCache | None
-) -> Tensor:
-    """Causal linear attention, y_t = V K^T q_t over the tokens up to t (Dai et al., arXiv 2212.10559, section 3.1)."""
-    if cache is None:
-        return linear_attention(q, k, v, None, documents.ids if documents else None)[0]
-    y, cache.tensors["sums"] = linear_attention(
-        q, k, v * cache.is_real(v.shape[2]), cache.get("sums")
-    )
-    return y
-
-
-def softmax_weights(q: Tensor, k: Tensor) -> Tensor:
-    """The weights (B, H, T, T) of softmax attention, written out."""
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    return scores.masked_fill(
-        scores.new_ones(scores.shape[-2:]).triu(1).bool(), -torch.inf
-    ).softmax(-1)
-
-
-class VanillaAttention(nn.Module):
-    """Causal softmax attention."""
-
-    def __init__(self, place: Place) -> None:
+    def __init__(self, layer: Layer) -> None:
         super().__init__()
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        documents: Documents | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Return the mixed values (B, H, T, D), computed the fast way.
+
+        Args:
+            q, k, v: (B, H, T, D).
+            documents: the documents packed into each row; None: each row is one document.
+            cache: what the layer remembers of earlier tokens, to be updated. Never given
+                together with documents.
+        """
+        raise NotImplementedError
+
+    def definition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the same as `forward(q, k, v)`, from the formula; the checks compare the two."""
+        raise NotImplementedError
+
+    def hf_form(self) -> HFForm | None:
+        """Return what the exported modelling code computes for this layer.
+
+        None, the default: that code cannot compute it, and the model cannot be exported.
+        """
+        return None
+
+    @classmethod
+    def description(cls) -> str:
+        """Return one line that says what the variant computes."""
+        return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+    @classmethod
+    def options(cls) -> dict[str, inspect.Parameter]:
+        """Return the variant's options by name."""
+        _layer, *options = inspect.signature(cls).parameters.values()
+        return {option.name: option for option in options}
+
+
+class VanillaAttention(Variant):
+    """Causal softmax attention."""
 
     def forward(
         self,
@@ -149,12 +121,15 @@ class VanillaAttention(nn.Module):
     def definition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return softmax_weights(q, k) @ v
 
+    def hf_form(self) -> HFForm:
+        return HFForm("softmax")
 
-class LinearAttention(nn.Module):
-    """Causal linear attention: the relaxed attention of the paper's dual form, without softmax and scale."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__()
+class LinearAttention(Variant):
+    """Causal linear attention: softmax attention without the softmax and without the scale.
+
+    This is the relaxed attention of the paper's dual form (arXiv 2212.10559, section 3.1).
+    """
 
     def forward(
         self,
@@ -167,78 +142,84 @@ class LinearAttention(nn.Module):
         return relaxed_attention(q, k, v, documents, cache)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (q @ k.mT).tril() @ v
+        return linear_weights(q, k) @ v
+
+    def hf_form(self) -> HFForm:
+        return HFForm("linear")
 
 
-class MomentumAttention(nn.Module):
-    """Causal softmax attention plus the decayed sum of past values (Dai et al., arXiv 2212.10559, section 5).
+class MomentumAttention(Variant):
+    """Causal softmax attention plus the decayed sum of past values.
+
+    Dai et al. (arXiv 2212.10559, section 5):
 
         y_t = V softmax(K^T q_t / sqrt(D)) + sum_{i=1}^{t-1} ema_decay^(t-i) v_i
 
     Args:
-        ema_decay: eta of the paper, which does not state its value; in [0, 1). 0 is vanilla attention. A number; a list of
-            one for each layer; or a list of lists of one for each head, for each layer or, if there is one list, for all.
-        learned: each head learns its own, from `ema_decay` on: a parameter whose sigmoid it is.
-        normalised: times (1 - ema_decay), which makes the sum an average.
-        include_current: sum up to the current token, which gets the weight 1.
-        layers: those that have momentum, counted from 0; the others are vanilla. None: all.
+        layer: where the module stands.
+        ema_decay: eta of the paper, which does not state its value; in [0, 1), and 0 is vanilla
+            attention. A number; or a list with a number for each layer; or a list of lists with a
+            number for each head, one list for each layer, or a single list for all layers.
+        learned: train the decay of each head, starting from `ema_decay`; it is the sigmoid of a
+            parameter.
+        normalised: multiply the sum by (1 - ema_decay), which makes it an average.
+        include_current: sum up to the current token, which gets weight 1.
+        layers: the layers that have momentum, counted from 0; the others are vanilla. None: all.
+
+    Raises:
+        UserError: an option is out of its bounds.
     """
 
+    has_decay = True
+
     mix = staticmethod(softmax_attention)
+    mixing_weights = staticmethod(softmax_weights)
+    rule: ClassVar[Literal["softmax", "linear"]] = "softmax"
 
     def __init__(
         self,
-        place: Place,
+        layer: Layer,
         ema_decay: float | Sequence[float] | Sequence[Sequence[float]],
         learned: bool = False,
         normalised: bool = False,
         include_current: bool = False,
         layers: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        for option, value in (
-            ("learned", learned),
-            ("normalised", normalised),
-            ("include_current", include_current),
-        ):
-            require(isinstance(value, bool), f"attention.{option}", value, "true or false")
-        decays = decays_of_heads(ema_decay, place)
-        known = layers is None or all(
-            isinstance(i, int) and 0 <= i < place.n_layers for i in layers
-        )
-        require(
-            known,
-            "attention.layers",
-            layers,
-            f"a list of layers from 0 to {place.n_layers - 1}, or null for all",
-        )
-        self.active = layers is None or place.layer in layers
-        self.normalised, self.include_current = normalised, include_current
-        self.decays: float | Tensor = (
-            decays[0] if len(set(decays)) == 1 else torch.tensor(decays, dtype=torch.float64)
-        )
+        super().__init__(layer)
+        _require_bool("learned", learned)
+        _require_bool("normalised", normalised)
+        _require_bool("include_current", include_current)
+        _require_layers(layers, layer.n_layers)
+        decays = decays_of_heads(ema_decay, layer)
+
+        self.active = layers is None or layer.index in layers
+        self.n_heads = layer.n_heads
+        self.normalised = normalised
+        self.include_current = include_current
+
+        # A single number lets the fast form treat all heads as one wide head.
+        self.decays: float | Tensor = decays[0]
+        if len(set(decays)) > 1:
+            self.decays = torch.tensor(decays, dtype=torch.float64)  # (H,)
+
         self.decay_logits: nn.Parameter | None = None
         if learned:
-            require(
-                min(decays) > 0,
-                "attention.ema_decay",
-                ema_decay,
-                "above 0 to be learned from there on",
-            )
+            above_zero = min(decays) > 0  # the logit of 0 is infinite
+            rule = "above 0 if it is learned"
+            require(above_zero, "attention.ema_decay", ema_decay, rule)
             if self.active:
-                self.decay_logits = nn.Parameter(
-                    torch.tensor(decays, dtype=torch.float64).logit().float()
-                )  # (H,)
+                logits = torch.tensor(decays, dtype=torch.float64).logit()
+                self.decay_logits = nn.Parameter(logits.float())  # (H,)
 
     def ema_decay(self, like: Tensor) -> float | Tensor:
-        """A number, or one of each head, (H,), in the precision of the sum."""
+        """Return the decay in the precision of the sum: one number, or one for each head, (H,)."""
         precise = torch.promote_types(like.dtype, torch.float32)
         if self.decay_logits is not None:
             return self.decay_logits.to(precise).sigmoid().clamp(EDGE, 1 - EDGE)
+
         if isinstance(self.decays, Tensor):
-            self.decays = self.decays.to(
-                like.device
-            )  # no buffer: the model's precision must not round it
+            # Not a buffer: a model in bf16 would round it.
+            self.decays = self.decays.to(like.device)
             return self.decays.to(precise)
         return self.decays
 
@@ -253,61 +234,84 @@ class MomentumAttention(nn.Module):
         y = self.mix(q, k, v, documents, cache)
         if not self.active:
             return y
-        decay, ids = self.ema_decay(v), documents.ids if documents else None
+
+        decay = self.ema_decay(v)
+        ids = documents.ids if documents else None
         if cache is None and not self.normalised and not self.include_current:
+            # The common case in training: one pass over the values, rounded once.
             return add_ema_of_past(y, v, decay, ids)
+
         values = v.to(torch.promote_types(v.dtype, torch.float32))
-        past, _ = ema_of_past(values, decay, cache.get("ema") if cache else None, ids)
+        state = cache.get("ema") if cache else None
+        past, _ = ema_of_past(values, decay, state, ids)
         if cache is not None:
             cache.keep("ema", past + values)
+
         term = past + values if self.include_current else past
         if self.normalised:
-            term = (1 - (decay[:, None, None] if isinstance(decay, Tensor) else decay)) * term
+            of_heads = decay[:, None, None] if isinstance(decay, Tensor) else decay
+            term = (1 - of_heads) * term
         return (y + term).to(y.dtype)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        y = self.mix_by_definition(q, k) @ v
+        H, T = v.shape[1:3]
+        y = self.mixing_weights(q, k) @ v
         if not self.active:
             return y
-        decay = torch.as_tensor(self.ema_decay(v), dtype=v.dtype).expand(q.shape[1])[
-            :, None, None
-        ]  # (H, 1, 1)
-        t, i = torch.arange(v.shape[2])[:, None], torch.arange(v.shape[2])
-        weights = torch.where(
-            i <= t if self.include_current else i < t, decay ** (t - i).clamp(min=0), 0.0
-        )  # (H, T, T)
-        return y + (weights * (1 - decay) if self.normalised else weights) @ v
 
-    def mix_by_definition(self, q: Tensor, k: Tensor) -> Tensor:
-        return softmax_weights(q, k)
+        decay = torch.as_tensor(self.ema_decay(v), dtype=v.dtype)
+        decay = decay.expand(H)[:, None, None]  # (H, 1, 1)
+
+        t = torch.arange(T)[:, None]
+        i = torch.arange(T)
+        summed = i <= t if self.include_current else i < t
+        weights = torch.where(summed, decay ** (t - i).clamp(min=0), 0.0)  # (H, T, T)
+        if self.normalised:
+            weights = weights * (1 - decay)
+        return y + weights @ v
+
+    def hf_form(self) -> HFForm:
+        if not self.active:
+            return HFForm(self.rule)
+
+        decays = torch.as_tensor(self.decays, dtype=torch.float64).expand(self.n_heads)
+        learned = self.decay_logits is not None
+        momentum = HFMomentum(decays.tolist(), learned, self.normalised, self.include_current)
+        return HFForm(self.rule, momentum)
 
 
 class LinearMomentumAttention(MomentumAttention):
-    """Linear attention with momentum: the dual form's gradient descent with the momentum that the paper gives it.
+    """Causal linear attention plus the decayed sum of past values.
 
-    y_t = V K^T q_t + sum_{i=1}^{t-1} ema_decay^(t-i) v_i; its options are those of MomentumAttention.
+    The dual form's gradient descent with the momentum that the paper adds to it:
+    y_t = V K^T q_t + sum_{i=1}^{t-1} ema_decay^(t-i) v_i. The options are those of
+    MomentumAttention.
     """
 
     mix = staticmethod(relaxed_attention)
+    mixing_weights = staticmethod(linear_weights)
+    rule = "linear"
 
-    def mix_by_definition(self, q: Tensor, k: Tensor) -> Tensor:
-        return (q @ k.mT).tril()
 
+class ShiftAttention(Variant):
+    """Causal softmax attention plus the previous token's value with a learned weight.
 
-class ShiftAttention(nn.Module):
-    """Causal softmax attention plus the previous token's value, weighted: the cheapest thing that momentum could be.
+    The simplest rule that can do what momentum does for the previous token:
 
         y_t = V softmax(K^T q_t / sqrt(D)) + weight v_{t-1}
 
     Args:
-        weight: where each head's learned weight starts.
+        layer: where the module stands.
+        weight: initial value of each head's weight.
+
+    Raises:
+        UserError: the weight is not a number.
     """
 
-    def __init__(self, place: Place, weight: float) -> None:
-        super().__init__()
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        require(number, "attention.weight", weight, "a number")
-        self.weight = nn.Parameter(torch.full((place.n_heads,), float(weight)))
+    def __init__(self, layer: Layer, weight: float) -> None:
+        super().__init__(layer)
+        require(_is_number(weight), "attention.weight", weight, "a number")
+        self.weight = nn.Parameter(torch.full((layer.n_heads,), float(weight)))  # (H,)
 
     def forward(
         self,
@@ -318,78 +322,116 @@ class ShiftAttention(nn.Module):
         cache: LayerCache | None = None,
     ) -> Tensor:
         y = softmax_attention(q, k, v, documents, cache)
+
         before = cache.get("previous") if cache else None  # (B, H, D)
-        before = torch.zeros_like(v[:, :, 0]) if before is None else before
-        previous = torch.cat([before[:, :, None], v[:, :, :-1]], dim=2)
+        if before is None:
+            before = torch.zeros_like(v[:, :, 0])
+        previous = torch.cat([before[:, :, None], v[:, :, :-1]], dim=2)  # (B, H, T, D)
+
         if documents:
-            goes_on = F.pad(documents.ids[:, 1:] == documents.ids[:, :-1], (1, 0))  # (B, T)
-            previous = previous * goes_on[:, None, :, None]
+            same_document = documents.ids[:, 1:] == documents.ids[:, :-1]
+            same_document = F.pad(same_document, (1, 0))  # (B, T): nothing precedes the first
+            previous = previous * same_document[:, None, :, None]
         if cache:
             cache.keep("previous", v)
         return y + self.weight.to(v.dtype)[:, None, None] * previous
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         one_back = torch.ones(q.shape[2] - 1, dtype=v.dtype).diag(-1)  # (T, T)
-        return (softmax_weights(q, k) + self.weight.to(v.dtype)[:, None, None] * one_back) @ v
+        weight = self.weight.to(v.dtype)[:, None, None]  # (H, 1, 1)
+        return (softmax_weights(q, k) + weight * one_back) @ v
+
+    def hf_form(self) -> HFForm:
+        return HFForm("softmax", HFShift())
 
 
-ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
+ATTENTIONS: dict[str, type[Variant]] = {
     "vanilla": VanillaAttention,
     "momentum": MomentumAttention,
     "shift": ShiftAttention,
     "linear": LinearAttention,
     "linear_momentum": LinearMomentumAttention,
 }
-"""By the name of the YAML file; the name, not a class path, is what checkpoints store."""
+"""The variants by name. Checkpoints store the name, which is also that of the YAML file."""
 
 
-def decays_of_heads(ema_decay: Any, place: Place) -> list[float]:
-    """The decay of each head of a layer, (H,), from the option `ema_decay`.
+def build_attention(options: dict[str, Any], config: ModelConfig) -> list[Variant]:
+    """Return one module of a variant for each layer.
 
-    Raises:
-        UserError: a number out of its bounds, or a list that is not one for each layer or head.
-    """
-    rule = (
-        f"a number in [0, 1), a list of {place.n_layers} (one a layer), or a list of 1 or {place.n_layers} lists of "
-        f"{place.n_heads} (one a head)"
-    )
-    of_layer = ema_decay
-    if isinstance(ema_decay, list | tuple):
-        nested = all(isinstance(row, list | tuple) for row in ema_decay)
-        fits = len(ema_decay) in ((1, place.n_layers) if nested else (place.n_layers,))
-        require(fits, "attention.ema_decay", ema_decay, rule)
-        of_layer = ema_decay[0] if len(ema_decay) == 1 else ema_decay[place.layer]
-    of_heads = list(of_layer) if isinstance(of_layer, list | tuple) else [of_layer] * place.n_heads
-    numbers = all(
-        isinstance(it, int | float) and not isinstance(it, bool) and 0 <= it < 1 for it in of_heads
-    )
-    require(numbers and len(of_heads) == place.n_heads, "attention.ema_decay", ema_decay, rule)
-    return [float(it) for it in of_heads]
-
-
-def build_attention(options: dict[str, Any], config: ModelConfig) -> list[nn.Module]:
-    """The variant `options["name"]`, made with the other options as arguments: one module for each layer.
+    Args:
+        options: `name`, a key of ATTENTIONS, and the options of that variant.
+        config: the shape of the model.
 
     Raises:
-        UserError: an unknown name, an option the variant does not take, one it lacks, or a value out of its bounds.
+        UserError: the name is unknown, an option is unknown, missing or out of its bounds.
     """
-    arguments = {key: value for key, value in options.items() if key != "name"}
     name = options.get("name")
     if name not in ATTENTIONS:
         raise UserError(f"attention.name must be one of {', '.join(ATTENTIONS)}, got {name!r}")
-    takes = list(inspect.signature(ATTENTIONS[name]).parameters.values())[
-        1:
-    ]  # the first is its place
-    names = [p.name for p in takes]
-    if unknown := sorted(set(arguments) - set(names)):
-        rule = f"its options are {', '.join(names)}" if names else "it has no options"
+
+    variant = ATTENTIONS[name]
+    arguments = {key: value for key, value in options.items() if key != "name"}
+    _check_options(name, variant.options(), arguments)
+
+    modules = []
+    for index in range(config.n_layers):
+        layer = Layer(index, config.n_layers, config.n_heads, config.d_head)
+        modules.append(variant(layer, **arguments))
+    return modules
+
+
+def _check_options(
+    name: str, options: dict[str, inspect.Parameter], arguments: dict[str, Any]
+) -> None:
+    unknown = sorted(set(arguments) - set(options))
+    if unknown:
+        rule = f"its options are {', '.join(options)}" if options else "it has no options"
         raise UserError(f"attention {name!r} does not take {', '.join(unknown)}: {rule}")
-    if missing := [p.name for p in takes if p.default is p.empty and p.name not in arguments]:
-        raise UserError(
-            f"attention {name!r} needs {', '.join(missing)}: add attention.{missing[0]}=..."
-        )
-    places = [
-        Place(layer, config.n_layers, config.n_heads, config.d_head)
-        for layer in range(config.n_layers)
-    ]
-    return [ATTENTIONS[name](place, **arguments) for place in places]
+
+    required = [key for key, option in options.items() if option.default is option.empty]
+    missing = [key for key in required if key not in arguments]
+    if missing:
+        remedy = f"add attention.{missing[0]}=..."
+        raise UserError(f"attention {name!r} needs {', '.join(missing)}: {remedy}")
+
+
+def decays_of_heads(ema_decay: Any, layer: Layer) -> list[float]:
+    """Return the decay of each head of a layer, (H,), from the option `ema_decay`.
+
+    Raises:
+        UserError: a number is out of bounds, or a list does not have one for each layer or head.
+    """
+    rule = (
+        f"a number in [0, 1), a list of {layer.n_layers} (one a layer), "
+        f"or a list of 1 or {layer.n_layers} lists of {layer.n_heads} (one a head)"
+    )
+    of_layer = ema_decay
+    if _is_list(ema_decay):
+        nested = all(_is_list(row) for row in ema_decay)
+        lengths = (1, layer.n_layers) if nested else (layer.n_layers,)
+        require(len(ema_decay) in lengths, "attention.ema_decay", ema_decay, rule)
+        of_layer = ema_decay[0] if len(ema_decay) == 1 else ema_decay[layer.index]
+
+    of_heads = list(of_layer) if _is_list(of_layer) else [of_layer] * layer.n_heads
+    in_bounds = all(_is_number(decay) and 0 <= decay < 1 for decay in of_heads)
+    fits = in_bounds and len(of_heads) == layer.n_heads
+    require(fits, "attention.ema_decay", ema_decay, rule)
+    return [float(decay) for decay in of_heads]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require_bool(option: str, value: Any) -> None:
+    require(isinstance(value, bool), f"attention.{option}", value, "true or false")
+
+
+def _require_layers(layers: Any, n_layers: int) -> None:
+    known = layers is None or all(isinstance(i, int) and 0 <= i < n_layers for i in layers)
+    rule = f"a list of layers from 0 to {n_layers - 1}, or null for all"
+    require(known, "attention.layers", layers, rule)

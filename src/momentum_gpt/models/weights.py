@@ -1,12 +1,11 @@
-"""A model on disk: config.json + model.safetensors (+ tokenizer.model), all that an evaluator needs.
+"""A model on disk: config.json, model.safetensors and the tokenizer, all that an evaluation needs.
 
-Folders of `transformers` are read too, see pretrained.py.
+Folders of `transformers` can be loaded, too; see hf/read.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import read_json, write_json
 from momentum_gpt.models.gpt import GPT, is_of_variant
 from momentum_gpt.models.hf.read import is_pretrained, read_pretrained, read_pretrained_config
 
@@ -27,42 +27,52 @@ from momentum_gpt.models.hf.read import is_pretrained, read_pretrained, read_pre
 def save_model(
     folder: Path, model: GPT, weights: dict[str, torch.Tensor], tokenizer: Path | None
 ) -> None:
-    """Write the model folder. `weights` are the model's parameters by name: under ZeRO the model may not hold them."""
+    """Write a model folder.
+
+    Args:
+        folder: where to; made if it does not exist.
+        model: its config and attention are written.
+        weights: the model's parameters by name. Under ZeRO the model itself may not hold them.
+        tokenizer: a file to copy beside the weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "model": asdict(model.config),
         "attention": model.attention,
         "document_end": model.document_end,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in weights.items()},
-        folder / "model.safetensors",
-    )
+    write_json(folder / "config.json", config)
+
+    contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(contiguous, folder / "model.safetensors")
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / tokenizer.name)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
-    """The trained model of a run folder (its newest checkpoint), of a checkpoint folder, of a model folder, or of a folder
-    of `transformers` with a GPT-2, an XGLM, or what `export` made of a model.
+    """Load a trained model, in evaluation mode.
+
+    Args:
+        path: a run folder, whose newest checkpoint is loaded; a checkpoint folder; a model folder;
+            or a folder of `transformers` that holds a GPT-2, an XGLM or an export of this project.
+        device: where to put it.
 
     Raises:
-        UserError: nothing there is a model, or its files do not fit together.
+        UserError: the folder holds no model, or its files do not fit together.
     """
     folder = model_folder(Path(path))
-    with _told(folder):
+    with _errors_for_the_user(folder):
         if is_pretrained(folder):
             found = read_pretrained(folder)
-            model, weights = GPT(found.config, found.attention, found.document_end), found.weights
+            weights = found.weights
+            model = GPT(found.config, found.attention, found.document_end)
         else:
-            about, weights = (
-                json.loads((folder / "config.json").read_text()),
-                load_file(folder / "model.safetensors"),
-            )
-            model = GPT(
-                ModelConfig(**about["model"]), about["attention"], about.get("document_end")
-            )
+            config = read_json(folder / "config.json")
+            weights = load_file(folder / "model.safetensors")
+            shape = ModelConfig(**config["model"])
+            model = GPT(shape, config["attention"], config.get("document_end"))
+
+        # A file in one precision gives a model in that precision; a mixed one, a model in fp32.
         dtypes = {tensor.dtype for tensor in weights.values()}
         model = model.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
         model.load_state_dict(weights)
@@ -70,58 +80,61 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
 
 
 def load_model_config(path: str | Path) -> ModelConfig:
-    """The shape of the model that `load_model` would load."""
+    """Return the shape of the model that `load_model` would load."""
     folder = model_folder(Path(path))
-    with _told(folder):
+    with _errors_for_the_user(folder):
         if is_pretrained(folder):
             return read_pretrained_config(folder)
-        return ModelConfig(**json.loads((folder / "config.json").read_text())["model"])
+        return ModelConfig(**read_json(folder / "config.json")["model"])
 
 
 @torch.no_grad()
 def start_from(model: GPT, path: str | Path) -> None:
-    """Give the model the weights of another, whose attention may be another variant, and whose shape passed `check_start`.
+    """Copy the weights of another model into this one, whose attention may be another variant.
 
-    A variant's own parameters that the other does not have stay as they are; so do further rows of the embedding.
+    Parameters of this model's variant that the other model lacks keep their values, and so do the
+    embedding rows that exceed the other model's. The shapes must have passed `check_start`.
     """
-    theirs = dict(load_model(path).named_parameters())
+    source = dict(load_model(path).named_parameters())
     for name, parameter in model.named_parameters():
         if name.startswith(("token_embedding", "position_embedding")):
-            rows = min(len(parameter), len(theirs[name]))
-            parameter[:rows] = theirs[name][:rows]
-        elif name in theirs or not is_of_variant(name):
-            parameter.copy_(theirs[name])
+            rows = min(len(parameter), len(source[name]))
+            parameter[:rows] = source[name][:rows]
+        elif name in source or not is_of_variant(name):
+            parameter.copy_(source[name])
 
 
 def check_start(model: ModelConfig, path: str) -> None:
-    """Refuse a model whose shape is not that of the weights it shall start from.
+    """Check that a model of this shape can start from the weights in `path`.
 
     Raises:
-        UserError: names the options that differ, and the values that fit.
+        UserError: it cannot; the message names the options that differ, and the values that fit.
     """
-    theirs = load_model_config(path)
+    source = load_model_config(path)
     assert model.vocab_size is not None
-    assert theirs.vocab_size is not None
+    assert source.vocab_size is not None
+
     fits = {
-        "vocab_size": model.vocab_size >= theirs.vocab_size,
-        "seq_len": model.positions != "learned" or model.seq_len <= theirs.seq_len,
-        "init_std": True,
+        "vocab_size": model.vocab_size >= source.vocab_size,
+        "seq_len": model.positions != "learned" or model.seq_len <= source.seq_len,
+        "init_std": True,  # the initial values are replaced
     }
-    wanted = asdict(theirs).items()
-    unlike = [
-        f"model.{key}={value}"
-        for key, value in wanted
-        if not fits.get(key, getattr(model, key) == value)
-    ]
-    if unlike:
-        raise UserError(f"init={path!r} has another shape than the model: add {' '.join(unlike)}")
+    remedies = []
+    for option, value in asdict(source).items():
+        if not fits.get(option, getattr(model, option) == value):
+            remedies.append(f"model.{option}={value}")
+    if remedies:
+        needed = " ".join(remedies)
+        raise UserError(f"init={path!r} has another shape than the model: add {needed}")
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Whatever is wrong with the files of a model is the user's to know, in one line."""
+def _errors_for_the_user(folder: Path) -> Iterator[None]:
+    """Turn whatever is wrong with the files of a model into a UserError of one line."""
     try:
         yield
+    except UserError:
+        raise
     except (
         OSError,
         SafetensorError,
@@ -131,29 +144,33 @@ def _told(folder: Path) -> Iterator[None]:
         UnpicklingError,
         ValueError,
     ) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{folder} does not hold a model of this project: {' '.join(str(error).split())}"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder} does not hold a model of this project: {reason}") from None
 
 
 def model_folder(path: Path) -> Path:
-    """Where the model files are: `path/model`, or that of the newest checkpoint, or `path` itself."""
-    latest = path / "checkpoints" / "latest"
+    """Return the folder that holds the model files of a run, a checkpoint or a model folder.
+
+    Raises:
+        UserError: there is none.
+    """
     candidates = [path, path / "model"]
+    latest = path / "checkpoints" / "latest"
     if latest.is_file():
-        candidates.append(path / "checkpoints" / latest.read_text().strip() / "model")
+        newest = latest.read_text().strip()
+        candidates.append(path / "checkpoints" / newest / "model")
+
     for folder in candidates:
         if (folder / "model.safetensors").is_file() or is_pretrained(folder):
             return folder
     raise UserError(
-        f"{path} holds no model: give a run folder with a checkpoint, a checkpoint folder or a model folder"
+        f"{path} holds no model: give a run folder with a checkpoint, a checkpoint folder "
+        "or a model folder"
     )
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """One hash of the parameters that all variants have: names, shapes and bits, in float32."""
+    """Return one hash of the parameters that all variants have: names, shapes, bits in float32."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         if is_of_variant(name):

@@ -1,4 +1,4 @@
-"""Operations on tensors: one file each, the definition first, then the fast form."""
+"""Operations on tensors, one file each: first the definition, then the fast form."""
 
 from momentum_gpt.ops.ema import add_ema_of_past, ema_of_past, ema_of_past_by_definition, has_kernel
 from momentum_gpt.ops.linear import linear_attention

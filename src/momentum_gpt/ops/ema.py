@@ -1,9 +1,10 @@
-"""The momentum term of Dai et al. (arXiv 2212.10559, section 5): a decayed sum over strictly past values.
+"""The momentum term of Dai et al. (arXiv 2212.10559, section 5), a decayed sum over past values.
 
     past_t = sum_{i=1}^{t-1} decay^(t-i) v_i            0 <= decay < 1
 
-The current value is left out, the previous one has weight `decay`, and there is no (1 - decay) factor: a sum, not an
-average. As a recurrence with state s_t, the decayed sum up to and including token t:
+The current value is left out, the previous one has weight `decay`, and there is no (1 - decay)
+factor: it is a sum, not an average. As a recurrence, with state s_t the decayed sum up to and
+including token t:
 
     past_t = decay s_{t-1}        s_t = past_t + v_t        s_0 = 0
 
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 CHUNK = 32
-"""Tokens handled by one matrix product; measured against 16 ... 256 on a CPU (LOG.md, 2026-11-23)."""
+"""C: tokens handled by one matrix product; the fastest on a CPU of 16 to 256 (see LOG.md)."""
 
 
 def ema_of_past_by_definition(
@@ -31,8 +32,10 @@ def ema_of_past_by_definition(
     state: Tensor | None = None,
     document_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence, token by token: what `ema_of_past` computes, in the form that is easy to check."""
-    state = torch.zeros_like(values[:, :, 0]) if state is None else state  # (B, H, D)
+    """Compute what `ema_of_past` computes by the recurrence, token by token, to check it by."""
+    if state is None:
+        state = torch.zeros_like(values[:, :, 0])  # (B, H, D)
+
     pasts = []
     for t in range(values.shape[2]):
         if document_ids is not None and t > 0:
@@ -49,33 +52,37 @@ def ema_of_past(
     state: Tensor | None = None,
     document_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Decayed sum over strictly past values: memory linear in T, exact for any decay in [0, 1).
+    """Return the decayed sum over strictly past values; memory is linear in T.
 
-    Differentiable, once, in values, decay and state. A Triton kernel where there is CUDA and Triton, else matrix products.
+    Exact for any decay in [0, 1). Differentiable once in values, decay and state. Computed by a
+    Triton kernel where there is CUDA and Triton, and by matrix products elsewhere.
 
     Args:
         values: (B, H, T, D).
-        decay: a number, a scalar tensor, or one of each head, (H,); in [0, 1).
-        state: (B, H, D), what the tokens before these left behind; they belong to the first token's document.
-        document_ids: (B, T), one number >= 0 per document, each document in one piece; the sum starts anew with each.
+        decay: a number, a scalar tensor, or a tensor with one for each head, (H,); in [0, 1).
+        state: (B, H, D), what an earlier call returned; the first token here belongs to the same
+            document as the tokens of that call. None: nothing precedes these tokens.
+        document_ids: (B, T), one number >= 0 for each document, each document being contiguous;
+            the sum restarts with each document. None: each row is one document.
 
     Returns:
         past: (B, H, T, D), in the dtype of `values`, summed in float32 at least.
-        state: (B, H, D), in float32 at least, to go on with the next token.
+        state: (B, H, D), in float32 at least, for the tokens that follow.
     """
     precise = torch.promote_types(values.dtype, torch.float32)
     decay = _as_tensor(decay, values)
-    if values.shape[2] == 1 and state is not None:  # a step of decoding
+    if values.shape[2] == 1 and state is not None:  # one step of decoding
         past = (decay[..., None] * state)[:, :, None]
         return past.to(values.dtype), past[:, :, -1] + values[:, :, -1]
+
     past = decayed_sum(values, decay, document_ids, None, False, precise)
     if state is not None:
-        age = torch.arange(
-            1, values.shape[2] + 1, device=values.device
-        )  # the state acts as the value before the first
+        # The state acts like a value just before the first token: token t sees it t + 1 steps ago.
+        age = torch.arange(1, values.shape[2] + 1, device=values.device)
         weight = decay[..., None] ** age  # (T,) or (H, T)
         if document_ids is not None:
-            weight = weight * (document_ids == document_ids[:, :1])[:, None]  # (B, 1 or H, T)
+            in_first_document = document_ids == document_ids[:, :1]
+            weight = weight * in_first_document[:, None]  # (B, 1 or H, T)
         past = past + weight[..., None] * state[:, :, None]
     return past.to(values.dtype), past[:, :, -1] + values[:, :, -1]
 
@@ -83,25 +90,25 @@ def ema_of_past(
 def add_ema_of_past(
     onto: Tensor, values: Tensor, decay: float | Tensor, document_ids: Tensor | None = None
 ) -> Tensor:
-    """`onto` plus the past of `ema_of_past(values, decay, None, document_ids)`: summed in float32, rounded once.
+    """Return `onto` (B, H, T, D) plus the past of `ema_of_past(values, decay, None, document_ids)`.
 
-    The kernel reads `values` and `onto` once each and writes the result; there is nothing in between. (B, H, T, D).
+    The sum is computed in float32 and rounded once. The kernel reads `values` and `onto` once each
+    and writes the result, with nothing in between.
     """
     return decayed_sum(values, _as_tensor(decay, values), document_ids, onto, False, onto.dtype)
 
 
 def _as_tensor(decay: float | Tensor, values: Tensor) -> Tensor:
-    """The decay in the precision of the sums, on the device of the values."""
+    """Return the decay in the precision of the sums, on the device of the values."""
     precise = torch.promote_types(values.dtype, torch.float32)
     if isinstance(decay, Tensor):
         return decay.to(precise)
-    return torch.full(
-        (), decay, dtype=precise, device=values.device
-    )  # filled on the device: no copy to wait for
+    # Filled on the device: there is no copy to wait for.
+    return torch.full((), decay, dtype=precise, device=values.device)
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Whether the sums run in the Triton kernel on this device, rather than as matrix products."""
+    """Return whether the sums run in the Triton kernel on this device."""
     return device.type == "cuda" and find_spec("triton") is not None
 
 
@@ -114,24 +121,36 @@ def decayed_sum(
     backwards: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """sum_{i<t} decay^(t-i) v_i, or with i > t if backwards, within each document, plus `onto`; (B, H, T, D) in `dtype`.
+    """Return sum_{i<t} decay^(t-i) v_i within each document, plus `onto`; (B, H, T, D).
 
-    One operation to the compiler, which looks no further, so that its graph holds for every length.
+    To the compiler this is one operation that it does not look into, so that its graph holds for
+    every length.
+
+    Args:
+        values: (B, H, T, D).
+        decay: scalar or (H,), in the precision of the sum.
+        document_ids: (B, T), or None.
+        onto: (B, H, T, D), or None: nothing is added.
+        backwards: sum over i > t with decay^(i-t) instead.
+        dtype: of the result.
     """
     if has_kernel(values.device):
         from momentum_gpt.ops.ema_triton import decayed_sum_by_kernel
 
-        return decayed_sum_by_kernel(
-            values, decay, document_ids, onto, backwards, _result(values, onto, dtype)
-        )
+        result = _empty_result(values, onto, dtype)
+        return decayed_sum_by_kernel(values, decay, document_ids, onto, backwards, result)
+
     sums = _by_heads(values.to(decay.dtype), decay, document_ids, backwards)
     if onto is not None:
-        return torch.add(sums, onto, out=_result(values, onto, dtype))
+        return torch.add(sums, onto, out=_empty_result(values, onto, dtype))
     return sums.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
 
 
-def _result(values: Tensor, onto: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Where the result goes, (B, H, T, D): laid out like `onto` or, without one, as projections lay heads out, (B, T, H, D)."""
+def _empty_result(values: Tensor, onto: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor for the result, (B, H, T, D), in the layout it must have.
+
+    That is the layout of `onto` or, without it, the one of projections: (B, T, H, D) transposed.
+    """
     if onto is not None:
         return torch.empty_like(onto, dtype=dtype)
     B, H, T, D = values.shape
@@ -139,124 +158,173 @@ def _result(values: Tensor, onto: Tensor | None, dtype: torch.dtype) -> Tensor:
 
 
 def _gradients(ctx: Any, of_sum: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradient of the values is the same sum, the other way round.
+    """Return the gradients of `decayed_sum`; that of the values is the same sum, time reversed.
 
-    With g the gradient of past, the recurrence's adjoint is l_t = g_t + decay l_{t+1}: the gradient of v_t is decay l_{t+1}
-    = sum_{j>t} decay^(j-t) g_j, and that of the decay is sum_t l_t s_{t-1}, where s_{t-1} = past_{t-1} + v_{t-1}.
+    With g the gradient of past, the adjoint of the recurrence is l_t = g_t + decay l_{t+1}. Then
+    the gradient of v_t is decay l_{t+1} = sum_{j>t} decay^(j-t) g_j, and the gradient of the decay
+    is sum_t l_t s_{t-1}, where s_{t-1} = past_{t-1} + v_{t-1}.
     """
     values, decay, document_ids = ctx.saved_tensors
     of_values = decayed_sum(of_sum, decay, document_ids, None, not ctx.backwards, values.dtype)
-    of_decay = (
-        decay_gradient(of_sum, values, decay, document_ids) if ctx.needs_input_grad[1] else None
-    )
-    return of_values, of_decay, None, of_sum if ctx.onto else None, None, None
+    of_decay = None
+    if ctx.needs_input_grad[1]:
+        of_decay = decay_gradient(of_sum, values, decay, document_ids)
+    of_onto = of_sum if ctx.has_onto else None
+    return of_values, of_decay, None, of_onto, None, None
 
 
 @torch.library.custom_op("momentum_gpt::decay_gradient", mutates_args=())
 def decay_gradient(
     of_sum: Tensor, values: Tensor, decay: Tensor, document_ids: Tensor | None
 ) -> Tensor:
-    """sum_t l_t s_{t-1} of `_gradients`, over all heads, or of each where each has its own decay; past is computed anew."""
+    """Return sum_t l_t s_{t-1}, see `_gradients`: over all heads, or for each if decay is (H,).
+
+    The past is computed again instead of being kept from the forward pass.
+    """
     adjoint = of_sum + decayed_sum(of_sum, decay, document_ids, None, True, decay.dtype)
     state = values + decayed_sum(values, decay, document_ids, None, False, decay.dtype)
     products = adjoint[:, :, 1:] * state[:, :, :-1]
     if document_ids is not None:
-        products = products * (document_ids[:, 1:] == document_ids[:, :-1])[:, None, :, None]
+        same_document = document_ids[:, 1:] == document_ids[:, :-1]
+        products = products * same_document[:, None, :, None]
     return products.sum((0, 2, 3)) if decay.ndim else products.sum()
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    values, decay, document_ids, onto, ctx.backwards, _ = inputs
-    ctx.onto = onto is not None
+    values, decay, document_ids, onto, backwards, _dtype = inputs
+    ctx.backwards = backwards
+    ctx.has_onto = onto is not None
     ctx.save_for_backward(values, decay, document_ids)
 
 
-decayed_sum.register_fake(
-    lambda values, decay, document_ids, onto, backwards, dtype: _result(values, onto, dtype)
-)
+@decayed_sum.register_fake
+def _fake_sum(
+    values: Tensor,
+    decay: Tensor,
+    document_ids: Tensor | None,
+    onto: Tensor | None,
+    backwards: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _empty_result(values, onto, dtype)
+
+
+@decay_gradient.register_fake
+def _fake_gradient(
+    of_sum: Tensor, values: Tensor, decay: Tensor, document_ids: Tensor | None
+) -> Tensor:
+    return torch.empty_like(decay)
+
+
+decayed_sum.register_autograd(_gradients, setup_context=_remember)
 
 
 @register_flop_formula(torch.ops.momentum_gpt.decayed_sum)
 def _operations(values_shape: torch.Size, *arguments: Any, **named: Any) -> int:
-    """Of the products inside chunks; what goes from chunk to chunk is a CHUNK-th of it."""
+    """Count the products inside chunks; those between chunks are a CHUNK-th of them."""
     return 2 * math.prod(values_shape) * CHUNK
-
-
-decayed_sum.register_autograd(_gradients, setup_context=_remember)
-decay_gradient.register_fake(lambda of_sum, values, decay, document_ids: torch.empty_like(decay))
 
 
 def _by_heads(
     values: Tensor, decay: Tensor, document_ids: Tensor | None, backwards: bool
 ) -> Tensor:
-    """`_decayed_sum` of values (B, H, T, D): of all heads as one wide one if they share the decay, else of each."""
+    """Return `_decayed_sum` of values (B, H, T, D), with a decay that is scalar or (H,)."""
     B, H, T, D = values.shape
     if decay.ndim == 0:
-        wide = values.transpose(1, 2).flatten(
-            2
-        )  # (B, T, H * D): no copy of what the projection gave
-        return (
-            _decayed_sum(wide, decay[None], document_ids, backwards)
-            .view(B, T, H, D)
-            .transpose(1, 2)
-        )
+        # All heads are one wide head. The projection laid them out like this: nothing is copied.
+        wide = values.transpose(1, 2).flatten(2)  # (B, T, H * D)
+        sums = _decayed_sum(wide, decay[None], document_ids, backwards)
+        return sums.view(B, T, H, D).transpose(1, 2)
+
     ids = None if document_ids is None else document_ids.repeat_interleave(H, dim=0)
-    return _decayed_sum(values.flatten(0, 1), decay.repeat(B), ids, backwards).view(B, H, T, D)
+    sums = _decayed_sum(values.flatten(0, 1), decay.repeat(B), ids, backwards)
+    return sums.view(B, H, T, D)
 
 
 def _decayed_sum(
     values: Tensor, decay: Tensor, document_ids: Tensor | None, backwards: bool
 ) -> Tensor:
-    """sum_{i<t} decay^(t-i) v_i, or with i > t if backwards, within each document. Values and result are (P, T, Q).
+    """Return sum_{i<t} decay^(t-i) v_i within each document, or with i > t if backwards.
 
-    Within chunks of C tokens by one matrix product, whose extra row is what a chunk hands on to the next; what reaches a
-    chunk from all before it is the same sum over those, with decay^C. Only positive powers of the decay occur, so nothing
-    overflows, however small it is. `decay` is (1,) or (P,), `document_ids` (P, T).
+    One matrix product sums within chunks of C tokens. Its extra row is what a chunk hands on to
+    its neighbour. What reaches a chunk from all chunks before it is the same sum over what they
+    hand on, with decay^C. Only positive powers of the decay occur, so nothing overflows, however
+    small it is.
+
+    Args:
+        values: (P, T, Q), as is the result.
+        decay: (1,) or (P,).
+        document_ids: (P, T), or None.
+        backwards: whether time is reversed.
     """
     P, T, Q = values.shape
     C = min(T, CHUNK)
-    N = -(-T // C)
+    N = -(-T // C)  # rounded up
     if T % C:
         values = F.pad(values, (0, 0, 0, N * C - T))
-    source = torch.arange(C, device=values.device)
-    # One target more than sources: the chunk's neighbour, behind it or, backwards, in front of it.
-    target = (
-        torch.arange(-1, C, device=values.device)
-        if backwards
-        else torch.arange(C + 1, device=values.device)
-    )
-    distance = (source - target[:, None]) if backwards else (target[:, None] - source)  # (C + 1, C)
-    weights = torch.where(
-        distance > 0, decay[:, None, None] ** distance.clamp(min=0), 0.0
-    )  # (1 or P, C + 1, C)
-    weights = weights[:, None].expand(P, N, C + 1, C)
+    chunks = values.reshape(P * N, C, Q)
+
+    weights = _weights_in_chunk(C, decay, backwards)[:, None].expand(P, N, C + 1, C)
+
+    edges = None
     if document_ids is not None:
         ids = F.pad(document_ids, (0, N * C - T), value=-1).view(P, N, C)
-        edge = (
-            ids[:, :, :1] if backwards else ids[:, :, -1:]
-        )  # (P, N, 1): the document that a chunk hands on
+        # The document that a chunk hands on is the one at its edge, (P, N, 1).
+        edge = ids[:, :, :1] if backwards else ids[:, :, -1:]
         target_ids = torch.cat([edge, ids] if backwards else [ids, edge], dim=2)
         weights = weights * (target_ids[..., :, None] == ids[..., None, :])
-    chunks = values.unflatten(1, (N, C)).flatten(0, 1)  # (P * N, C, Q)
+        edges = edge[..., 0]  # (P, N)
+
     sums = torch.bmm(weights.reshape(P * N, C + 1, C), chunks).view(P, N, C + 1, Q)
-    inside, handed_on = (
-        (sums[:, :, 1:], sums[:, :, 0]) if backwards else (sums[:, :, :C], sums[:, :, C])
-    )
+    if backwards:
+        handed_on = sums[:, :, 0]  # (P, N, Q)
+        inside = sums[:, :, 1:]  # (P, N, C, Q)
+    else:
+        handed_on = sums[:, :, C]
+        inside = sums[:, :, :C]
     if N == 1:
         return inside[:, 0]
-    edges = None if document_ids is None else edge[..., 0]  # (P, N)
+
     reaching = handed_on + _decayed_sum(handed_on, decay**C, edges, backwards)  # (P, N, Q)
-    reaching = (
-        F.pad(reaching[:, 1:], (0, 0, 0, 1)) if backwards else F.pad(reaching[:, :-1], (0, 0, 1, 0))
-    )
-    steps = C - 1 - source if backwards else source
+    steps = torch.arange(C, device=values.device)  # from the chunk's first token in time
+    if backwards:
+        steps = C - 1 - steps
     weight = (decay[:, None] ** steps)[:, None, :, None]  # (1 or P, 1, C, 1)
     if edges is not None:
-        from_edge = (
-            F.pad(edges[:, 1:], (0, 1), value=-2)
-            if backwards
-            else F.pad(edges[:, :-1], (1, 0), value=-2)
-        )
-        weight = weight * (ids == from_edge[..., None])[..., None]  # (P, N, C, 1)
+        reached_by = _from_neighbour(edges, backwards, value=-2)  # -2 is no document
+        weight = weight * (ids == reached_by[..., None])[..., None]  # (P, N, C, 1)
+
+    reaching = _from_neighbour(reaching, backwards)
     result = torch.addcmul(inside, weight, reaching[:, :, None]).view(P, N * C, Q)
     return result[:, :T] if T % C else result
+
+
+def _weights_in_chunk(C: int, decay: Tensor, backwards: bool) -> Tensor:
+    """Return the weights (1 or P, C + 1, C) of a chunk's tokens in each of its sums.
+
+    Row t is for what token t sees. There is one row more than there are tokens: for the neighbour,
+    after the chunk or, backwards, before it.
+    """
+    source = torch.arange(C, device=decay.device)
+    if backwards:
+        target = torch.arange(-1, C, device=decay.device)
+        distance = source - target[:, None]  # (C + 1, C)
+    else:
+        target = torch.arange(C + 1, device=decay.device)
+        distance = target[:, None] - source  # (C + 1, C)
+    powers = decay[:, None, None] ** distance.clamp(min=0)
+    return torch.where(distance > 0, powers, 0.0)
+
+
+def _from_neighbour(of_chunks: Tensor, backwards: bool, value: int = 0) -> Tensor:
+    """Return for each chunk what belongs to the chunk before it in time; `value` for the first.
+
+    Args:
+        of_chunks: (P, N) or (P, N, Q).
+        backwards: whether time is reversed.
+        value: fills in for a neighbour that does not exist.
+    """
+    filling = torch.full_like(of_chunks[:, :1], value)
+    if backwards:
+        return torch.cat([of_chunks[:, 1:], filling], dim=1)
+    return torch.cat([filling, of_chunks[:, :-1]], dim=1)

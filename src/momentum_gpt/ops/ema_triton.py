@@ -1,16 +1,20 @@
-"""The decayed sum of `ema.py` in one Triton kernel, for the forward and the backward pass.
+"""The decayed sum of ema.py in one Triton kernel, for the forward and the backward pass.
 
-With w_t = decay, but 0 where a document starts, the sum over the strict past is a linear recurrence:
+With w_t = decay, but 0 where a document starts, the sum over the past is a linear recurrence:
 
-    past_t = w_t (past_{t-1} + v_{t-1})         w_t ... w_1 of them at once: (w, b) then (w', b') is (w w', w' b + b')
+    past_t = w_t (past_{t-1} + v_{t-1})
 
-so a chunk of tokens is one associative scan of (w_t, w_t v_{t-1}), and a chunk reaches the next through its last row alone.
-Decays are only ever multiplied, never divided by or raised to a power: exact for each in [0, 1), 0 and 1e-3 among them.
+Two steps make one: (w, b), then (w', b'), is (w w', w' b + b'). So a chunk of tokens is one
+associative scan of (w_t, w_t v_{t-1}), and a chunk reaches the next one through its last row alone.
+Decays are only ever multiplied, never divided by or raised to a power: this is exact for each decay
+in [0, 1), 0 and 1e-3 included.
 
-Bound by memory, as reckoned for an H100 and (B, H, T, D) = (16, 16, 1024, 64) in bf16 (not measured): reading values and
-onto and writing the result is 101 MB, 30 us at 3.35 TB/s. There are 1024 programs of one warp, so no barriers, all of them
-resident, 8 to a multiprocessor; each has two chunks of 4 KB on their way, 64 KB in all, where 3.35 TB/s at 0.8 us ask for
-20 KB. A chunk compiles to some 830 instructions for sm_90 (980 with documents): 15 us (18) to issue them all at 1.7 GHz.
+The kernel is bound by memory. For an H100 and (B, H, T, D) = (16, 16, 1024, 64) in bf16 one can
+reckon (this is not measured): reading values and onto and writing the result is 101 MB, 30 us at
+3.35 TB/s. There are 1024 programs of one warp, so there are no barriers, and all are resident, 8 to
+a multiprocessor. Each has two chunks of 4 KB in flight, 64 KB in all, where 3.35 TB/s at 0.8 us
+ask for 20 KB. A chunk compiles to about 830 instructions for sm_90 (980 with documents), which
+take 15 us (18) to issue at 1.7 GHz.
 """
 
 from __future__ import annotations
@@ -21,13 +25,19 @@ import triton.language as tl
 from torch import Tensor
 
 CHUNK = 64
-"""Tokens scanned at once. Doubling it halves the chunks that wait for one another, and doubles the registers (119 here)."""
+"""Tokens scanned at once.
+
+Doubling it halves the chunks that wait for one another, and doubles the registers (119 here).
+"""
 
 BLOCK_D = 16
-"""Columns of one program: the 32 bytes of bf16 that memory hands out at least; fewer columns are more programs in flight."""
+"""Columns of one program: 32 bytes of bf16, the least that memory transfers.
+
+Fewer columns mean more programs in flight.
+"""
 
 STAGES = 3
-"""Chunks in the pipeline: one being summed, the others on their way from memory."""
+"""Chunks in the pipeline: one is being summed, the others are on their way from memory."""
 
 
 def decayed_sum_by_kernel(
@@ -38,18 +48,20 @@ def decayed_sum_by_kernel(
     backwards: bool,
     result: Tensor,
 ) -> Tensor:
-    """Fill `result` with onto_t + sum_{i<t} decay^(t-i) v_i, or with i > t if backwards, within each document.
+    """Fill `result` with onto_t + sum_{i<t} decay^(t-i) v_i within each document, and return it.
 
     Args:
-        values: (B, H, T, D), any strides; so are `onto` and `result`.
-        decay: scalar or (H,), in the precision of the sum; read on the device, so nothing waits for it.
-        document_ids: (B, T), each document in one piece.
-        onto: (B, H, T, D) or None, nothing to add to.
-        backwards: whether time runs from the last token to the first.
-        result: (B, H, T, D); its dtype is what the sum is rounded to, once.
+        values: (B, H, T, D), with any strides.
+        decay: scalar or (H,), in the precision of the sum; it is read on the device, so that
+            nothing waits for it.
+        document_ids: (B, T), each document being contiguous; or None.
+        onto: (B, H, T, D), with any strides; or None: nothing is added.
+        backwards: sum over i > t with decay^(i-t) instead: time runs from the last token on.
+        result: (B, H, T, D), with any strides; the sum is rounded to its dtype, once.
     """
     B, H, T, D = values.shape
-    with torch.cuda.device_of(values):  # where a kernel is launched is not read off its tensors
+    # Triton launches on the current device, which need not be the one of the tensors.
+    with torch.cuda.device_of(values):
         _decayed_sum[triton.cdiv(D, BLOCK_D), H, B](
             *(values, values.stride()),
             *(decay, decay.expand(H).stride()),
@@ -81,12 +93,14 @@ def _decayed_sum(
     BLOCK_D: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """BLOCK_D columns of one head of one sequence, from the first token in time to the last, C at once."""
-    b, h = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)  # offsets may exceed 2^31
+    """Sum BLOCK_D columns of one head of one sequence, C tokens at once, in the order of time."""
+    # In 64 bits, because offsets may exceed 2^31.
+    b = tl.program_id(2).to(tl.int64)
+    h = tl.program_id(1).to(tl.int64)
     d = tl.program_id(0).to(tl.int64) * BLOCK_D + tl.arange(0, BLOCK_D)
-    values += (
-        b * values_strides[0] + h * values_strides[1] + d[None, :] * values_strides[3]
-    )  # (1, BLOCK_D)
+
+    # Pointers to the columns, (1, BLOCK_D).
+    values += b * values_strides[0] + h * values_strides[1] + d[None, :] * values_strides[3]
     result += b * result_strides[0] + h * result_strides[1] + d[None, :] * result_strides[3]
     if onto is not None:
         onto += b * onto_strides[0] + h * onto_strides[1] + d[None, :] * onto_strides[3]
@@ -94,27 +108,32 @@ def _decayed_sum(
         document_ids += b * document_ids_strides[0]
     decay = tl.load(decay + h * decay_strides[0])
 
-    carry = tl.zeros((BLOCK_D,), decay.dtype)  # past of the last token in the chunk before
+    carry = tl.zeros((BLOCK_D,), decay.dtype)  # past of the last token of the previous chunk
     for start in tl.range(0, T, C, num_stages=STAGES):
         step = start + tl.arange(0, C)  # (C,)
         t = (T - 1 - step if BACKWARDS else step).to(tl.int64)
         previous = t + 1 if BACKWARDS else t - 1
         there = (step < T)[:, None] & (d < D)[None, :]
         after_first = there & (step > 0)[:, None]
-        v = tl.load(values + previous[:, None] * values_strides[2], after_first, 0).to(
-            decay.dtype
-        )  # (C, BLOCK_D)
+        v = tl.load(values + previous[:, None] * values_strides[2], after_first, 0)
+        v = v.to(decay.dtype)  # (C, BLOCK_D)
+
         w = decay
         if document_ids is not None:
-            document = tl.load(document_ids + t * document_ids_strides[1], step < T)
-            previous_document = tl.load(
-                document_ids + previous * document_ids_strides[1], (step < T) & (step > 0)
-            )
+            stride = document_ids_strides[1]
+            document = tl.load(document_ids + t * stride, step < T)
+            has_previous = (step < T) & (step > 0)
+            previous_document = tl.load(document_ids + previous * stride, has_previous)
             w = tl.where(document == previous_document, decay, 0)[:, None]  # (C, 1)
         w = tl.broadcast_to(w, (C, BLOCK_D))
+
         w_since_start, past = tl.associative_scan((w, w * v), 0, _one_after_the_other)
         past += w_since_start * carry
-        carry = tl.sum(tl.where(tl.arange(0, C)[:, None] == C - 1, past, 0), 0)
+
+        # Triton cannot index a row: the last one is summed out.
+        is_last = tl.arange(0, C)[:, None] == C - 1
+        carry = tl.sum(tl.where(is_last, past, 0), 0)
+
         if onto is not None:
             past += tl.load(onto + t[:, None] * onto_strides[2], there)
         tl.store(result + t[:, None] * result_strides[2], past, there)
@@ -124,5 +143,5 @@ def _decayed_sum(
 def _one_after_the_other(
     w: tl.tensor, b: tl.tensor, next_w: tl.tensor, next_b: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor]:
-    """x -> w x + b, followed by x -> next_w x + next_b."""
+    """Compose x -> w x + b with x -> next_w x + next_b, which follows it."""
     return w * next_w, next_w * b + next_b

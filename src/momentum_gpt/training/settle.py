@@ -29,10 +29,10 @@ def settle(config: TrainConfig) -> None:
 
     facts = inspect_data(config)
     if facts.tokenizer is not None:
-        sentence = settle_evaluation(
+        plan = settle_evaluation(
             config.evaluation, config.training, config.model.seq_len, facts.tokenizer
         )
-        print(f"measuring {sentence}")
+        print(f"evaluation {plan}")
     settle_vocabulary(config, facts.vocab_size)
 
 

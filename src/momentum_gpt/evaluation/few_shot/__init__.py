@@ -1,1 +1,1 @@
-"""Few-shot in-context learning: tasks, demonstrations, scoring behind a shared prefix."""
+"""Few-shot in-context learning: tasks, prompts, scores after a shared prefix, and summaries."""

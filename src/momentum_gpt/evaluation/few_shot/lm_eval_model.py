@@ -1,8 +1,15 @@
-"""Our models inside lm-eval, with what its requests have in common computed once. The only file that imports lm_eval."""
+"""Our models as a model class of lm-eval; what its requests have in common is computed once.
+
+Besides the commands that call it, this is the only file that imports lm_eval.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +19,50 @@ from lm_eval.api.registry import register_model
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import Sampling
+from momentum_gpt.core.terminal import Advance, ignore_progress, progress_bar
 from momentum_gpt.data import Texts, load_tokenizer
-from momentum_gpt.evaluation.few_shot.shared_prefix import Request, score_and_choose
-from momentum_gpt.evaluation.perplexity import nats_of
+from momentum_gpt.evaluation.few_shot.shared_prefix import Request, n_tokens_of, score_and_choose
+from momentum_gpt.evaluation.perplexity import lay_out, nats_of
 from momentum_gpt.evaluation.targets import Targets, first_documents
 from momentum_gpt.models import load_model
 from momentum_gpt.models.decoding import generate
 from momentum_gpt.models.weights import model_folder
 
 HEAD = 64
-"""Contexts whose first tokens are the same are taken to have a prefix in common."""
+"""Contexts are grouped by this many first tokens, and a group is scored after a common prefix."""
 
 NEW_TOKENS = 256
-"""Generated where a task does not say how many."""
+"""Tokens to generate where a task does not say how many."""
+
+Pair = tuple[list[int], list[int]]
+"""Tokens of a context and of its continuation."""
+
+
+@dataclass
+class Group:
+    """Requests whose contexts begin alike."""
+
+    prefix: list[int]
+    """Tokens that all contexts begin with."""
+    requests: list[Request]
+    places: list[int]
+    """The place of each continuation among all requests of the call."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that scoring takes."""
+        return len(self.prefix) + n_tokens_of(self.requests)
 
 
 @register_model("momentum_gpt")
 class NativeLM(TemplateLM):
-    """A run, checkpoint or model folder of ours, or a GPT-2 or XGLM of `transformers` with its tokenizer.
+    """A run, checkpoint or model folder, or a GPT-2 or XGLM of `transformers` with its tokenizer.
 
     Args:
         run: the folder.
-        tokens_per_forward: bounds the memory.
-        add_bos_token: contexts begin with the end of a document, as in training and in our own few-shot tasks.
+        tokens_per_forward: most tokens in a forward pass; bounds the memory.
+        add_bos_token: begin each context with the end of a document, as in training and in our own
+            few-shot tasks.
     """
 
     def __init__(
@@ -49,77 +77,128 @@ class NativeLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
+        """The token that lm-eval puts before a text without a context."""
         return self.tokenizer.eos_id
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        return ([] if add_special_tokens is False else self.beginning) + self.tokenizer.encode(
-            string
-        )
+        """Return the tokens of a text, after the beginning unless special tokens are unwanted."""
+        beginning = [] if add_special_tokens is False else self.beginning
+        return beginning + self.tokenizer.encode(string)
 
-    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
-        """Of each continuation; of a request longer than the context its end is taken, as lm-eval's own models do."""
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        """Return the log-probability of each continuation, nats, and whether it would be generated.
+
+        A request that is longer than the context loses its beginning, as in lm-eval's own models.
+        """
         pairs = []
-        for _cached, context, continuation in requests:
+        for _texts, context, continuation in requests:
+            # The last token is only predicted, so that one more than the context fits.
             kept = (context + continuation)[-(self.seq_len + 1) :]
             pairs.append((kept[: -len(continuation)], list(continuation)))
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for place, (context, _continuation) in enumerate(pairs):
-            groups.setdefault(tuple(context[:HEAD]), []).append(place)
-        for places in groups.values():
-            prefix, found = shared([pairs[place] for place in places])
-            scores, chosen = score_and_choose(self.model, prefix, found, self.tokens_per_forward)
-            for place, score, likeliest in zip(places, scores, chosen, strict=True):
-                results[place] = float(score), bool(likeliest)
+
+        groups = group_requests(pairs)
+        total = sum(group.n_tokens for group in groups)
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        with _bar("Running loglikelihood requests, tokens", total, disable_tqdm) as advance:
+            for group in groups:
+                scores, chosen = score_and_choose(
+                    self.model, group.prefix, group.requests, self.tokens_per_forward, advance
+                )
+                for place, score, is_chosen in zip(group.places, scores, chosen, strict=True):
+                    results[place] = (float(score), bool(is_chosen))
         return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Of whole texts, each behind the end of a document: windows of the context, the last reaching back to be full."""
+        """Return the log-probability of each whole text, nats, after the end of a document.
+
+        A text is read in disjoint windows of the context; the last one reaches back to be full.
+        """
         texts = [request.args[0] for request in requests]
         stream = Texts(texts, self.tokenizer, sys.maxsize, "the requests")
-        targets = Targets(stream, *first_documents(stream, len(stream)), apart=True)
-        nats = nats_of(
-            self.model,
-            targets,
-            targets.windows(self.seq_len),
-            self.seq_len,
-            self.tokens_per_forward,
-        )
-        of_document = iter(np.bincount(targets.documents, nats).tolist())
-        return [-next(of_document) if text else 0.0 for text in texts]
+        starts, sizes = first_documents(stream, len(stream))
+        targets = Targets(stream, starts, sizes, apart=True)
+
+        layout = lay_out(targets, self.seq_len)
+        title = "Running loglikelihood_rolling requests, tokens"
+        with _bar(title, layout.n_tokens, disable_tqdm) as advance:
+            nats = nats_of(self.model, targets, layout, self.tokens_per_forward, advance)
+
+        # Texts without a token are no documents of the stream.
+        by_document = iter(np.bincount(targets.documents, nats).tolist())
+        return [-next(by_document) if text else 0.0 for text in texts]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy, to the first of the texts in `until`."""
-        return [self._generate(*request.args) for request in requests]
+        """Return greedy continuations, each up to the first of the texts in `until`."""
+        found = []
+        with _bar("Running generate_until requests", len(requests), disable_tqdm) as advance:
+            for request in requests:
+                found.append(self._generate(*request.args))
+                advance(1)
+        return found
 
     def _generate(self, context: str, options: dict[str, Any]) -> str:
         n_new = min(options.get("max_gen_toks", NEW_TOKENS), self.seq_len - 1)
-        prompt = (self.tokenizer.encode(context) or [self.eot_token_id])[-(self.seq_len - n_new) :]
+        prompt = self.tokenizer.encode(context) or [self.eot_token_id]
+        prompt = prompt[-(self.seq_len - n_new) :]
+
         ids: list[int] = []
-        for (token,) in generate(
-            self.model, [prompt], n_new, Sampling(temperature=0), frozenset([self.eot_token_id])
-        ):
-            ids += [token] if token is not None and token != self.eot_token_id else []
+        greedy = Sampling(temperature=0)
+        stop = frozenset([self.eot_token_id])
+        for (token,) in generate(self.model, [prompt], n_new, greedy, stop):
+            if token is not None and token != self.eot_token_id:
+                ids.append(token)
             text = self.tokenizer.decode(ids)
-            ends = [place for stop in options.get("until", []) if (place := text.find(stop)) >= 0]
+            ends = [text.find(until) for until in options.get("until", []) if until in text]
             if ends:
                 return text[: min(ends)]
         return self.tokenizer.decode(ids)
 
 
-def shared(pairs: list[tuple[list[int], list[int]]]) -> tuple[list[int], list[Request]]:
-    """The tokens that all contexts begin with, short of a whole one, and the requests for the continuations."""
+def group_requests(pairs: list[Pair]) -> list[Group]:
+    """Return groups of pairs whose contexts agree in their first HEAD tokens."""
+    by_head: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, (context, _) in enumerate(pairs):
+        by_head[tuple(context[:HEAD])].append(place)
+
+    groups = []
+    for places in by_head.values():
+        prefix, requests = share_prefix([pairs[place] for place in places])
+        groups.append(Group(prefix, requests, places))
+    return groups
+
+
+def share_prefix(pairs: list[Pair]) -> tuple[list[int], list[Request]]:
+    """Return the tokens that all contexts begin with, and a request for each different context.
+
+    The prefix leaves at least one token of every context.
+    """
     contexts = [context for context, _ in pairs]
-    first, last = min(contexts), max(contexts)
+    # Of sorted lists the first and the last have the shortest common beginning.
+    first = min(contexts)
+    last = max(contexts)
     most = min(map(len, contexts)) - 1
     n = next((i for i in range(most) if first[i] != last[i]), most)
-    numbers: dict[tuple[int, ...], list[int]] = {}
+
+    by_context: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, context in enumerate(contexts):
-        numbers.setdefault(tuple(context), []).append(number)
-    requests = [
-        Request(list(alike[n:]), [pairs[place][1] for place in places], places)
-        for alike, places in numbers.items()
-    ]
+        by_context[tuple(context)].append(number)
+
+    requests = []
+    for context_ids, numbers in by_context.items():
+        answers = [pairs[number][1] for number in numbers]
+        requests.append(Request(list(context_ids[n:]), answers, numbers))
     return contexts[0][:n], requests
+
+
+@contextmanager
+def _bar(title: str, total: int, is_disabled: bool) -> Iterator[Advance]:
+    """Show a progress bar unless lm-eval wants none; yield the function that advances it."""
+    if is_disabled:
+        yield ignore_progress
+        return
+    with progress_bar(title, total) as advance:
+        yield advance

@@ -1,4 +1,6 @@
-"""The log-probability of answers behind rows that all begin alike: the beginning is computed once, and each row once.
+"""The log-probability of answers after rows that all begin alike.
+
+The common beginning is computed once, each row once, and each answer once.
 
     score(answer) = sum_j log p(y_j | prefix, row, y_<j)        for each answer y_1 ... y_m
 
@@ -8,6 +10,7 @@ Shapes: B rows, T tokens, A answers, M tokens of an answer, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +19,11 @@ from torch import Tensor, nn
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import ModelConfig
+from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.models import Cache
 
 COPIES = 3
-"""Of a row's scores against the whole prefix lie in memory at once, fp32."""
+"""Copies of a row's scores against the whole prefix that lie in memory at once, fp32."""
 
 
 class Request(NamedTuple):
@@ -28,83 +32,131 @@ class Request(NamedTuple):
     tokens: list[int]
     """At least one, the shared prefix aside."""
     answers: list[list[int]]
-    """Of any lengths."""
+    """The tokens of each answer, of any lengths."""
     places: list[int]
-    """In the results, of each answer."""
+    """The place of each answer in the results."""
 
     @property
     def n_tokens(self) -> int:
-        """What it costs: the row, and each answer but its last token, padded to the longest."""
-        return len(self.tokens) + len(self.answers) * (max(map(len, self.answers)) - 1)
+        """Tokens to compute: the row, and each answer but its last token, padded to the longest."""
+        longest = max(map(len, self.answers))
+        return len(self.tokens) + len(self.answers) * (longest - 1)
 
 
 def requests_of(
     prompts: Sequence[list[int]], candidates: Sequence[list[list[int]]]
 ) -> list[Request]:
-    """A row a query. Places count candidates, query by query."""
-    ends = np.cumsum([len(answers) for answers in candidates]).tolist()
-    rows = zip(prompts, candidates, ends, strict=True)
-    return [
-        Request(prompt, answers, list(range(end - len(answers), end)))
-        for prompt, answers, end in rows
-    ]
+    """Return a request for each prompt; places count the candidates, prompt by prompt."""
+    requests = []
+    n_answers = 0
+    for prompt, answers in zip(prompts, candidates, strict=True):
+        places = list(range(n_answers, n_answers + len(answers)))
+        requests.append(Request(prompt, answers, places))
+        n_answers += len(answers)
+    return requests
+
+
+def n_tokens_of(requests: Sequence[Request]) -> int:
+    """Return the tokens that scoring the requests takes, their prefix aside."""
+    return sum(request.n_tokens for request in requests)
 
 
 def score_requests(
-    model: nn.Module, prefix: list[int], requests: list[Request], tokens_per_forward: int
+    model: nn.Module,
+    prefix: list[int],
+    requests: Sequence[Request],
+    tokens_per_forward: int,
+    advance: Advance = ignore_progress,
 ) -> np.ndarray:
-    """The log-probability of each answer, nats, float64, in the order of their places; see `score_and_choose`."""
-    return score_and_choose(model, prefix, requests, tokens_per_forward)[0]
+    """Return the log-probability of each answer, nats, by place; see `score_and_choose`."""
+    return score_and_choose(model, prefix, requests, tokens_per_forward, advance)[0]
 
 
 @torch.no_grad()
 def score_and_choose(
-    model: nn.Module, prefix: list[int], requests: list[Request], tokens_per_forward: int
+    model: nn.Module,
+    prefix: list[int],
+    requests: Sequence[Request],
+    tokens_per_forward: int,
+    advance: Advance = ignore_progress,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The log-probability of each answer, nats, float64, and whether the model would choose it, token by token; by place.
+    """Return how likely each answer is, and whether the model would choose it, token by token.
 
-    The prefix is computed once, and all rows share its keys and values; each row is computed once, and its answers go on from
-    it. Batches are alike in length and are dealt to the ranks in turn, the same number to each.
+    All rows share the keys and values of the prefix, and the answers of a row share those of the
+    row. Batches are alike in length and are dealt to the ranks in turn, the same number to each.
+
+    Args:
+        model: a `GPT`, or what is called as one.
+        prefix: tokens that all rows begin with; may be empty.
+        requests: the rows and their answers.
+        tokens_per_forward: most tokens in a forward pass.
+        advance: called with the tokens done, len(prefix) + `n_tokens_of(requests)` in all.
+
+    Returns:
+        The log-probabilities in nats, (answers,), float64, and the choices, (answers,), bool, both
+        by place.
     """
-    device = next(model.parameters()).device
-    cache = Cache(n_layers=model.config.n_layers, n_rows=1, capacity=len(prefix), device=device)  # type: ignore[union-attr, arg-type]
-    if prefix:
-        model(
-            torch.tensor([prefix], device=device),
-            cache=cache,
-            at=torch.zeros(1, 1, dtype=torch.long, device=device),
-        )
-    batches = list(batched(requests, beside_scores(model, len(prefix), tokens_per_forward)))
-    longest = max(len(answer) for request in requests for answer in request.answers)
-    world, rank = distributed.world_size(), distributed.rank()
-    results = torch.zeros(2, sum(len(request.places) for request in requests), dtype=torch.float64)
+    shared = read_prefix(model, prefix)
+    advance(len(prefix))
+
+    room = tokens_beside_scores(model, len(prefix), tokens_per_forward)
+    batches = list(batched(requests, room))
+    every_answer = list(chain.from_iterable(request.answers for request in requests))
+    has_longer = max(map(len, every_answer)) > 1
+    n_answers = len(every_answer)
+
+    results = torch.zeros(2, n_answers, dtype=torch.float64)
+    world = distributed.world_size()
     for first in range(0, len(batches), world):
-        mine = first + rank < len(batches)
-        batch = (
-            batches[first + rank] if mine else batches[first]
-        )  # a batch too few: run one in vain, as ZeRO-3 needs
-        scored = score_batch(model, cache, batch, longest > 1)
-        if mine:
-            for request, scores in zip(batch, scored, strict=True):
-                results[:, request.places] = scores
+        dealt = batches[first : first + world]
+        rank = distributed.rank()
+        is_mine = rank < len(dealt)
+
+        # ZeRO-3 needs equally many passes on every rank: one without a batch of its own computes
+        # another's, and the result is dropped.
+        batch = dealt[rank] if is_mine else dealt[0]
+        scored = score_batch(model, shared, batch, has_longer)
+        if is_mine:
+            for request, found in zip(batch, scored, strict=True):
+                results[:, request.places] = found
+        advance(sum(map(n_tokens_of, dealt)))
+
     scores, chosen = distributed.sum_over_ranks(results).numpy()
     return scores, chosen > 0
 
 
-def beside_scores(model: nn.Module, n_prefix: int, tokens_per_forward: int) -> int:
-    """So many tokens that their scores against the prefix take no more room than the logits of a training forward."""
+def read_prefix(model: nn.Module, prefix: list[int]) -> Cache:
+    """Return a cache of one row that holds the prefix."""
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    device = next(model.parameters()).device
+    cache = Cache(n_layers=config.n_layers, n_rows=1, capacity=len(prefix), device=device)
+    if prefix:
+        tokens = torch.tensor([prefix], device=device)  # (1, T)
+        # Only the keys and values are wanted: the logits of a single place are computed.
+        anywhere = torch.zeros(1, 1, dtype=torch.long, device=device)
+        model(tokens, cache=cache, at=anywhere)
+    return cache
+
+
+def tokens_beside_scores(model: nn.Module, n_prefix: int, tokens_per_forward: int) -> int:
+    """Return how many tokens may go through the model at once after a prefix of n_prefix tokens.
+
+    Their scores against the prefix take no more room than the logits of a training forward pass.
+    """
     config: ModelConfig = model.config  # type: ignore[assignment]
     assert config.vocab_size is not None
-    return min(
-        tokens_per_forward,
-        tokens_per_forward * config.vocab_size // (COPIES * config.n_heads * max(1, n_prefix)),
-    )
+    scores_per_token = COPIES * config.n_heads * max(1, n_prefix)
+    return min(tokens_per_forward, tokens_per_forward * config.vocab_size // scores_per_token)
 
 
-def batched(requests: list[Request], n_tokens: int) -> Iterator[list[Request]]:
-    """The longest first, alike in length; of n_tokens at most, if a request has no more by itself."""
+def batched(requests: Sequence[Request], n_tokens: int) -> Iterator[list[Request]]:
+    """Yield batches of at most n_tokens, padding included, the longest requests first.
+
+    A single request that has more tokens is a batch, too.
+    """
     batch: list[Request] = []
-    for request in sorted(requests, key=lambda it: -it.n_tokens):
+    # Alike in length, requests waste little on padding; the first of a batch sets its width.
+    for request in sorted(requests, key=lambda request: -request.n_tokens):
         if batch and (len(batch) + 1) * batch[0].n_tokens > n_tokens:
             yield batch
             batch = []
@@ -113,46 +165,60 @@ def batched(requests: list[Request], n_tokens: int) -> Iterator[list[Request]]:
         yield batch
 
 
-def score_batch(model: nn.Module, prefix: Cache, batch: list[Request], go_on: bool) -> list[Tensor]:
-    """Of each row (2, answers): their log-probability, its softmax computed in fp32, and whether they are the likeliest.
+def score_batch(
+    model: nn.Module, prefix: Cache, batch: list[Request], has_longer: bool
+) -> list[Tensor]:
+    """Return for each row, (2, answers), the answers' log-probabilities and whether each is chosen.
+
+    The softmax is computed in fp32.
 
     Args:
-        go_on: make a second pass for the answers' further tokens; where none has any, in vain, as other ranks do.
+        has_longer: make a second pass for the answers' further tokens. Other ranks make it if any
+            request has an answer of several tokens, so that all must.
     """
     device = prefix.lengths.device
     tokens, lengths = padded([request.tokens for request in batch], device)  # (B, T), (B,)
-    rows = torch.tensor(
-        [row for row, request in enumerate(batch) for _ in request.answers], device=device
-    )  # (A,)
-    every_answer = [answer for request in batch for answer in request.answers]
-    answers, sizes = padded(every_answer, device, at_least=2 if go_on else 1)  # (A, M), (A,)
+    n_answers = [len(request.answers) for request in batch]
+    row_numbers = np.repeat(np.arange(len(batch)), n_answers)
+    rows = torch.from_numpy(row_numbers).to(device)  # (A,), the row of each answer
+
+    every_answer = list(chain.from_iterable(request.answers for request in batch))
+    # Two tokens at least, so that there is something to pass where no answer has a second one.
+    answers, sizes = padded(every_answer, device, at_least=2 if has_longer else 1)  # (A, M), (A,)
+
     cache = prefix.branch(len(batch), tokens.shape[1])
-    logits = model(tokens, cache=cache, n_new=lengths, at=(lengths - 1)[:, None])[:, 0]  # (B, V)
+    last = (lengths - 1)[:, None]  # (B, 1)
+    # A row's last token predicts the first token of its answers: other logits are not computed.
+    logits = model(tokens, cache=cache, n_new=lengths, at=last)[:, 0]  # (B, V)
     scores = logits.float().log_softmax(-1)[rows, answers[:, 0]].double()  # (A,)
-    likeliest = logits.argmax(-1)[rows] == answers[:, 0]
-    if go_on:
-        longer = (
-            torch.arange(len(sizes), device=device)[sizes > 1] if (sizes > 1).any() else rows[:1]
-        )
-        given, wanted, n_new = (
-            answers[longer, :-1],
-            answers[longer, 1:],
-            sizes[longer] - 1,
-        )  # (A', M - 1) twice, (A',)
-        is_wanted = torch.arange(given.shape[1], device=device) < n_new[:, None]
+    is_chosen = logits.argmax(-1)[rows] == answers[:, 0]  # (A,)
+
+    if has_longer:
+        is_longer = sizes > 1
+        # Without any longer answer the first one is passed, as other ranks make a pass, too.
+        first = torch.zeros(1, dtype=torch.long, device=device)
+        longer = is_longer.nonzero()[:, 0] if is_longer.any() else first  # (A',)
+        given = answers[longer, :-1]  # (A', M - 1)
+        wanted = answers[longer, 1:]  # (A', M - 1)
+        n_new = sizes[longer] - 1  # (A',)
+        is_wanted = torch.arange(given.shape[1], device=device) < n_new[:, None]  # (A', M - 1)
+
         branches = cache.select(rows[longer], given.shape[1])
         logits = model(given, cache=branches, n_new=n_new.clamp(min=1))  # (A', M - 1, V)
-        further = logits.float().log_softmax(-1).gather(2, wanted[..., None])[..., 0].double()
+        logp = logits.float().log_softmax(-1)
+        further = logp.gather(2, wanted[..., None])[..., 0].double()  # (A', M - 1)
         scores[longer] += (further * is_wanted).sum(-1)
-        likeliest[longer] &= ((logits.argmax(-1) == wanted) | ~is_wanted).all(-1)
-    found = torch.stack([scores, likeliest.double()]).cpu()
-    return list(found.split([len(request.answers) for request in batch], dim=1))
+        is_chosen[longer] &= ((logits.argmax(-1) == wanted) | ~is_wanted).all(-1)
+
+    found = torch.stack([scores, is_chosen.double()]).cpu()  # (2, A)
+    return list(found.split(n_answers, dim=1))
 
 
 def padded(rows: list[list[int]], device: torch.device, at_least: int = 1) -> tuple[Tensor, Tensor]:
-    """The rows, filled up on the right, (n, longest), and their lengths, (n,)."""
+    """Return the rows, filled up on the right, (n, longest), and their lengths, (n,)."""
     lengths = torch.tensor([len(row) for row in rows])
-    filled = torch.zeros(len(rows), max(at_least, int(lengths.max())), dtype=torch.long)
+    longest = max(at_least, int(lengths.max()))
+    filled = torch.zeros(len(rows), longest, dtype=torch.long)
     for place, row in enumerate(rows):
         filled[place, : len(row)] = torch.tensor(row)
     return filled.to(device), lengths.to(device)

@@ -1,15 +1,17 @@
-"""Few-shot tasks: a YAML in conf/icl/ each, and at most a function; examples from the hub by name, or from a local folder.
+"""Few-shot tasks: a YAML file in conf/icl/ each, and a function where fields are not enough.
 
-Templates and verbalizers are those of Dai et al. (arXiv 2212.10559, table 8, and their released code where it differs).
+Examples come from the hub, by name, or from a local folder. Templates and verbalizers are those of
+Dai et al. (arXiv 2212.10559, table 8, and their released code where it differs).
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import string
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +20,23 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import conf_folder
+from momentum_gpt.core.files import conf_folder, sha256_of_file
 
 TASKS_FOLDER = conf_folder() / "icl"
 
 NEUTRALS = ("N/A", "", "[MASK]")
-"""Stand in every field of a prompt without content (Zhao et al., "Calibrate Before Use", 2021)."""
+"""Texts that replace every field in a prompt without content (Zhao et al., "Calibrate Before Use",
+2021)."""
 
 
 class Example(NamedTuple):
+    """A query, or a demonstration."""
+
     prompt: str
     candidates: tuple[str, ...]
-    """Each with the space before it: the answer follows the prompt immediately."""
+    """The possible answers, each with the space before it: it follows the prompt immediately."""
     gold: int
+    """Number of the right candidate."""
 
 
 @dataclass(eq=False)
@@ -38,103 +44,162 @@ class IclTask:
     """A few-shot task."""
 
     dataset: str
-    """Its name on the hub, or a local .jsonl, or a folder with SPLIT.jsonl files."""
+    """Name of the data set on the hub, a local .jsonl file, or a folder with SPLIT.jsonl files."""
     test_split: str
+    """Split that queries are drawn from."""
     template: str
-    """The prompt; {field} is the row's field."""
+    """The prompt; {field} is replaced by the row's field."""
     config: str | None = None
-    """Of the hub's data set."""
+    """Configuration of the hub's data set. null: its default."""
     train_split: str = "train"
+    """Split that demonstrations are drawn from."""
     folder: str | None = None
-    """Its folder in a local collection of tasks. null: the task's own name."""
+    """Folder of the task in a local collection of tasks. null: the task's own name."""
     verbalizers: list[str] = field(default_factory=list)
-    """What stands for the labels 0, 1, ...; none: each row has candidates of its own."""
+    """Texts that stand for the labels 0, 1, ...; none: each row has candidates of its own."""
     label: str = "label"
-    """The field with the label; rows whose label is below 0 are left out."""
+    """Field with the label; rows whose label is below 0 are left out."""
     rows: str | None = None
-    """A function of ROWS that reads an example from a row, where fields and verbalizers are not enough."""
+    """Function of ROWS that reads an example from a row. null: by template and verbalizers."""
     name: str = ""
+    """Name of the task: that of its file."""
 
 
 def arc(row: dict[str, Any], task: IclTask) -> Example | None:
-    """Questions with four answers; the key is a letter, or in a few a number."""
-    texts, labels = row["choices"]["text"], row["choices"]["label"]
+    """Return a question with four answers, whose key is a letter or, in a few, a number."""
+    texts = row["choices"]["text"]
+    labels = row["choices"]["label"]
     if len(texts) != 4:
         return None
-    return Example(
-        task.template.format(**row),
-        tuple(f" {text}" for text in texts),
-        labels.index(row["answerKey"]),
-    )
+
+    candidates = tuple(f" {text}" for text in texts)
+    return Example(task.template.format(**row), candidates, labels.index(row["answerKey"]))
 
 
 def piqa(row: dict[str, Any], task: IclTask) -> Example | None:
-    return Example(
-        task.template.format(**row), (f" {row['sol1']}", f" {row['sol2']}"), row["label"]
-    )
+    """Return a goal with its two solutions."""
+    candidates = (f" {row['sol1']}", f" {row['sol2']}")
+    return Example(task.template.format(**row), candidates, row["label"])
 
 
 ROWS: dict[str, Callable[[dict[str, Any], IclTask], Example | None]] = {"arc": arc, "piqa": piqa}
+"""Functions that read an example from a row, or None from a row to leave out."""
 
 
 def task_names() -> list[str]:
+    """Return the names of the tasks in conf/icl/."""
     return sorted(path.stem for path in TASKS_FOLDER.glob("*.yaml"))
 
 
 @functools.cache
 def load_task(given: str) -> IclTask:
-    """The task of conf/icl/GIVEN.yaml, or of a YAML file anywhere.
+    """Return the task of conf/icl/GIVEN.yaml, or of a YAML file anywhere.
 
     Raises:
-        UserError: no such task, or not one.
+        UserError: there is no such task, or the file does not define one.
     """
-    path = Path(given) if given.endswith((".yaml", ".yml")) else TASKS_FOLDER / f"{given}.yaml"
+    is_file = given.endswith((".yaml", ".yml"))
+    path = Path(given) if is_file else TASKS_FOLDER / f"{given}.yaml"
     if not path.is_file():
         raise UserError(
-            f"evaluation.icl.tasks: {given!r} is none of {', '.join(task_names())}, and no .yaml file with a task"
+            f"evaluation.icl.tasks: {given!r} is none of {', '.join(task_names())}, "
+            "and no .yaml file with a task"
         )
+
+    schema = OmegaConf.structured(IclTask)
     try:
-        task = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(IclTask), OmegaConf.load(path))
-        )
+        task = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise UserError(f"{path} is not a task: {str(error).splitlines()[0]}") from None
+
     assert isinstance(task, IclTask)
     task.name = path.stem
-    if (task.rows is None) == (not task.verbalizers) or (task.rows and task.rows not in ROWS):
+    is_unknown = task.rows is not None and task.rows not in ROWS
+    if is_unknown or (task.rows is None) == (not task.verbalizers):
         raise UserError(f"{path} must have verbalizers, or rows as one of {', '.join(ROWS)}")
     return task
 
 
 @functools.cache
 def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[Example]]:
-    """Examples to demonstrate with, and to ask for; none of the first is among the second.
+    """Return the examples to demonstrate with, and those to ask, which are never demonstrated.
 
     Args:
-        data: a folder with a folder of SPLIT.jsonl files for each task. None: the hub, by the task's `dataset`.
+        task: the task.
+        data: folder with a folder of SPLIT.jsonl files for each task. None: what `task.dataset`
+            names.
+
+    Raises:
+        UserError: the data set cannot be loaded, or a row does not fit the task.
     """
-    train, test = (_examples(task, split, data) for split in (task.train_split, task.test_split))
+    train = _examples(task, task.train_split, data)
+    test = _examples(task, task.test_split, data)
+    # Data sets repeat themselves: a query among the demonstrations would show its own answer.
     asked = {example.prompt for example in test}
     return [example for example in train if example.prompt not in asked], test
+
+
+def task_fingerprint(task: IclTask, data: str | None) -> str:
+    """Return a hash of the task and its examples: of their files, or of the hub's name for them."""
+    place = Path(_place(task, data))
+    hashes = {}
+    for path in [place] if place.is_file() else sorted(place.rglob("*")):
+        if path.is_file():
+            hashes[str(path.relative_to(place))] = sha256_of_file(path)
+
+    definition = asdict(task)
+    # A data set of the hub has no files here, and the task holds its name.
+    if hashes:
+        definition["dataset"] = hashes
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+
+
+def neutral_prompts(task: IclTask) -> list[str]:
+    """Return the template without content, in three ways."""
+    parsed = string.Formatter().parse(task.template)
+    names = {name for _, name, _, _ in parsed if name}
+    return [task.template.format(**dict.fromkeys(names, text)) for text in NEUTRALS]
+
+
+def draw_demonstrations(train: list[Example], n: int, task: str, seed: int) -> list[Example]:
+    """Return n examples in a random order, a function of the task's name and the seed.
+
+    They are the same for every model and every query, and fewer are the first of more.
+    """
+    # Python's own hash of a text differs from process to process.
+    digest = hashlib.sha256(f"{task} {seed}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    order = generator.permutation(len(train))
+    return [train[i] for i in order[:n]]
+
+
+def flipped(example: Example) -> Example:
+    """Return the example with a wrong answer: the next candidate."""
+    return example._replace(gold=(example.gold + 1) % len(example.candidates))
+
+
+def _place(task: IclTask, data: str | None) -> str:
+    """Return the name that `datasets` loads: a file, a folder, or a name on the hub."""
+    return str(Path(data) / (task.folder or task.name)) if data else task.dataset
 
 
 def _examples(task: IclTask, split: str, data: str | None) -> list[Example]:
     import datasets
 
     datasets.disable_progress_bars()
-    place = str(Path(data) / (task.folder or task.name)) if data else task.dataset
+    place = _place(task, data)
     try:
         if place.endswith(".jsonl"):
             rows = datasets.load_dataset("json", data_files=place, split="train")
         else:
             rows = datasets.load_dataset(place, None if data else task.config, split=split)
-    except (
-        Exception
-    ) as error:  # whatever the hub, the network or the reader says: it is for the user
-        what = " ".join(str(error).split())
+    except Exception as error:  # whatever the hub, the network or a reader says is for the user
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"task {task.name}: {place!r}, split {split!r} cannot be loaded: {what}; or set evaluation.icl.data=DIR"
+            f"task {task.name}: {place!r}, split {split!r} cannot be loaded: {reason}; "
+            "or set evaluation.icl.data=DIR"
         ) from None
+
     read = ROWS[task.rows] if task.rows else _labelled
     try:
         found = [read(row, task) for row in rows]
@@ -146,26 +211,10 @@ def _examples(task: IclTask, split: str, data: str | None) -> list[Example]:
 
 
 def _labelled(row: dict[str, Any], task: IclTask) -> Example | None:
-    if row[task.label] < 0:
+    """Return an example with the task's verbalizers; None for a row whose label is below 0."""
+    label = row[task.label]
+    if label < 0:
         return None
-    if row[task.label] >= len(task.verbalizers):
-        raise ValueError(f"label {row[task.label]}, but {len(task.verbalizers)} verbalizers")
-    return Example(task.template.format(**row), tuple(task.verbalizers), row[task.label])
-
-
-def neutral_prompts(task: IclTask) -> list[str]:
-    """The template without content, in three ways."""
-    fields = {name for _, name, _, _ in string.Formatter().parse(task.template) if name}
-    return [task.template.format(**dict.fromkeys(fields, text)) for text in NEUTRALS]
-
-
-def demonstrations(train: list[Example], n: int, task: str, seed: int) -> list[Example]:
-    """n examples in a random order, drawn from the task's name and the seed: the same for every model and every query."""
-    digest = hashlib.sha256(f"{task} {seed}".encode()).digest()
-    order = np.random.default_rng(int.from_bytes(digest[:8], "little")).permutation(len(train))
-    return [train[i] for i in order[:n]]
-
-
-def flipped(example: Example) -> Example:
-    """The same with a wrong answer: the next candidate."""
-    return example._replace(gold=(example.gold + 1) % len(example.candidates))
+    if label >= len(task.verbalizers):
+        raise ValueError(f"label {label}, but {len(task.verbalizers)} verbalizers")
+    return Example(task.template.format(**row), tuple(task.verbalizers), label)

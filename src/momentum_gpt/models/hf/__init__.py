@@ -1,1 +1,1 @@
-"""What is copied into an exported folder, and what asks one for answers: torch and transformers, nothing of this project."""
+"""Everything that knows `transformers`: reading its folders, writing them and checking them."""

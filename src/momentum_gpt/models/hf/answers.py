@@ -1,8 +1,9 @@
-"""What `transformers` makes of an exported folder, asked in a process of its own, where nothing of this project is loaded.
+"""Ask `transformers` about an exported folder, in a process that loads nothing of this project.
 
     python answers.py FOLDER WORK [--trust]
 
-Reads WORK/questions.json and writes WORK/answers.json and WORK/logits.safetensors.
+Reads WORK/questions.json, and writes WORK/answers.json and WORK/logits.safetensors. Their fields
+are those of `Questions` and `Answers` in check.py.
 """
 
 from __future__ import annotations
@@ -17,46 +18,52 @@ import transformers
 from safetensors.torch import save_file
 
 RECOMPUTED = 8
-"""Tokens decoded without a cache at most, each of which costs a whole pass."""
+"""Tokens decoded without a cache, at most: each of them costs a whole pass."""
 
 
 def greedy(
     model: Any, prompts: list[list[int]], max_new_tokens: int, use_cache: bool
 ) -> list[list[int]]:
-    """The likeliest tokens behind each prompt, of one batch, padded on the left."""
+    """Return the likeliest tokens after each prompt, decoded as one batch padded on the left."""
     T = max(map(len, prompts))
-    tokens = torch.tensor([[0] * (T - len(prompt)) + prompt for prompt in prompts])  # (B, T)
-    real = torch.tensor([[0] * (T - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    tokens = torch.zeros(len(prompts), T, dtype=torch.long)
+    mask = torch.zeros(len(prompts), T, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, T - len(prompt) :] = torch.tensor(prompt)
+        mask[row, T - len(prompt) :] = 1
+
     options = {"do_sample": False, "max_new_tokens": max_new_tokens, "use_cache": use_cache}
-    return model.generate(tokens, attention_mask=real, **options)[:, T:].tolist()
+    return model.generate(tokens, attention_mask=mask, **options)[:, T:].tolist()
 
 
 def text_answers(folder: str, texts: list[str], trust: bool) -> dict[str, Any]:
+    """Return what the folder's tokenizer makes of the texts."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     ids = [tokenizer(text)["input_ids"] for text in texts]
-    return {
-        "ids": ids,
-        "decoded": [tokenizer.decode(row) for row in ids],
-        "eos_id": tokenizer.eos_token_id,
-    }
+    decoded = [tokenizer.decode(row) for row in ids]
+    return {"ids": ids, "decoded": decoded, "eos_id": tokenizer.eos_token_id}
 
 
 @torch.no_grad()
 def main(folder: str, work: Path, trust: bool) -> None:
-    asked = json.loads((work / "questions.json").read_text())
+    """Answer the questions in the folder `work`."""
+    questions = json.loads((work / "questions.json").read_text(encoding="utf-8"))
     load = transformers.AutoModelForCausalLM.from_pretrained
     model = load(folder, trust_remote_code=trust, dtype=torch.float32).eval()
-    answers = text_answers(folder, asked["texts"], trust) if asked["texts"] else {}
-    answers["transformers"] = transformers.__version__
-    n = asked["max_new_tokens"]
-    answers["greedy"] = greedy(model, asked["prompts"], n, True) + greedy(
-        model, asked["prompts"], min(n, RECOMPUTED), False
-    )
-    save_file(
-        {"logits": model(torch.tensor(asked["tokens"])).logits.contiguous()},
-        work / "logits.safetensors",
-    )
-    (work / "answers.json").write_text(json.dumps(answers))
+
+    answers: dict[str, Any] = {"transformers": transformers.__version__}
+    if questions["texts"]:
+        answers |= text_answers(folder, questions["texts"], trust)
+
+    prompts = questions["prompts"]
+    n = questions["max_new_tokens"]
+    cached = greedy(model, prompts, n, use_cache=True)
+    recomputed = greedy(model, prompts, min(n, RECOMPUTED), use_cache=False)
+    answers["greedy"] = [*cached, *recomputed]
+
+    logits = model(torch.tensor(questions["tokens"])).logits
+    save_file({"logits": logits.contiguous()}, work / "logits.safetensors")
+    (work / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
 
 
 if __name__ == "__main__":

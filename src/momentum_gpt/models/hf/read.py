@@ -1,16 +1,18 @@
-"""Weights from a local folder of `transformers`, as our GPT: GPT-2, fairseq's dense GPT, and what export.py wrote.
+"""Read weights from a local folder of `transformers`: GPT-2, XGLM, and exports of this project.
 
-Read as plain files: neither `transformers` nor any code of the folder is needed or run. Fairseq's dense models (125M, 355M,
-1.3B, 2.7B, ...) are `transformers`' XGLM class: sinusoidal positions, an embedding scaled by sqrt(d_model), the exact GELU.
+The folder is read as plain files: `transformers` is not needed, and no code of the folder is run.
+Fairseq's dense models (125M, 355M, 1.3B, 2.7B, ...) have the XGLM class of `transformers`:
+sinusoidal positions, an embedding scaled by sqrt(d_model), and the exact GELU.
+
+Shapes: C width of the model.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,9 +20,18 @@ from torch import Tensor
 
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import read_json
+from momentum_gpt.models.hf.names import (
+    GPT2,
+    OWN,
+    gpt2_modules,
+    has_bias,
+    is_transposed,
+    xglm_modules,
+)
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
-"""`transformers`' names -> ours."""
+"""The name in `transformers` -> ours."""
 
 FILES = (
     "model.safetensors",
@@ -33,201 +44,196 @@ FILES = (
 Weights = dict[str, Tensor]
 
 
-class Pretrained(NamedTuple):
-    """What our GPT is made of."""
+@dataclass(frozen=True)
+class Pretrained:
+    """What a GPT of ours needs to become the model of the folder."""
 
     config: ModelConfig
     attention: dict[str, Any]
     document_end: int | None
     weights: Weights
-    """Under our names."""
+    """By our names."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How models of one model_type are read."""
+
+    config: Callable[[dict[str, Any], Path], ModelConfig]
+    """Called with the content of config.json and the folder, for messages."""
+    weights: Callable[[Weights, ModelConfig], Weights]
+    """Called with the tensors by their name in the file, without the prefix of the class."""
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether the folder is one of `transformers`: its config.json names a model_type, which ours does not."""
+    """Return whether the folder is one of `transformers`: its config.json names a model_type."""
     try:
-        return "model_type" in json.loads((folder / "config.json").read_text())
+        return "model_type" in read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
 
 
 def read_pretrained_config(folder: Path) -> ModelConfig:
-    """The shape of the folder's model.
+    """Return the shape of the model in a folder of `transformers`.
 
     Raises:
-        UserError: another architecture, or an option of it that our GPT does not have.
+        UserError: the architecture is another, or has an option that our GPT does not have.
     """
-    config = json.loads((folder / "config.json").read_text())
-    kind = config["model_type"]
-    if kind not in READERS:
-        raise UserError(
-            f"{folder} holds a model of type {kind!r}: only {', '.join(READERS)} can be loaded"
-        )
-    return READERS[kind][0](config, folder)
+    content = read_json(folder / "config.json")
+    return _reader_of(content["model_type"], folder).config(content, folder)
 
 
 def read_pretrained(folder: Path) -> Pretrained:
-    """The folder's model.
+    """Return the model in a folder of `transformers`.
 
     Raises:
-        UserError: see `read_pretrained_config`; or the weights are missing, or not those of that shape.
+        UserError: see `read_pretrained_config`; or the weights are missing or do not fit.
     """
-    config = read_pretrained_config(folder)
-    about = json.loads((folder / "config.json").read_text())
-    kind = about["model_type"]
-    attention = about["attention"] if kind == OWN else {"name": "vanilla"}
-    theirs = {
-        name.removeprefix("transformer.").removeprefix("model."): tensor
-        for name, tensor in _tensors(folder)
-    }
+    content = read_json(folder / "config.json")
+    model_type = content["model_type"]
+    reader = _reader_of(model_type, folder)
+    config = reader.config(content, folder)
+    attention = content["attention"] if model_type == OWN else {"name": "vanilla"}
+
+    source = {}
+    for name, tensor in _tensors(folder):
+        source[name.removeprefix("transformer.").removeprefix("model.")] = tensor
     try:
-        weights = READERS[kind][1](theirs, config)
+        weights = reader.weights(source, config)
     except KeyError as missing:
         raise UserError(
-            f"{folder} has no tensor {missing}: its weights are not those of a {kind} model"
+            f"{folder} has no tensor {missing}: its weights are not those of a {model_type} model"
         ) from None
-    return Pretrained(config, attention, about.get("document_end"), weights)
+    return Pretrained(config, attention, content.get("document_end"), weights)
+
+
+def _reader_of(model_type: str, folder: Path) -> Reader:
+    if model_type not in READERS:
+        loadable = ", ".join(READERS)
+        raise UserError(
+            f"{folder} holds a model of type {model_type!r}: only {loadable} can be loaded"
+        )
+    return READERS[model_type]
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the folder, of one file or of several that an index names."""
+    """Yield every tensor of the folder by name, from one file or from several named by an index."""
     found = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if found is None:
         raise UserError(f"{folder} has no weights: it needs one of {', '.join(FILES)}")
+
     files = [found]
     if found.suffix == ".json":
-        files = [
-            folder / name
-            for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))
-        ]
+        names = set(read_json(found)["weight_map"].values())
+        files = [folder / name for name in sorted(names)]
+
     for file in files:
-        read = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-        yield from read.items()
+        if file.suffix == ".safetensors":
+            tensors = load_file(file)
+        else:
+            # weights_only: a pickle could otherwise run code.
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+        yield from tensors.items()
 
 
-def _gpt2_config(config: dict[str, Any], folder: Path) -> ModelConfig:
-    d_model = config["n_embd"]
-    _refuse_unlike(
-        folder,
-        config,
-        {
-            "n_inner": (None, 4 * d_model),
-            "layer_norm_epsilon": (1e-5,),
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "tie_word_embeddings": (True,),
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
-        },
-    )
+def _gpt2_config(content: dict[str, Any], folder: Path) -> ModelConfig:
+    d_model = content["n_embd"]
+    supported = {
+        "n_inner": (None, 4 * d_model),
+        "layer_norm_epsilon": (1e-5,),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "tie_word_embeddings": (True,),
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
+    }
+    _require_supported(folder, content, supported)
     return ModelConfig(
-        n_layers=config["n_layer"],
-        n_heads=config["n_head"],
+        n_layers=content["n_layer"],
+        n_heads=content["n_head"],
         d_model=d_model,
-        seq_len=config["n_positions"],
-        vocab_size=config["vocab_size"],
+        seq_len=content["n_positions"],
+        vocab_size=content["vocab_size"],
         positions="learned",
-        init_std=config.get("initializer_range", 0.02),
-        activation=ACTIVATIONS[config.get("activation_function", "gelu_new")],
+        init_std=content.get("initializer_range", 0.02),
+        activation=ACTIVATIONS[content.get("activation_function", "gelu_new")],
     )
 
 
-def _gpt2_weights(theirs: Weights, config: ModelConfig) -> Weights:
-    """GPT-2's Conv1D keeps its matrices as (in, out), torch's Linear as (out, in); q, k and v are joined in both."""
-    ours = {
-        "token_embedding.weight": theirs["wte.weight"],
-        "position_embedding.weight": theirs["wpe.weight"],
-    }
-    modules = {
-        "norm1": "ln_1",
-        "norm2": "ln_2",
-        "attention.qkv": "attn.c_attn",
-        "attention.out": "attn.c_proj",
-    }
-    modules |= {"mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
-    for layer in range(config.n_layers):
-        for mine, its in modules.items():
-            weight = theirs[f"h.{layer}.{its}.weight"]
-            ours[f"blocks.{layer}.{mine}.weight"] = weight.T if ".c_" in its else weight
-            ours[f"blocks.{layer}.{mine}.bias"] = theirs[f"h.{layer}.{its}.bias"]
-    return ours | {f"norm.{kind}": theirs[f"ln_f.{kind}"] for kind in ("weight", "bias")}
+def _gpt2_weights(source: Weights, config: ModelConfig) -> Weights:
+    weights = {}
+    for module, gpt2_name in gpt2_modules(config.n_layers):
+        weight = source[f"{gpt2_name}.weight"]
+        weights[f"{module}.weight"] = weight.T if is_transposed(gpt2_name) else weight
+        if has_bias(module):
+            weights[f"{module}.bias"] = source[f"{gpt2_name}.bias"]
+    return weights
 
 
-def _xglm_config(config: dict[str, Any], folder: Path) -> ModelConfig:
-    d_model = config["d_model"]
-    _refuse_unlike(
-        folder,
-        config,
-        {
-            "ffn_dim": (4 * d_model,),
-            "tie_word_embeddings": (True,),
-            "activation_function": ("gelu", "gelu_new", "gelu_pytorch_tanh"),
-        },
-    )
+def _xglm_config(content: dict[str, Any], folder: Path) -> ModelConfig:
+    d_model = content["d_model"]
+    supported = {
+        "ffn_dim": (4 * d_model,),
+        "tie_word_embeddings": (True,),
+        "activation_function": ("gelu", "gelu_new", "gelu_pytorch_tanh"),
+    }
+    _require_supported(folder, content, supported)
     return ModelConfig(
-        n_layers=config["num_layers"],
-        n_heads=config["attention_heads"],
+        n_layers=content["num_layers"],
+        n_heads=content["attention_heads"],
         d_model=d_model,
-        seq_len=config["max_position_embeddings"],
-        vocab_size=config["vocab_size"],
+        seq_len=content["max_position_embeddings"],
+        vocab_size=content["vocab_size"],
         positions="sinusoidal",
-        activation=ACTIVATIONS[config.get("activation_function", "gelu")],
-        scale_embedding=config.get("scale_embedding", True),
+        activation=ACTIVATIONS[content.get("activation_function", "gelu")],
+        scale_embedding=content.get("scale_embedding", True),
     )
 
 
-def _xglm_weights(theirs: Weights, config: ModelConfig) -> Weights:
-    ours = {"token_embedding.weight": theirs["embed_tokens.weight"]}
-    modules = {
-        "norm1": "self_attn_layer_norm",
-        "norm2": "final_layer_norm",
-        "attention.out": "self_attn.out_proj",
-    }
-    modules |= {"mlp.up": "fc1", "mlp.down": "fc2"}
+def _xglm_weights(source: Weights, config: ModelConfig) -> Weights:
+    weights = {}
+    for module, xglm_name in xglm_modules(config.n_layers):
+        weights[f"{module}.weight"] = source[f"{xglm_name}.weight"]
+        if has_bias(module):
+            weights[f"{module}.bias"] = source[f"{xglm_name}.bias"]
+
     for layer in range(config.n_layers):
+        attention = f"layers.{layer}.self_attn"
         for kind in ("weight", "bias"):
-            its = f"layers.{layer}."
-            qkv = [theirs[f"{its}self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            ours[f"blocks.{layer}.attention.qkv.{kind}"] = torch.cat(qkv)  # (3 C, C), (3 C,)
-            ours |= {
-                f"blocks.{layer}.{mine}.{kind}": theirs[f"{its}{name}.{kind}"]
-                for mine, name in modules.items()
-            }
-    return ours | {f"norm.{kind}": theirs[f"layer_norm.{kind}"] for kind in ("weight", "bias")}
+            parts = [source[f"{attention}.{part}_proj.{kind}"] for part in "qkv"]
+            weights[f"blocks.{layer}.attention.qkv.{kind}"] = torch.cat(parts)  # (3 C, C), (3 C,)
+    return weights
 
 
-def _own_config(config: dict[str, Any], folder: Path) -> ModelConfig:
-    shape = {
-        field.name: config[field.name] for field in fields(ModelConfig) if field.name != "init_std"
-    }
-    return ModelConfig(**shape, init_std=config["initializer_range"])
+def _own_config(content: dict[str, Any], folder: Path) -> ModelConfig:
+    # `transformers` has a name of its own for init_std; all other options keep ours.
+    options = [field.name for field in fields(ModelConfig) if field.name != "init_std"]
+    shape = {option: content[option] for option in options}
+    return ModelConfig(**shape, init_std=content["initializer_range"])
 
 
-def _own_weights(theirs: Weights, config: ModelConfig) -> Weights:
-    return theirs
+def _own_weights(source: Weights, config: ModelConfig) -> Weights:
+    return source
 
 
-def _refuse_unlike(
-    folder: Path, config: dict[str, Any], allowed: dict[str, tuple[Any, ...]]
+def _require_supported(
+    folder: Path, content: dict[str, Any], supported: dict[str, tuple[Any, ...]]
 ) -> None:
-    """An option that is not in the file has `transformers`' default, which is among the allowed ones."""
-    for option, values in allowed.items():
-        if option in config and config[option] not in values:
+    """Raise a UserError if an option has a value that our GPT does not have.
+
+    An option that is not in the file has the default of `transformers`, which is supported.
+    """
+    for option, values in supported.items():
+        if option in content and content[option] not in values:
+            allowed = " or ".join(map(repr, values))
             raise UserError(
-                f"{folder / 'config.json'} has {option}={config[option]!r}, which our GPT cannot be: it must be "
-                f"{' or '.join(map(repr, values))}"
+                f"{folder / 'config.json'} has {option}={content[option]!r}, "
+                f"which our GPT does not support: it must be {allowed}"
             )
 
 
-OWN = "momentum_gpt"
-"""model_type of an export that is no GPT-2."""
-
 READERS = {
-    "gpt2": (_gpt2_config, _gpt2_weights),
-    "xglm": (_xglm_config, _xglm_weights),
-    OWN: (_own_config, _own_weights),
+    GPT2: Reader(_gpt2_config, _gpt2_weights),
+    "xglm": Reader(_xglm_config, _xglm_weights),
+    OWN: Reader(_own_config, _own_weights),
 }
-"""model_type -> what reads its config, and what reads its weights."""
+"""The readers by model_type."""
