@@ -56,22 +56,17 @@ class RecallConfig:
             require(name in POSITIONS, "positions", name, f"among {', '.join(POSITIONS)}")
 
 
-def has_decay(name: str) -> bool:
-    """Return whether an attention variant has the option ema_decay."""
-    from momentum_gpt.models import ATTENTIONS
-
-    return ATTENTIONS[name].has_decay
-
-
 def jobs_of(config: RecallConfig) -> list[Job]:
     """Return all runs: every variant with every decay, position encoding and seed."""
     from momentum_gpt.comparison.accuracy import Cell
     from momentum_gpt.comparison.recall import Job
+    from momentum_gpt.models import ATTENTIONS
 
     jobs = []
     for positions in config.positions:
         for name in config.attentions:
-            for decay in config.decays if has_decay(name) else [None]:
+            # A variant without a decay is trained once.
+            for decay in config.decays if ATTENTIONS[name].has_decay else [None]:
                 variant = name if decay is None else f"{name} {decay}"
                 options = [f"attention={name}", f"model.positions={positions}"]
                 if decay is not None:
