@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from momentum_gpt.core.files import read_json_lines
-from momentum_gpt.recall import RecallConfig, has_decay, jobs_of
+from momentum_gpt.recall import RecallConfig, jobs_of
 from tests.conftest import command
 
 SHORT = [
@@ -32,11 +32,6 @@ def test_every_variant_is_trained_with_every_decay_position_encoding_and_seed() 
     assert jobs[0].options == ("attention=vanilla", "model.positions=rotary")
     assert jobs[-1].name == "momentum_0.5-learned-seed1"
     assert jobs[-1].options[-1] == "attention.ema_decay=0.5"
-
-
-def test_only_variants_with_a_decay_are_given_one() -> None:
-    assert has_decay("momentum")
-    assert not has_decay("vanilla")
 
 
 @pytest.mark.parametrize("task", ["recall", "induction"])

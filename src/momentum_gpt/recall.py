@@ -1,13 +1,13 @@
 """Find out which attention can learn to recall.
 
     momentum-gpt recall
-    momentum-gpt recall decays=[0.3,0.5,0.7,0.9] positions=[learned,rotary] seeds=5
+    momentum-gpt recall decays=[0.3,0.5,0.7] positions=[learned,rotary] seeds=5
     momentum-gpt recall task=induction output=runs/induction
 
-Every variant is trained on a synthetic task with several seeds, each run in its own
-folder, and their accuracies are compared. Runs that are finished are not trained
-again. The task is the one of conf/experiment/recall.yaml: its keys and values have
-no meaning, so that only the context tells an answer.
+Every variant is trained on a synthetic task with several seeds, each run in its
+own folder, and their accuracies are compared. Runs that are finished are not
+trained again. The task is the one of conf/experiment/recall.yaml: its keys and
+values have no meaning, so that only the context tells an answer.
 """
 
 from __future__ import annotations
@@ -56,22 +56,17 @@ class RecallConfig:
             require(name in POSITIONS, "positions", name, f"among {', '.join(POSITIONS)}")
 
 
-def has_decay(name: str) -> bool:
-    """Return whether an attention variant has the option ema_decay."""
-    from momentum_gpt.models import ATTENTIONS
-
-    return ATTENTIONS[name].has_decay
-
-
 def jobs_of(config: RecallConfig) -> list[Job]:
     """Return all runs: every variant with every decay, position encoding and seed."""
     from momentum_gpt.comparison.accuracy import Cell
     from momentum_gpt.comparison.recall import Job
+    from momentum_gpt.models import ATTENTIONS
 
     jobs = []
     for positions in config.positions:
         for name in config.attentions:
-            for decay in config.decays if has_decay(name) else [None]:
+            # A variant without a decay is trained once.
+            for decay in config.decays if ATTENTIONS[name].has_decay else [None]:
                 variant = name if decay is None else f"{name} {decay}"
                 options = [f"attention={name}", f"model.positions={positions}"]
                 if decay is not None:

@@ -43,6 +43,7 @@ def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
     ground = [f"  {sentence}" for sentence in common_ground(runs)]
     parts.append("\n".join(["Common ground:", *ground]))
 
+    # One line per option: with many runs, columns would be too wide for a terminal.
     options = []
     for option, values in config_differences(runs).items():
         cells = ["-" if value is None else str(value) for value in values]

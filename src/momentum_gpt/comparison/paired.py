@@ -56,6 +56,7 @@ class PairedDifference:
     @property
     def is_real(self) -> bool:
         """Whether the interval excludes 0 and the adjusted p-value, if any, is small enough."""
+        # Comparisons with nan are False: without an interval, nothing is real.
         low, high = self.interval
         excludes_zero = low > 0 or high < 0
         return excludes_zero and (self.p_holm is None or self.p_holm < LEVEL)
@@ -104,6 +105,7 @@ def _cells(difference: PairedDifference, first: str, other: str) -> list[tuple[s
 
     A list of pairs instead of a dict: two runs may have the same name.
     """
+    # The columns follow the reading: what, on how much, the values, how sure.
     digits = difference.digits
     cells = [
         ("measure", difference.measure),

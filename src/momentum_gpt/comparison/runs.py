@@ -158,7 +158,7 @@ def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
     differences = {}
     for option in options:
-        values = [config.get(option) for config in configs]
+        values = [config.get(option) for config in configs]  # (runs,)
         is_same = all(value == values[0] for value in values)
         if not is_same and not changes_nothing(option):
             differences[option] = values

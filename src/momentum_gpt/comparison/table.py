@@ -65,6 +65,7 @@ def columns(runs: Sequence[Run]) -> list[Column]:
         if _all_have(runs, metric):
             found.append(Column(title, unit, _final(runs, metric), digits))
 
+    # Not a result of the model: what the comparison cost.
     speeds = [run.tokens_per_s for run in runs]
     found.append(Column("tokens", "trained on", _final(runs, "tokens"), 0))
     found.append(Column("tokens/s", "median", speeds, 0))

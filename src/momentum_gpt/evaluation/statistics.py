@@ -187,6 +187,9 @@ def smallest_detectable(differences: np.ndarray, power: float = 0.8, level: floa
     n = len(differences)
     if n < 2:
         return math.nan
+
+    # The first quantile is the distance from 0 that is significant, the second the margin by which
+    # a true difference must exceed it to be found that often.
     quantiles = stats.t.ppf([(1 + level) / 2, power], n - 1)
     return float(quantiles.sum() * np.std(differences, ddof=1) / math.sqrt(n))
 

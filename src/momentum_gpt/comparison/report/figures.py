@@ -35,6 +35,7 @@ def chart(title: str, x: str, y: str, traces: Sequence[go.Scatter | go.Bar]) -> 
     figure = go.Figure(traces)
     figure.update_layout(
         template="plotly_white",
+        # At the left, where plotly's toolbar does not cover it.
         title={
             "text": title,
             "font": {"size": 16},
@@ -46,10 +47,10 @@ def chart(title: str, x: str, y: str, traces: Sequence[go.Scatter | go.Bar]) -> 
         xaxis_title=x,
         yaxis_title=y,
         legend={"orientation": "h", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "bottom"},
-        showlegend=True,
+        showlegend=True,  # also for a single line
         height=400,
         margin={"l": 70, "r": 20, "t": 80, "b": 60},
-        hovermode="x unified",
+        hovermode="x unified",  # all runs at the step under the pointer
     )
     figure.update_xaxes(showline=True, linecolor="#888", ticks="outside")
     figure.update_yaxes(showline=True, linecolor="#888", ticks="outside")
@@ -114,6 +115,7 @@ def training_loss(runs: Sequence[Run]) -> go.Figure:
 
 def trailing_means(values: Sequence[float], width: int) -> list[float]:
     """Return the mean of each value and those before it, `width` in all; fewer at the start."""
+    # Trailing instead of centred: a point never depends on what comes later.
     means = []
     for end in range(1, len(values) + 1):
         means.append(fmean(values[max(0, end - width) : end]))
@@ -173,6 +175,8 @@ def speed(runs: Sequence[Run]) -> go.Figure:
         width=0.5,
     )
     figure = chart("Training speed, median", "run", "tokens per second", [bars])
+
+    # The axis names the bars already.
     figure.update_layout(showlegend=False, hovermode="closest")
     return figure
 

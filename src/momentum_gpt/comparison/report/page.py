@@ -26,6 +26,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 
+# A figure is as wide as its cell, whatever the window.
 PLOTLY = {"displaylogo": False, "responsive": True}
 
 
