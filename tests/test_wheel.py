@@ -131,6 +131,17 @@ def test_the_wheel_holds_everything_that_the_package_reads(wheel: Path) -> None:
     assert not [name for name in packed if name.startswith(("tests/", "docs/"))]
 
 
+@pytest.mark.slow
+def test_an_editable_install_reads_the_clone_alone(tmp_path: Path) -> None:
+    """A copy of conf/ beside it would be out of date after the first edit."""
+    program = f"from hatchling.build import build_editable; build_editable({str(tmp_path)!r})"
+    run(sys.executable, "-c", program, cwd=ROOT)
+    (built,) = tmp_path.glob("*.whl")
+    archive = zipfile.ZipFile(built)
+    (pth,) = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert set(archive.read(pth).decode().split()) == {str(ROOT), str(ROOT / "src")}
+
+
 def test_the_installed_package_is_used_and_not_the_clone(
     installed: Installed, tmp_path: Path
 ) -> None:
