@@ -126,7 +126,12 @@ class Dashboard:
 
         arguments = self._arguments(wandb)
         mode = self.config.tracking.wandb
-        if mode == "online" or (mode == "auto" and is_logged_in(wandb)):
+        if mode == "auto":
+            # W&B's own variable counts, too: a login does not overrule it.
+            asked_for_offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+            online = is_logged_in(wandb) and not asked_for_offline
+            mode = "online" if online else "offline"
+        if mode == "online":
             try:
                 server = wandb.setup().settings.base_url
                 urllib.request.urlopen(server, timeout=SERVER_ANSWERS_WITHIN).close()

@@ -25,6 +25,11 @@ def test_a_wide_table_keeps_every_digit() -> None:
     assert all(cell in text for cell in cells)
 
 
+def test_brackets_in_a_cell_are_text() -> None:
+    """A run folder may have any name."""
+    assert "a [/red] :smile:" in table_text("", ["run"], [["a [/red] :smile:"]])
+
+
 def test_outside_a_terminal_there_is_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
     with progress_bar("work", total=3) as advance:
         advance(1)

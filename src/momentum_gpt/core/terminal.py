@@ -50,7 +50,12 @@ def progress_bar(title: str, total: float | None, in_bytes: bool = False) -> Ite
     # The stream of this moment: sys.stderr may be redirected later, while the bar is shown.
     console = Console(file=sys.stderr)
     with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        # What is printed goes above the bar, unless stdout is a file.
+        redirect_stdout=sys.stdout.isatty(),
     ) as bars:
         task = bars.add_task(title, total=total)
         yield lambda amount: bars.advance(task, amount)
@@ -83,7 +88,8 @@ def table_text(
 
     # As wide as the table needs: a narrow terminal wraps lines, and a file keeps every digit.
     text = io.StringIO()
-    Console(file=text, width=1000, color_system=None).print(table)
+    console = Console(file=text, width=1000, markup=False, emoji=False, highlight=False)
+    console.print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     return "\n".join([title, *lines] if title else lines)
 
@@ -109,6 +115,7 @@ class StepBar:
             TimeRemainingColumn(),
             console=console,
             disable=not self.is_drawn,
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._bars.add_task(title, total=total, completed=start, text="")
         self._bars.start()
