@@ -1,4 +1,4 @@
-"""What the tests share: a small real corpus as token shards, and the doors of the commands."""
+"""What the tests share: a small real corpus as token shards, and ways to run commands."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class Result(NamedTuple):
 def invoke(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
-    """Run a command's `main` in this process: invoke(train.main, "name=x", ...) -> its exit code and what it printed."""
+    """Return a function that runs a command's `main` in this process.
+
+    `invoke(train.main, "name=x", ...)` returns its exit code and what it printed.
+    """
     from hydra.core.global_hydra import GlobalHydra
 
     def run(main: Callable[[], None], *arguments: str) -> Result:
