@@ -60,12 +60,13 @@ def wait_until(
 
 
 def deterministic(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run without those that depend on the clock."""
+    """Return the records of a run without what depends on the clock."""
     clock = ("train/tokens_per_s", "train/mfu", "train/data_wait", "eval/seconds")
-    return [
-        {k: v for k, v in record.items() if k not in clock}
-        for record in read_json_lines(folder / "metrics.jsonl")
-    ]
+    records = read_json_lines(folder / "metrics.jsonl")
+    for record in records:
+        for key in clock:
+            record.pop(key, None)
+    return records
 
 
 def manifest(run: Path) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-main = Command(generate_text, GenerateConfig, "generate", literal=("prompt",))
+main = Command(generate_text, GenerateConfig, "generate", literal=("prompt", "prompt_file"))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,12 @@ def model_of(options: dict[str, Any], positions: str = "learned") -> GPT:
 
 
 def rows(steps: list[list[int | None]]) -> list[list[int]]:
-    return [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
+    """Return the tokens of each row, without the places after its end."""
+    return [list(filter(is_token, row)) for row in zip(*steps, strict=True)]
+
+
+def is_token(token: int | None) -> bool:
+    return token is not None
 
 
 def by_full_passes(model: GPT, prompt: list[int], n: int) -> list[int]:
