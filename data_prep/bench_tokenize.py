@@ -1,11 +1,12 @@
-"""Measure how fast text becomes token ids, in MB of text per CPU second on one core.
+"""Measure how fast text becomes token ids, in MB per CPU second on one core.
 
-    python -m data_prep.bench_tokenize paths=[novels/] tokenizer.vocab_size=16000
+    momentum-gpt bench tokenize paths=[novels/] tokenizer.vocab_size=16000
 
-Our encoder is compared with plain sentencepiece, with `datasets.map` and with datatrove's step.
-Ours encodes all of the text, and its ids are compared with sentencepiece's; the slower methods
-encode a part of it. datatrove's step takes tokenizers of the `tokenizers` library alone: a
-byte-level BPE of the same size, which is trained here on the same text.
+Our encoder is compared with plain sentencepiece, with `datasets.map` and with
+datatrove's step. Ours encodes all of the text, and its ids are compared with
+sentencepiece's; the slower methods encode a part of it. datatrove's step takes
+tokenizers of the `tokenizers` library alone: a byte-level BPE of the same
+size, which is trained here on the same text.
 """
 
 from __future__ import annotations

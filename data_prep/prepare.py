@@ -1,14 +1,17 @@
 """Prepare token shards from text.
 
-    python -m data_prep.prepare corpus=stdlib output=data/stdlib tokenizer.vocab_size=2048
-    python -m data_prep.prepare corpus=text corpus.paths=[novels/,more.jsonl.zst] output=data/mine
-    python -m data_prep.prepare corpus=fineweb_edu output=data/fineweb executor=slurm \\
-        executor.partition=cpu
+    momentum-gpt prepare corpus=stdlib output=data/stdlib \\
+        tokenizer.vocab_size=2048
+    momentum-gpt prepare corpus=text corpus.paths=[novels/,more.jsonl.zst] \\
+        output=data/mine
+    momentum-gpt prepare corpus=fineweb_edu output=data/fineweb \\
+        executor=slurm executor.partition=cpu
 
-The preparation runs in stages: documents, deduplicate, decontaminate, tokenizer, tokenize, write,
-verify. The same command resumes a preparation that was stopped; until=STAGE stops it after a
-stage. A folder that is complete is left alone. The result depends on the text and the options,
-never on the number of workers.
+The preparation runs in stages: documents, deduplicate, decontaminate,
+tokenizer, tokenize, write, verify. The same command resumes a preparation that
+was stopped; until=STAGE stops it after a stage. A folder that is complete is
+left alone. The result depends on the text and the options, never on the number
+of workers.
 """
 
 from __future__ import annotations

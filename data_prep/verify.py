@@ -2,7 +2,7 @@
 
 If it is not, the message says which bytes of which file are wrong.
 
-    python -m data_prep.verify data=data/stdlib
+    momentum-gpt verify data=data/stdlib
 """
 
 from __future__ import annotations

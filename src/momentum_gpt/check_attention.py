@@ -1,9 +1,10 @@
-"""Check an attention variant, and show what it costs compared with vanilla attention.
+"""Check an attention variant, and compare its cost with vanilla attention's.
 
-    python -m momentum_gpt.check_attention attention=momentum
-    python -m momentum_gpt.check_attention attention=momentum attention.ema_decay=0.999
+    momentum-gpt check-attention attention=momentum
+    momentum-gpt check-attention attention=momentum attention.ema_decay=0.999
 
-Every check prints what was measured and the bound it must keep. The exit code is 1 if one fails.
+Every check prints what was measured and the bound it must keep. The exit code
+is 1 if one fails.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Put runs side by side: a table, their differences, and a report for the browser.
+"""Compare runs: a table, their differences, and a report for the browser.
 
     momentum-gpt compare runs=[runs/vanilla,runs/momentum]
 
-The first run is the one that the others are compared with, document by document
-and query by query; or seed by seed, if there are several training seeds of two
-variants.
+The first run is the one that the others are compared with, document by
+document and query by query; or seed by seed, if there are several training
+seeds of two variants.
 """
 
 from __future__ import annotations

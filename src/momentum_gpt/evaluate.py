@@ -1,22 +1,24 @@
-"""Measure a trained model from its checkpoint alone: in one process, without DeepSpeed.
+"""Measure a trained model from its checkpoint, in one process.
 
-    python -m momentum_gpt.evaluate run=runs/vanilla
-    python -m momentum_gpt.evaluate run=runs/vanilla evaluation.tokens=1000000 \\
+    momentum-gpt evaluate run=runs/vanilla
+    momentum-gpt evaluate run=runs/vanilla evaluation.tokens=1000000 \\
         evaluation.context_lengths=[64,256]
-    python -m momentum_gpt.evaluate run=runs/vanilla checkpoints=all \\
+    momentum-gpt evaluate run=runs/vanilla checkpoints=all \\
         evaluation.icl.tasks=[sst2,agnews] evaluation.icl.data=DIR
-    python -m momentum_gpt.evaluate run=/models/gpt2 data=data/mine
-    python -m momentum_gpt.evaluate run=/models/gpt2 text=novel.txt
-    python -m momentum_gpt.evaluate run=/models/gpt2 text=Salesforce/wikitext \\
+    momentum-gpt evaluate run=/models/gpt2 data=data/mine
+    momentum-gpt evaluate run=/models/gpt2 text=novel.txt
+    momentum-gpt evaluate run=/models/gpt2 text=Salesforce/wikitext \\
         text.config=wikitext-103-raw-v1 text.split=test
 
-What is measured of a run is added to its folder `evaluations/`: the metrics to `validation.jsonl`
-(or to `other.jsonl`, on data or text that is not the run's own), a line for each context length
-with the nats of each document to `perplexity.jsonl`, and a line for each few-shot (task, k, seed)
-to `icl.jsonl`. W&B gets the metrics of the run's own data, on the same token axis as the
-training's.
+What is measured of a run is added to its folder `evaluations/`: the metrics to
+`validation.jsonl` (or to `other.jsonl`, on data or text that is not the run's
+own), a line for each context length with the nats of each document to
+`perplexity.jsonl`, and a line for each few-shot (task, k, seed) to
+`icl.jsonl`. W&B gets the metrics of the run's own data, on the same token axis
+as the training's.
 
-What was measured before with the same options is printed again and not measured again.
+What was measured before with the same options is printed again and not
+measured again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Export a trained model to Hugging Face's transformers, and check that it is the same model there.
+"""Export a trained model to Hugging Face's transformers, and check the export.
 
-    python -m momentum_gpt.export run=runs/vanilla output=exports/vanilla
-    python -m momentum_gpt.export run=runs/a/checkpoints/step_00000320 output=exports/a
+    momentum-gpt export run=runs/vanilla output=exports/vanilla
+    momentum-gpt export run=runs/a/checkpoints/step_00000320 output=exports/a
 
-A vanilla model of GPT-2's shape becomes a GPT-2. Every other model has its modelling code in the
-folder and is loaded with trust_remote_code=True. Needs transformers: pip install transformers
+A vanilla model of GPT-2's shape becomes a GPT-2. Every other model has its
+modelling code in the folder and is loaded with trust_remote_code=True. Needs
+transformers: pip install transformers
 """
 
 from __future__ import annotations

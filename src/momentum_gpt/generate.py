@@ -1,13 +1,15 @@
-"""Continue a prompt with a trained model. The text is printed as it is generated.
+"""Continue a prompt with a trained model; print the text as it is generated.
 
-    python -m momentum_gpt.generate run=runs/momentum prompt='def main('
-    python -m momentum_gpt.generate run=runs/momentum prompt_file=- < draft.txt
-    python -m momentum_gpt.generate run=runs/momentum prompt=import \\
+    momentum-gpt generate run=runs/momentum prompt='def main('
+    momentum-gpt generate run=runs/momentum prompt_file=- < draft.txt
+    momentum-gpt generate run=runs/momentum prompt=import \\
         sampling.temperature=0.8 sampling.top_p=0.95
-    python -m momentum_gpt.generate run=runs/momentum prompts='["class A:","import os\\n"]'
+    momentum-gpt generate run=runs/momentum \\
+        prompts='["class A:","import os\\n"]'
 
-Whatever follows `prompt=` is the prompt, character for character. An empty prompt begins a new
-document. Several prompts are one batch, and their texts are printed one after another.
+Whatever follows `prompt=` is the prompt, character for character. An empty
+prompt begins a new document. Several prompts are one batch, and their texts
+are printed one after another.
 """
 
 from __future__ import annotations

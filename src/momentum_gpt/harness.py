@@ -1,6 +1,6 @@
-"""Run lm-eval, its own command line, with our models as `--model momentum_gpt`.
+"""Run lm-eval's own command line, with our models as `--model momentum_gpt`.
 
-    python -m momentum_gpt.harness --model momentum_gpt --model_args run=runs/a \\
+    momentum-gpt lm-eval --model momentum_gpt --model_args run=runs/a \\
         --tasks piqa --num_fewshot 0
 
 What the requests have in common is computed once. This command needs lm-eval:

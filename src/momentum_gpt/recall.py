@@ -4,10 +4,10 @@
     momentum-gpt recall decays=[0.3,0.5,0.7] positions=[learned,rotary] seeds=5
     momentum-gpt recall task=induction output=runs/induction
 
-Every variant is trained on a synthetic task with several seeds, each run in its
-own folder, and their accuracies are compared. Runs that are finished are not
-trained again. The task is the one of conf/experiment/recall.yaml: its keys and
-values have no meaning, so that only the context tells an answer.
+Every variant is trained on a synthetic task with several seeds, each run in
+its own folder, and their accuracies are compared. Runs that are finished are
+not trained again. The task is the one of conf/experiment/recall.yaml: its keys
+and values have no meaning, so that only the context tells an answer.
 """
 
 from __future__ import annotations

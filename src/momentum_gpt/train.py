@@ -1,12 +1,15 @@
 """Pretrain a model.
 
     momentum-gpt train name=a data=data/stdlib
-    momentum-gpt train name=b data=data/stdlib attention=momentum attention.ema_decay=0.5
-    momentum-gpt train name=c data=data/mine experiment=paper_350m launch.nproc_per_node=8
-    momentum-gpt train name=d data=data/mine model=gpt2 init=/models/gpt2 attention=momentum
+    momentum-gpt train name=b data=data/stdlib attention=momentum \\
+        attention.ema_decay=0.5
+    momentum-gpt train name=c data=data/mine experiment=paper_350m \\
+        launch.nproc_per_node=8
+    momentum-gpt train name=d data=data/mine model=gpt2 init=/models/gpt2 \\
+        attention=momentum
 
-The options are composed once, checked, and written to runs/NAME/config.yaml; the ranks that train
-read that file. The same command resumes a run that was interrupted.
+The options are composed once, checked, and written to runs/NAME/config.yaml,
+which the ranks read. The same command resumes a run that was interrupted.
 """
 
 from __future__ import annotations

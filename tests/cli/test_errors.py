@@ -13,6 +13,7 @@ import pytest
 from data_prep import prepare
 from momentum_gpt import compare, evaluate, train
 from momentum_gpt.cli import Command
+from momentum_gpt.training.settle import settle
 from tests.conftest import SMOKE, Result, command
 
 Invoke = Callable[..., Result]
@@ -75,8 +76,8 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["model.vocab_size=100"], ["model.vocab_size=100", "512 tokens"]),
     (["name=a/b"], ["name must be a plain folder name", "'a/b'"]),
     (["resume=maybe"], ["one of auto, never, got 'maybe'"]),
-    (["data=/nowhere/at/all"], ["/nowhere/at/all", "does not exist", "data_prep.prepare"]),
-    (["data=/tmp"], ["not a folder of token shards", "data_prep.prepare"]),
+    (["data=/nowhere/at/all"], ["/nowhere/at/all", "does not exist", "momentum-gpt prepare"]),
+    (["data=/tmp"], ["not a folder of token shards", "momentum-gpt prepare"]),
     (
         [
             "model.seq_len=4194304",
@@ -145,7 +146,7 @@ def test_an_existing_run_with_another_config_is_left_alone(
     arguments = ["name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE]
 
     def claim_only(options: train.TrainConfig) -> int:
-        train.settle(options)
+        settle(options)
         train.claim_run_folder(options)
         return 0
 
@@ -191,7 +192,7 @@ def test_a_real_process_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     assert done.code == 2
     assert done.err == (
         "error: data folder 'nowhere' does not exist: "
-        "make one with: python -m data_prep.prepare corpus=stdlib output=DIR\n"
+        "make one with: momentum-gpt prepare corpus=stdlib output=DIR\n"
     )
 
     unknown = command("momentum_gpt", "trian")

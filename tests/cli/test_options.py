@@ -142,7 +142,8 @@ def test_groups_are_the_folders_of_yaml_files() -> None:
 def test_help_fits_a_terminal_of_80_columns(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     command = command_of(module)
-    text = help_text(command.name, command.schema, "The manual.")
+    manual = importlib.import_module(module).__doc__ or ""
+    text = help_text(command.name, command.schema, manual)
     too_long = [line for line in text.splitlines() if len(line) > 80]
     assert not too_long
     assert "Config search path" not in text

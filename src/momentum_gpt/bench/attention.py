@@ -1,12 +1,13 @@
-"""Measure what a variant costs compared with vanilla attention, in training and in decoding.
+"""Compare a variant's cost with vanilla attention's, in training and decoding.
 
-    python -m momentum_gpt.bench.attention
-    python -m momentum_gpt.bench.attention lengths=[1024] attention=shift
+    momentum-gpt bench attention
+    momentum-gpt bench attention lengths=[1024] attention=shift
 
-Both run in turns in one process, and medians are printed. On a CPU: a model of 12 layers and
-d_model 768 in fp32. On CUDA: the 350M model in bf16, compiled, with its peak memory, and the
-bytes per second of the momentum kernel beside those of a plain copy; this takes minutes. A step is
-the forward pass, the backward pass and AdamW's update.
+Both run in turns in one process, and medians are printed. On a CPU: a model of
+12 layers and d_model 768 in fp32. On CUDA: the 350M model in bf16, compiled,
+with its peak memory, and the bytes per second of the momentum kernel beside
+those of a plain copy; this takes minutes. A step is the forward pass, the
+backward pass and AdamW's update.
 """
 
 from __future__ import annotations

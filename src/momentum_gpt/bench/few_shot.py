@@ -1,11 +1,13 @@
 """Time few-shot scoring beside lm-eval's own model class of `transformers`.
 
-    python -m momentum_gpt.bench.few_shot run=exported/a data=DIR
-    python -m momentum_gpt.bench.few_shot run=exported/a data=DIR tasks=[piqa] k=8 queries=50
+    momentum-gpt bench few-shot run=exported/a data=DIR
+    momentum-gpt bench few-shot run=exported/a data=DIR tasks=[piqa] k=8 \\
+        queries=50
 
-Both answer the same requests, in turns in one process; times are CPU seconds. The run is a folder
-that both can read: an export, or a GPT-2 of `transformers` with a tokenizer.json. This command
-needs lm-eval: pip install 'momentum-gpt[harness]'.
+Both answer the same requests, in turns in one process; times are CPU seconds.
+The run is a folder that both can read: an export, or a GPT-2 of `transformers`
+with a tokenizer.json. This command needs lm-eval: pip install
+'momentum-gpt[harness]'.
 """
 
 from __future__ import annotations
