@@ -268,6 +268,7 @@ def write_inputs(folder: Path, texts: Path) -> None:
     for page in PAGES:
         (folder / "notes" / Path(page).name).write_text(text_of(page))
     (folder / "novel.txt").write_text("Once upon a time there was a model. " * 40)
+    (folder / "opening.txt").write_text("Once upon a time\n")
     write_lines(folder / "more.jsonl", [{"text": f"Number {n} of the texts."} for n in range(9)])
 
     rows = [{"text": f"Text {n}", "sentence": f"Text {n}", "label": n % 2} for n in range(16)]
@@ -336,6 +337,7 @@ def test_every_metric_of_a_run_is_documented(folder: tuple[Path, list[str]]) -> 
     assert {file.name for file in files} == {
         "metrics.jsonl",
         "icl.jsonl",
+        "other.jsonl",
         "perplexity.jsonl",
         "validation.jsonl",
     }

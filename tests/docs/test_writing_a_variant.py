@@ -114,7 +114,7 @@ def test_the_trained_variant_generates_and_its_export_is_refused_in_one_line(tra
 def test_the_tests_of_variants_cover_it_and_stay_green(copy: Path) -> None:
     """Those that name the variant; the whole suite of the copy would test the rest again."""
     files = ["tests/models/test_attention.py", "tests/models/test_decoding.py"]
-    files += ["tests/models/test_conformance.py", "tests/test_conf.py", "tests/test_export.py"]
+    files += ["tests/models/test_conformance.py", "tests/cli/test_conf.py", "tests/test_export.py"]
     options = ["-q", "-p", "no:cacheprovider", "-k", "two_speed or variants"]
     done = run_in(copy, "pytest", *options, *files)
     assert done.returncode == 0, done.stdout + done.stderr
