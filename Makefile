@@ -87,9 +87,10 @@ $(DATA)/manifest.json: | .venv/.ready
 	$(PIP) hatchling -e '.[test]'
 	touch $@
 
-# Only what differs between transformers 4 and 5; everything else is the environment's.
+# Only what differs between transformers 4 and 5; everything else is the environment's. The versions
+# are not those of constraints.txt.
 .venv/transformers4/.ready: Makefile | .venv/.ready
 	rm -rf $(@D)
-	$(PIP) --no-deps --target $(@D) \
+	$(RUN) pip install --quiet --no-deps --target $(@D) \
 	    transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 	touch $@
