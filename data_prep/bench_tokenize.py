@@ -11,7 +11,7 @@ size, which is trained here on the same text.
 
 from __future__ import annotations
 
-from data_prep.config import BenchTokenizeConfig
+from data_prep.settings import BenchTokenizeConfig
 from momentum_gpt.cli import Command
 
 

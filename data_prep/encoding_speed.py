@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.config import BenchTokenizeConfig, TextCorpusConfig, TokenizerConfig
+from data_prep.settings import BenchTokenizeConfig, TextCorpusConfig, TokenizerConfig
 from data_prep.sources import Faults
-from data_prep.sources.base import WHOLE
+from data_prep.sources.corpus import WHOLE
 from data_prep.sources.text import TextCorpus
 from data_prep.stages.tokenize import BATCH_CHARACTERS
 from data_prep.train_tokenizer import sample, train

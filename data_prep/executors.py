@@ -25,7 +25,7 @@ from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from loguru import logger
 
-from data_prep.config import ExecutorConfig
+from data_prep.settings import ExecutorConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
 from momentum_gpt.core.terminal import Advance, progress_bar

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data_prep.config import DecontaminateConfig
+from data_prep.settings import DecontaminateConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import replacing
 from momentum_gpt.core.terminal import progress_bar

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.config import STAGES, PrepareConfig
+from data_prep.settings import STAGES, PrepareConfig
 from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import UserError
 
@@ -121,7 +121,7 @@ def locked(folder: Path, output: Path) -> Iterator[None]:
 
 def finish(work: Work, output: Path) -> None:
     """Give the output its name, remove the working folder, and print what was made."""
-    from data_prep.summary import describe, first_batch
+    from data_prep.overview import describe, first_batch
 
     # From here the output exists; what is left of the working folder is of no use.
     (work.folder / "write" / "output").rename(output)

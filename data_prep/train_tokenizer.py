@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import sentencepiece
 
-from data_prep.config import TokenizerConfig
+from data_prep.settings import TokenizerConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.terminal import progress_bar
 

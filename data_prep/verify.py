@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.config import VerifyConfig
+from data_prep.settings import VerifyConfig
 from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import UserError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.sources.base import Faults
+from data_prep.sources.corpus import Faults
 
 LONGEST_DOCUMENT = 1 << 24
 """Bytes of the longest document, 16 MiB.

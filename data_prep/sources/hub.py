@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from data_prep.config import HubCorpusConfig
+from data_prep.settings import HubCorpusConfig
 from data_prep.sources.assembly import assembled, texts_of
-from data_prep.sources.base import Corpus, Document, Faults, Part, compiled
+from data_prep.sources.corpus import Corpus, Document, Faults, Part, compiled
 from momentum_gpt.core.errors import UserError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from data_prep.config import CORPUS_CONFIGS, MixConfig, MixShareConfig, corpus_config
-from data_prep.sources.base import Corpus
+from data_prep.settings import CORPUS_CONFIGS, MixConfig, MixShareConfig, corpus_config
+from data_prep.sources.corpus import Corpus
 from data_prep.sources.hub import HubCorpus
 from data_prep.sources.stdlib import StdlibCorpus
 from data_prep.sources.text import TextCorpus

@@ -6,8 +6,8 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.config import StdlibCorpusConfig
-from data_prep.sources.base import Corpus, Document, Faults, Part
+from data_prep.settings import StdlibCorpusConfig
+from data_prep.sources.corpus import Corpus, Document, Faults, Part
 
 SUFFIXES = (".py", ".txt", ".rst")
 

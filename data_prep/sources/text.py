@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from data_prep.config import TextCorpusConfig
+from data_prep.settings import TextCorpusConfig
 from data_prep.sources.assembly import Fragment, assembled, decoded, texts_of
-from data_prep.sources.base import Corpus, Document, Faults, Part, compiled
-from data_prep.sources.files import (
+from data_prep.sources.corpus import Corpus, Document, Faults, Part, compiled
+from data_prep.sources.reading import (
     BLOCK,
     PACKED,
     DamagedError,

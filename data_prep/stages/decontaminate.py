@@ -12,11 +12,11 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
-from data_prep.manifest import Contamination, SetContamination
 from data_prep.overlap import evaluation_files, read_index, write_index
-from data_prep.stages.base import Stage, Work, report_file, report_files, written_at
+from data_prep.provenance import Contamination, SetContamination
 from data_prep.stages.deduplicate import without_duplicates
 from data_prep.stages.documents import Documents, bytes_read
+from data_prep.stages.stage import Stage, Work, report_file, report_files, written_at
 from momentum_gpt.core.files import read_json, replacing, write_json
 
 EXAMPLE_CHARACTERS = 160

@@ -12,8 +12,8 @@ from datatrove.pipeline.dedup.exact_dedup import (
     ExactFindDedups,
 )
 
-from data_prep.stages.base import Stage, Work
 from data_prep.stages.documents import Documents
+from data_prep.stages.stage import Stage, Work
 
 TASKS_PER_FINDER = 16
 """Tasks whose signatures one task compares, about."""

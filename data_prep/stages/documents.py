@@ -14,10 +14,10 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.jsonl import JsonlReader
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-from data_prep.config import CleanConfig, PrepareConfig
 from data_prep.executors import Meter
+from data_prep.settings import CleanConfig, PrepareConfig
 from data_prep.sources import Document, Faults, Part, build_sources, split_of
-from data_prep.stages.base import Input, Stage, Work, report_file, report_files, written_at
+from data_prep.stages.stage import Input, Stage, Work, report_file, report_files, written_at
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
 

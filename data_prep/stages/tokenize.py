@@ -12,9 +12,9 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
-from data_prep.stages.base import Stage, Work, report_file, report_files
 from data_prep.stages.decontaminate import kept_documents
 from data_prep.stages.documents import bytes_read
+from data_prep.stages.stage import Stage, Work, report_file, report_files
 from data_prep.stream import INDEX
 from data_prep.words import MARK, WordEncoder, cuts_are_exact
 from momentum_gpt.core.files import read_json, replacing, write_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.stages.base import Stage
+from data_prep.stages.stage import Stage
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.core.terminal import Advance, progress_bar

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from momentum_gpt.core.config import BatchPlan
+from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Batches, TokenShards
 from momentum_gpt.data.batches import Permutation

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momentum_gpt.core.config import BatchPlan
+from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.data import PackedBatches, TokenShards, prefetch
 from momentum_gpt.data.packing import best_fit
 from momentum_gpt.data.synthetic_tasks import NO_TARGET

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from momentum_gpt.core.config import BatchPlan, TaskConfig
+from momentum_gpt.core.batch_plan import BatchPlan
+from momentum_gpt.core.config import TaskConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import SyntheticBatches, SyntheticTask
 from momentum_gpt.data.synthetic_tasks import NO_TARGET

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.config import ExecutorConfig, PrepareConfig, TokenizerConfig
 from data_prep.prepare import prepare
+from data_prep.settings import ExecutorConfig, PrepareConfig, TokenizerConfig
 from data_prep.sources import Corpus, build_corpus
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.config import TokenizerConfig
+from data_prep.settings import TokenizerConfig
 from data_prep.train_tokenizer import train
 from tests.data.test_tokenizer import TEXTS
 

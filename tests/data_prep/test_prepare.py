@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import prepare
-from data_prep.config import STAGES
+from data_prep.settings import STAGES
 from data_prep.stages.verify import find_problem
 from momentum_gpt.data import TokenShards
 from tests.conftest import Result

@@ -13,7 +13,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.config import TokenizerConfig
+from data_prep.settings import TokenizerConfig
 from data_prep.train_tokenizer import train
 from data_prep.words import LONGEST_WORD, WordEncoder, cuts_are_exact
 from momentum_gpt.data import Tokenizer

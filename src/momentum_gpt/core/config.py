@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from momentum_gpt.core.batch_plan import BatchPlan, nearest_divisor, plan_batch
+from momentum_gpt.core.batch_plan import nearest_divisor, plan_batch
 from momentum_gpt.core.errors import (
     UserError,
     require,
@@ -23,8 +23,6 @@ from momentum_gpt.core.errors import (
     require_finite,
 )
 from momentum_gpt.core.files import write_text
-
-__all__ = ["BatchPlan", "TrainConfig", "plan_batch", "read_config", "require", "write_config"]
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_tanh", "gelu")

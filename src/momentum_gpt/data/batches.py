@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from momentum_gpt.core.config import BatchPlan
+from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data.shards import TokenShards
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from momentum_gpt.core.config import BatchPlan, TrainConfig
+from momentum_gpt.core.batch_plan import BatchPlan
+from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data.batches import Batches, too_few_tokens
 from momentum_gpt.data.packing import PackedBatches

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from momentum_gpt.core.config import BatchPlan, TaskConfig
+from momentum_gpt.core.batch_plan import BatchPlan
+from momentum_gpt.core.config import TaskConfig
 from momentum_gpt.core.errors import UserError
 
 NO_TARGET = -100

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from momentum_gpt.core import distributed
-from momentum_gpt.core.config import BatchPlan, TrainConfig
+from momentum_gpt.core.batch_plan import BatchPlan
+from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import GPT
 from momentum_gpt.training.optim import build_optimizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.config import CORPUS_CONFIGS
+from data_prep.settings import CORPUS_CONFIGS
 from data_prep.sources import CORPORA, build_sources
 from momentum_gpt.core.errors import UserError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import prepare
-from data_prep.manifest import provenance_of
+from data_prep.provenance import provenance_of
 from momentum_gpt.data.shards import read_manifest
 from tests.conftest import SHARED_DATA, Result
 from tests.data_prep.samples import ONE_PROCESS, documents, write_json_lines

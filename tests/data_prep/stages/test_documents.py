@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep import prepare
-from data_prep.manifest import provenance_of
+from data_prep.provenance import provenance_of
 from momentum_gpt.data import TokenShards, load_tokenizer
 from momentum_gpt.data.shards import read_manifest
 from tests.conftest import SHARED_DATA, Result

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.sources.files import sha256_of_range
+from data_prep.sources.reading import sha256_of_range
 from momentum_gpt.core.errors import UserError
 
 WHOLE = 2**62

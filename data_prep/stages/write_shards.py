@@ -14,11 +14,12 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
-from data_prep.manifest import Provenance, SourceMix
-from data_prep.stages.base import Stage
+from data_prep.overview import document_lengths
+from data_prep.provenance import Provenance, SourceMix
 from data_prep.stages.decontaminate import contamination
 from data_prep.stages.deduplicate import duplicate_count
 from data_prep.stages.documents import left_out, parts_read
+from data_prep.stages.stage import Stage
 from data_prep.stages.tokenize import tokens_reports
 from data_prep.stream import (
     Shard,
@@ -30,7 +31,6 @@ from data_prep.stream import (
     shards_of,
     spans_of,
 )
-from data_prep.summary import document_lengths
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, replacing, write_json
 from momentum_gpt.data import load_tokenizer, write_shard

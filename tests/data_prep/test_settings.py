@@ -9,23 +9,23 @@ from dataclasses import MISSING, fields
 import pytest
 from omegaconf import OmegaConf
 
-from data_prep import config
-from data_prep.config import CORPUS_CONFIGS, STAGES, corpus_config
+from data_prep import settings
 from data_prep.prepare import stages_of
+from data_prep.settings import CORPUS_CONFIGS, STAGES, corpus_config
 from data_prep.stages import Work
 from momentum_gpt.cli.options import field_texts
 from momentum_gpt.core.files import conf_folder
 
 SCHEMAS = [
     *CORPUS_CONFIGS.values(),
-    config.MixShareConfig,
-    config.CleanConfig,
-    config.DecontaminateConfig,
-    config.TokenizerConfig,
-    config.ExecutorConfig,
-    config.PrepareConfig,
-    config.VerifyConfig,
-    config.BenchTokenizeConfig,
+    settings.MixShareConfig,
+    settings.CleanConfig,
+    settings.DecontaminateConfig,
+    settings.TokenizerConfig,
+    settings.ExecutorConfig,
+    settings.PrepareConfig,
+    settings.VerifyConfig,
+    settings.BenchTokenizeConfig,
 ]
 HEAVY = ["torch", "deepspeed", "transformers", "datasets", "datatrove", "scipy", "plotly", "numpy"]
 
@@ -49,11 +49,11 @@ def test_the_yaml_file_of_a_kind_has_its_options_with_their_defaults(kind: str) 
 
 def test_a_single_path_may_be_written_without_brackets() -> None:
     options = {"kind": "text", "paths": "a", "validation_paths": "b"}
-    assert corpus_config(options) == config.TextCorpusConfig(["a"], ["b"])
+    assert corpus_config(options) == settings.TextCorpusConfig(["a"], ["b"])
 
 
 def test_the_stages_are_those_that_until_can_name(tmp_path) -> None:
-    options = config.PrepareConfig("out", {"kind": "stdlib"}, config.TokenizerConfig())
+    options = settings.PrepareConfig("out", {"kind": "stdlib"}, settings.TokenizerConfig())
     stages = stages_of(Work(options, [], tmp_path))
     assert tuple(stage.name for stage in stages) == STAGES
     for number, stage in enumerate(stages):

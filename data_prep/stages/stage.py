@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from data_prep.config import PrepareConfig
 from data_prep.executors import run_tasks
+from data_prep.settings import PrepareConfig
 from data_prep.sources import Corpus, Part, Source
 
 

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from data_prep.sources import Corpus
-from data_prep.sources.files import HEAD, Skipped, find_files, is_binary
+from data_prep.sources.reading import HEAD, Skipped, find_files, is_binary
 from data_prep.sources.text import TextCorpus
 from momentum_gpt.core.errors import UserError
 from tests.data_prep.samples import json_lines, texts

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import prepare
-from data_prep.manifest import provenance_of
+from data_prep.provenance import provenance_of
 from momentum_gpt.data import TokenShards
 from momentum_gpt.data.shards import read_manifest
 from tests.conftest import Result

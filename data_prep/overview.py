@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.manifest import Contamination, Provenance, SourceMix, provenance_of
+from data_prep.provenance import Contamination, Provenance, SourceMix, provenance_of
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.terminal import table_text
 from momentum_gpt.data import Batches, TokenShards

@@ -12,9 +12,9 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
-from data_prep.stages.base import Stage
 from data_prep.stages.decontaminate import kept_documents
 from data_prep.stages.documents import bytes_read
+from data_prep.stages.stage import Stage
 from data_prep.train_tokenizer import choose, train_apart
 from momentum_gpt.core.files import replacing, sha256_of_file
 from momentum_gpt.data.tokenizer import load_tokenizer, tokenizer_file
