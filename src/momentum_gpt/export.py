@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.terminal import progress_bar
 
 if TYPE_CHECKING:
     from momentum_gpt.data.tokenizer import Tokenizer
@@ -61,7 +62,9 @@ def export(config: ExportConfig) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        checked = write_and_check(staging, source, model)
+        # A fresh process imports transformers and decodes with it, which takes many seconds.
+        with progress_bar("writing, and checking in transformers", None):
+            checked = write_and_check(staging, source, model)
         staging.rename(output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
