@@ -122,16 +122,6 @@ class Command:
             return 0
 
 
-def run_command(
-    act: Callable[[Any], int | None],
-    schema: type,
-    name: str,
-    literal: tuple[str, ...] = (),
-) -> None:
-    """Run a `Command`."""
-    Command(act, schema, name, literal)()
-
-
 def declared(module: ModuleType) -> Command | None:
     """Return the command that a module's `main` is, if it is one of ours."""
     main = getattr(module, "main", None)
