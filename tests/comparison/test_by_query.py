@@ -40,6 +40,8 @@ def write(folder: Path, rights: dict[tuple[str, int, int], list[int]], step: int
             right=right,
             loss=[],
             queries=list(range(len(right))),
+            demonstrations=list(range(k)),
+            content_sha256="ab",
             seconds=1.0,
         )
         lines.append({"step": step, "tokens": 64 * step} | record.to_json())

@@ -97,11 +97,12 @@ def test_few_shot_queries_take_half_the_share(
     in_query = len(tokenizer.encode("a test 01234"))
     parts = [tokenizer.encode(text) for text in ("a train 01234", " b", "\n")]
     in_demonstration = sum(map(len, parts))
-    rounds = 2 if flipped else 1
-    in_prefixes = rounds * (6 + 5 * 4 * in_demonstration)
+    # Only after demonstrations is there a second round, with wrong answers.
+    rounds = 1 + 5 * (2 if flipped else 1)
+    in_prefixes = rounds + (rounds - 1) * 4 * in_demonstration
 
     allowed = 0.01 * 2 * 900 * 4096
-    expected = (allowed - in_prefixes) / (rounds * 6 * in_query)
+    expected = (allowed - in_prefixes) / (rounds * in_query)
     assert evaluation.icl.queries == pytest.approx(expected, rel=0.02)
     assert evaluation.icl.queries < 2000
     assert evaluation.windows == int(0.75 * allowed / 3 / 256)

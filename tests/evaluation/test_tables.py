@@ -33,6 +33,7 @@ from tests.evaluation.test_records import FEW_SHOT, PERPLEXITY
         ("icl/induction/loss", 6.1, "6.1000", "nats per token"),
         ("icl/induction/acc", 0.02, "0.0200", "share"),
         ("icl/sst2/acc@4", 0.5, "0.5000", "share"),
+        ("icl/lambada/ppl@0", 1234.5678, "1,234.568", "per text"),
         ("eval/seconds", 1212.26, "1,212.3", "s"),
     ],
 )

@@ -160,12 +160,17 @@ def evaluate(
 
 
 def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:
-    """Return `icl/TASK/acc@K` and `icl/TASK/soft@K`, means over seeds.
+    """Return `icl/TASK/acc@K` and what else the task has, means over seeds.
 
-    The latter is the mean share of the right candidate.
+    `soft@K` is the mean share of the right candidate, `f1@K` the overlap of answers that the model
+    writes with the right ones, and `ppl@K` the perplexity of texts to foresee.
     """
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:
-        values[f"icl/{record.task}/acc@{record.k}"].append(record.acc)
-        values[f"icl/{record.task}/soft@{record.k}"].append(record.soft)
+        found = {"acc": record.acc, "soft": record.soft, "ppl": record.ppl}
+        if record.f1 is not None:
+            found["f1"] = fmean(record.f1)
+        for name, value in found.items():
+            if value is not None:
+                values[f"icl/{record.task}/{name}@{record.k}"].append(value)
     return {key: fmean(by_seed) for key, by_seed in values.items()}
