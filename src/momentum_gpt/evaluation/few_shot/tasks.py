@@ -164,13 +164,13 @@ def _examples(task: IclTask, split: str, data: str | None, left_out: Counter[str
 
     datasets.disable_progress_bars()
     place = _place(task, data)
+    file = Path(place) if place.endswith(".jsonl") else Path(place) / f"{split}.jsonl"
     try:
-        if place.endswith(".jsonl"):
-            rows = datasets.load_dataset("json", data_files=place, split="train")
-        elif data:
-            rows = datasets.load_dataset(place, split=split)
+        if file.is_file():
+            rows = datasets.load_dataset("json", data_files=str(file), split="train")
         else:
-            rows = datasets.load_dataset(place, task.config, split=split, revision=task.revision)
+            config = None if data else task.config
+            rows = datasets.load_dataset(place, config, split=split, revision=task.revision)
     except Exception as error:  # whatever the hub, the network or a reader says is for the user
         reason = " ".join(str(error).split())
         raise UserError(
