@@ -107,3 +107,22 @@ def test_few_shot_queries_take_half_the_share(
     assert evaluation.icl.queries < 2000
     assert evaluation.windows == int(0.75 * allowed / 3 / 256)
     assert f", {evaluation.icl.queries:,} queries of each of 1 tasks: " in str(plan)
+    assert str(plan).endswith("% of the computation")
+
+
+def test_demonstrations_that_do_not_fit_are_named_at_the_start(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        rows = [{"text": f"{split} {i}", "label": i % 2} for i in range(9)]
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    task = tmp_path / "t.yaml"
+    task.write_text(
+        f"dataset: {tmp_path}\ntest_split: test\ntemplate: 'a {{text}}'\n"
+        "verbalizers: [' b', ' c']\n"
+    )
+    evaluation = EvaluationConfig(icl=IclConfig(tasks=[str(task)], k=[0, 9, 16, 32]))
+    plan = settle_evaluation(evaluation, training(900, 0), 256, load_tokenizer(data_folder))
+    note = "t: k=16 and 32 became 9: no more demonstrations fit, or exist"
+    assert str(plan).splitlines()[1:] == [note]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from momentum_gpt.core.config import EvaluationConfig, IclConfig, TrainingConfig
+from momentum_gpt.core.config import EvaluationConfig, TrainingConfig
 from momentum_gpt.data import Tokenizer
 from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
 from momentum_gpt.evaluation.few_shot.queries import QUERIES

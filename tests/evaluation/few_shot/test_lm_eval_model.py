@@ -113,12 +113,22 @@ def test_whole_texts_have_lm_evals_nats(folder: Path) -> None:
 
 
 def test_generation_stops_where_it_is_told(folder: Path) -> None:
+    """Short and long contexts, one that leaves no room, and two ways to stop."""
     from lm_eval.api.instance import Instance
 
     ours, theirs = both(folder)
-    options = {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}
-    instances = [Instance("generate_until", {}, ("the quick brown", options), 0)]
-    assert ours.generate_until(instances) == theirs.generate_until(instances)
+    theirs.batch_size_per_gpu = 1  # its padding on the left is not what is compared
+    contexts = ["the quick brown", "dog", " ".join(TEXT.split()[:60]), TEXT, "over the lazy"]
+    instances = []
+    for until, room in ((["\n"], 12), (["th", "x"], 20)):
+        options = {"until": until, "max_gen_toks": room, "do_sample": False}
+        for context in contexts:
+            number = len(instances)
+            instances.append(Instance("generate_until", {}, (context, options), number))
+
+    texts = ours.generate_until(instances)
+    assert texts == theirs.generate_until(instances)
+    assert len(set(texts)) > 5
 
 
 @pytest.fixture(scope="module", params=["vanilla", "momentum"])
@@ -196,14 +206,17 @@ def write_task_file(
 ) -> None:
     """Write the task as lm-eval's file, with these demonstrations for every query."""
     folder.mkdir(exist_ok=True)
-    write_rows(folder / "shown.jsonl", shown)
+    files = {"test": str(test)}
+    if shown:
+        files["shown"] = str(folder / "shown.jsonl")
+        write_rows(folder / "shown.jsonl", shown)
     about = {
         "task": task.name,
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(test), "shown": f"{folder}/shown.jsonl"}},
+        "dataset_kwargs": {"data_files": files},
         "output_type": "multiple_choice",
         "test_split": "test",
-        "fewshot_split": "shown",
+        "fewshot_split": "shown" if shown else None,
         "doc_to_text": re.sub(r"{(\w+)}", r"{{\1}}", task.template),
         "doc_to_choice": [text.removeprefix(" ") for text in task.verbalizers],
         "doc_to_target": "label",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.evaluation.few_shot.rows import IclTask
 from momentum_gpt.evaluation.few_shot.tasks import (
     draw_demonstrations,
     load_examples,
@@ -15,7 +17,9 @@ from momentum_gpt.evaluation.few_shot.tasks import (
     task_fingerprint,
     task_names,
 )
+from momentum_gpt.evaluation.few_shot.templates import FILTERS
 from tests.conftest import SHARED_DATA
+from tests.docs.pages import blocks, text_of
 from tests.evaluation.few_shot.cases import write_colours, write_rows
 
 
@@ -115,3 +119,20 @@ def test_a_mistake_in_a_task_is_named(tmp_path: Path, content: str, message: str
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         load_examples(load_task(str(path)), None)
+
+
+def test_the_tasks_that_the_documentation_shows_are_tasks(tmp_path: Path) -> None:
+    shown = [block for block in blocks() if block.page == "docs/few-shot-tasks.md"]
+    asking = []
+    for block in shown:
+        if block.language == "yaml":
+            name = block.content.partition("\n")[0].removeprefix("# ")
+            (tmp_path / name).write_text(block.content)
+            asking.append(load_task(str(tmp_path / name)).asking)
+    assert asking == ["choose", "choose", "gap", "foresee", "write"]
+
+
+def test_the_documentation_names_every_option_and_every_filter() -> None:
+    page = text_of("docs/few-shot-tasks.md")
+    names = {entry.name for entry in fields(IclTask)} - {"name"}
+    assert {name for name in names | FILTERS.keys() if f"`{name}`" not in page} == set()
