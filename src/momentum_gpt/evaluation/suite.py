@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+import numpy as np
 from torch import nn
 
 from momentum_gpt.core.config import EvaluationConfig
@@ -22,6 +23,7 @@ from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
 from momentum_gpt.evaluation.induction import induction, induction_tokens
 from momentum_gpt.evaluation.perplexity import Pass, perplexity, plan_passes
 from momentum_gpt.evaluation.records import FewShotRecord, Measured
+from momentum_gpt.evaluation.statistics import margin, over_queries
 from momentum_gpt.evaluation.synthetic import measure_answers
 from momentum_gpt.evaluation.targets import TOKENS, Stream, Targets, choose_targets
 
@@ -162,10 +164,18 @@ def evaluate(
 def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:
     """Return `icl/TASK/acc@K` and `icl/TASK/soft@K`, means over seeds.
 
-    The latter is the mean share of the right candidate.
+    The latter is the mean share of the right candidate. `icl/TASK/acc_margin@K` is half the width
+    of the accuracy's 95% interval over queries and draws of the demonstrations.
     """
-    values: dict[str, list[float]] = defaultdict(list)
+    by_setting: dict[tuple[str, int], list[FewShotRecord]] = defaultdict(list)
     for record in records:
-        values[f"icl/{record.task}/acc@{record.k}"].append(record.acc)
-        values[f"icl/{record.task}/soft@{record.k}"].append(record.soft)
-    return {key: fmean(by_seed) for key, by_seed in values.items()}
+        by_setting[record.task, record.k].append(record)
+
+    metrics = {}
+    for (task, k), seeds in by_setting.items():
+        right = np.array([record.right for record in seeds], dtype=float)  # (draws, queries)
+        accuracy = f"icl/{task}/acc@{k}"
+        metrics[accuracy] = fmean(record.acc for record in seeds)
+        metrics |= margin(accuracy, over_queries(right))
+        metrics[f"icl/{task}/soft@{k}"] = fmean(record.soft for record in seeds)
+    return metrics
