@@ -100,7 +100,7 @@ def test_some_windows_are_spread_evenly_over_all(validation: TokenShards) -> Non
     windows = [validation.read(64 * number, 65) for number in (0, 3, 6)]
     blocks = torch.from_numpy(np.stack(windows))
     with torch.no_grad():
-        loss = model(blocks[:, :-1], blocks[:, 1:]).item()
+        loss = model(blocks[:, :-1], blocks[:, 1:]).item() / 192
     assert metrics["val/loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["val/targets"] == 192
     assert len(set(record.document)) >= 3
