@@ -125,7 +125,7 @@ def test_a_sample_is_read_window_by_window(validation: TokenShards) -> None:
     windows = [validation.read(start - 1, 65) for start in targets.starts]
     blocks = torch.from_numpy(np.stack(windows))
     with torch.no_grad():
-        loss = model(blocks[:, :-1], blocks[:, 1:]).item()
+        loss = model(blocks[:, :-1], blocks[:, 1:]).item() / 192
     metrics, _ = measure(model, validation, config, 64, 1000)
     assert metrics["val/loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["val/targets"] == 192

@@ -63,7 +63,7 @@ def train(
         for step, micro_batches in throughput.waiting(prefetch(batches, distributed.rank(), steps)):
             lr = lr_at(step, config.optim, training.max_steps)
             set_lr(engine, lr)
-            loss = train_batch(engine, micro_batches)
+            part = train_batch(engine, micro_batches, batches.n_targets(step))
 
             position.step = step + 1
             position.order_hash = batches.order_hash(position.order_hash, step)
@@ -78,11 +78,11 @@ def train(
             saving = last or stop or is_due(position.step, training.save_every)
 
             if logging or saving:
-                mean_loss = finite(distributed.mean_over_ranks(loss), position.step)
+                loss = finite(distributed.sum_over_ranks(part.double()).item(), position.step)
             if logging:
                 speed = throughput.read()
-                log({"train/loss": mean_loss, "optim/lr": lr, **speed, **norm_of(engine)})
-                progress.show(position.step, mean_loss, speed["train/tokens_per_s"])
+                log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
+                progress.show(position.step, loss, speed["train/tokens_per_s"])
             if evaluating:
                 metrics = evaluate()
                 log(metrics)
