@@ -114,9 +114,8 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
     documents = [row.pairs for row in rows if row.paired_by == "document"]
     if documents and min(documents) < FEW_DOCUMENTS:
         found.append(
-            f"Only {min(documents)} documents: the interval holds for any number of them (from 6 "
-            "on), but so few may not be like others. evaluation.tokens takes more of the "
-            "validation split, and prepare's validation_fraction puts more into it."
+            f"Only {min(documents)} documents, which may not be like others: evaluation.tokens takes "
+            "more of the validation split, and validation_fraction of `prepare` puts more into it."
         )
     if any(row.sample == "1 draw" for row in rows):
         found.append(
