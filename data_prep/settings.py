@@ -298,10 +298,11 @@ class PrepareConfig:
     """The search for text of evaluation sets."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     """Where the tasks run."""
-    validation_fraction: float = 0.05
+    validation_fraction: float | None = None
     """Share of the documents that become validation data.
 
-    It applies where the corpus has no validation data of its own.
+    It applies where the corpus has no validation data of its own. null: 0.05; 0.2 of stdlib, which
+    has few documents.
     """
     shard_tokens: int = 268_435_456
     """Size of a shard, in tokens, rounded up to whole documents (512 MiB of uint16)."""
@@ -316,12 +317,19 @@ class PrepareConfig:
     """
 
     def __post_init__(self) -> None:
-        fraction = self.validation_fraction
+        fraction = self.share_for_validation
         require(0 < fraction < 1, "validation_fraction", fraction, "between 0 and 1")
         require_at_least(1, "shard_tokens", self.shard_tokens)
         require_at_least(1, "piece_bytes", self.piece_bytes)
         require_choice(ON_ERROR, "on_error", self.on_error)
         require_choice(STAGES, "until", self.until)
+
+    @property
+    def share_for_validation(self) -> float:
+        """The share of the documents that become validation data, 0 to 1."""
+        if self.validation_fraction is not None:
+            return self.validation_fraction
+        return 0.2 if self.corpus.get("kind") == "stdlib" else 0.05
 
     def made_with(self) -> dict[str, Any]:
         """Return the options that the shards depend on."""

@@ -63,7 +63,7 @@ class ReadDocuments(Stage):
             inputs,
             written_at(paths),
             asdict(config.clean),
-            config.validation_fraction,
+            config.share_for_validation,
             config.on_error,
         ]
 
@@ -145,7 +145,7 @@ class Read(PipelineStep):
 
     def _marked(self, document: Document, name: str) -> Any:
         """Return datatrove's form of a document, with its split."""
-        split = document.split or split_of(document.text, self.config.validation_fraction)
+        split = document.split or split_of(document.text, self.config.share_for_validation)
         return datatrove.data.Document(text=document.text, id=name, metadata={"split": split})
 
 

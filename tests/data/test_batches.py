@@ -104,6 +104,25 @@ def test_the_seed_decides_the_order_and_the_hash_of_it(data_folder: Path) -> Non
     assert order_hash(a) == order_hash(again) != order_hash(b)
 
 
+def test_the_hash_of_the_order_holds_every_step_before(data_folder: Path) -> None:
+    """Two orders that differ in their first step alone have different hashes ever after."""
+    b = batches(data_folder, BatchPlan(8, 8, 1, 1))
+
+    def after(*steps: int) -> str:
+        value = ""
+        for step in steps:
+            value = b.order_hash(value, step)
+        return value
+
+    hashes = [after(0, 1, 2), after(5, 1, 2), after(1, 2), after(2), after(0, 1)]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_the_targets_of_a_step_are_those_of_all_its_micro_batches(data_folder: Path) -> None:
+    plan = BatchPlan(12, 2, 3, 2)
+    assert batches(data_folder, plan).n_targets(7) == 12 * 32
+
+
 def test_too_little_text_for_one_window_is_refused(data_folder: Path) -> None:
     shards = TokenShards(data_folder)
     with pytest.raises(UserError, match="fewer than one window"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,18 @@ def test_documents_that_fit_are_not_cut(data_folder: Path) -> None:
     assert packed.cut_share == pytest.approx(
         sum(n for n in [ends[0], *whole] if n > 5000) / ends[-1]
     )
+
+
+def test_the_targets_of_a_step_are_counted_without_the_padding(data_folder: Path) -> None:
+    """Over micro-steps and ranks, and across the end of an epoch."""
+    plan = BatchPlan(6, 1, 3, 2)
+    packed = PackedBatches(TokenShards(data_folder), 700, 0, plan)
+    counts = []
+    for step in range(packed.n_windows // 3):
+        parts = [packed(step, *slot) for slot in product(range(3), range(2))]
+        counts.append(sum(int((targets != NO_TARGET).sum()) for _, targets in parts))
+        assert packed.n_targets(step) == counts[-1]
+    assert min(counts) < max(counts)
 
 
 def test_prefetched_batches_are_the_batches(data_folder: Path) -> None:

@@ -31,10 +31,13 @@ PERPLEXITY = PerplexityRecord(
     targets=3,
     bytes=9,
     words=2,
-    text_sha256="ab",
+    document=[0, 4],
     nats=[4.0, 2.0],
     n_targets=[2, 1],
-    document=[0, 1],
+    nats_of_text=[3.5, 2.0],
+    n_bytes=[5, 4],
+    n_words=[1, 1],
+    text=["ab", "cd"],
 )
 
 FEW_SHOT = FewShotRecord(

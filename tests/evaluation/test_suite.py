@@ -55,7 +55,7 @@ def progress_of(model: GPT, data: object, config: EvaluationConfig) -> tuple[flo
     "options",
     [
         {"tokens": 2000},
-        {"tokens": 2000, "windows": 5, "stride": 48, "context_lengths": [64]},
+        {"tokens": 640, "stride": 48, "context_lengths": [64]},
         {"tokens": 2000, "stride": 48, "documents": "apart"},
     ],
     ids=["stream", "spread", "apart"],

@@ -48,10 +48,23 @@ def test_a_metric_is_shown_as_it_is_read(key: str, value: float, text: str, of_u
 def test_a_context_length_has_its_loss_interval_and_perplexities() -> None:
     records = [PERPLEXITY, replace(PERPLEXITY, stride=16, ppl_word=2.5e20)]
     first, second = perplexity_table(records).splitlines()[-2:]
-    assert first.split()[:4] == ["64", "-", "2", "2.0000"]
+    assert first.split()[:6] == ["64", "-", "3", "2", "2.0000", "-"]
     assert first.split()[-3:] == ["7.389", "1.5000", "900.000"]
     assert second.split()[1] == "16"
     assert second.split()[-1] == "2.5e+20"
+
+
+def test_a_metric_has_its_margin_beside_it_and_not_as_a_row() -> None:
+    metrics = {"icl/sst2/acc@4": 0.5, "icl/sst2/acc_margin@4": 0.12, "val/targets": 64}
+    accuracy, targets = metrics_table(metrics).splitlines()[-2:]
+    assert accuracy.split() == ["icl/sst2/acc@4", "0.5000", "±", "0.1200", "share"]
+    assert targets.split() == ["val/targets", "64", "tokens"]
+
+
+def test_six_documents_have_an_interval() -> None:
+    nats = [2.0, 2.2, 2.4, 2.6, 2.8, 3.0]
+    six = replace(PERPLEXITY, document=list(range(6)), nats=nats, n_targets=[1] * 6)
+    assert "[2.0000, 3.0000]" in perplexity_table([six])
 
 
 def test_seeds_share_a_row_and_what_was_not_measured_is_a_dash() -> None:

@@ -72,7 +72,8 @@ def test_equals_gpt2_of_transformers_with_the_same_random_weights() -> None:
     torch.testing.assert_close(model(tokens), expected, rtol=0, atol=tolerance)
 
     loss = gpt2(tokens, labels=tokens).loss
-    torch.testing.assert_close(model(tokens[:, :-1], tokens[:, 1:]), loss, rtol=1e-5, atol=1e-5)
+    mine = model(tokens[:, :-1], tokens[:, 1:]) / (3 * 47)
+    torch.testing.assert_close(mine, loss, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
@@ -82,7 +83,27 @@ def test_the_initial_loss_is_close_to_ln_vocabulary(positions: str, attention: d
     model = GPT(ModelConfig(4, 4, 64, 64, vocab_size=1000, positions=positions), attention)
     init_weights(model, 0)
     tokens = torch.randint(0, 1000, (8, 65), generator=torch.Generator().manual_seed(0))
-    assert abs(model(tokens[:, :-1], tokens[:, 1:]).item() - math.log(1000)) < 0.05
+    loss = model(tokens[:, :-1], tokens[:, 1:]).item() / (8 * 64)
+    assert abs(loss - math.log(1000)) < 0.05
+
+
+def test_the_loss_is_a_sum_over_the_targets_alone() -> None:
+    """So the parts of a batch add up, however its targets are spread over them."""
+    model = GPT(ModelConfig(2, 2, 16, 32, vocab_size=50), MOMENTUM)
+    init_weights(model, 0)
+    tokens = torch.arange(99).view(3, 33) % 50
+    targets = tokens[:, 1:].clone()
+    targets[0, 5:] = -100
+    targets[1] = -100
+
+    log_p = model(tokens[:, :-1]).log_softmax(-1)
+    expected = -log_p[targets != -100].gather(1, targets[targets != -100][:, None]).sum()
+    torch.testing.assert_close(model(tokens[:, :-1], targets), expected)
+
+    nothing = model(tokens[1:2, :-1], targets[1:2])
+    nothing.backward()
+    assert nothing.item() == 0
+    assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])

@@ -6,7 +6,6 @@ Both models are asked the same queries after the same demonstrations.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from momentum_gpt.comparison.paired import PairedDifference
 from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.evaluation.records import FewShotRecord, read_few_shot
-from momentum_gpt.evaluation.statistics import bootstrap, holm, mcnemar, smallest_detectable
+from momentum_gpt.evaluation.statistics import mcnemar, over_queries
 
 Key = tuple[str, int]
 """Task and number of demonstrations."""
@@ -27,8 +26,6 @@ def by_query(
     first: Path, other: Path, advance: Advance = ignore_progress
 ) -> list[PairedDifference]:
     """Return the differences in accuracy where two runs were asked the same, for each (task, k).
-
-    The p-values are adjusted for the number of these.
 
     Args:
         first: folder of the run that the other is compared with.
@@ -43,13 +40,7 @@ def by_query(
         if pairs:
             differences.append(_difference(key, pairs))
             advance(1)
-
-    adjusted = holm([difference.p_values["McNemar"] for difference in differences])
-    return list(map(_with_holm, differences, adjusted))
-
-
-def _with_holm(difference: PairedDifference, p_holm: float) -> PairedDifference:
-    return replace(difference, p_holm=p_holm)
+    return differences
 
 
 def _newest(folder: Path) -> dict[Key, Draws]:
@@ -67,13 +58,21 @@ def _newest(folder: Path) -> dict[Key, Draws]:
 
 
 def _pairs(first: Draws, other: Draws) -> list[tuple[FewShotRecord, FewShotRecord]]:
-    """Return the records of the seeds that both have, with the same number of queries."""
-    pairs = []
+    """Return the records of the seeds with which both were asked the same.
+
+    That is the same queries after the same demonstrations: the same rows, with the same content.
+    All pairs have the same queries, those of the first one.
+    """
+    pairs: list[tuple[FewShotRecord, FewShotRecord]] = []
     for seed, record in first.items():
-        # With other numbers of queries, they are not the same ones.
-        if seed in other and other[seed].n == record.n:
+        is_same = seed in other and _asked(other[seed]) == _asked(record)
+        if is_same and (not pairs or record.queries == pairs[0][0].queries):
             pairs.append((record, other[seed]))
     return pairs
+
+
+def _asked(record: FewShotRecord) -> tuple[list[int], list[int], str]:
+    return record.queries, record.demonstrations, record.content_sha256
 
 
 def _difference(key: Key, pairs: list[tuple[FewShotRecord, FewShotRecord]]) -> PairedDifference:
@@ -81,9 +80,9 @@ def _difference(key: Key, pairs: list[tuple[FewShotRecord, FewShotRecord]]) -> P
     rights = np.array([(a.right, b.right) for a, b in pairs], dtype=float)  # (draws, 2, queries)
     first = rights[:, 0]  # (draws, queries)
     other = rights[:, 1]
+    estimate = over_queries(other - first)
 
-    # McNemar's test has one answer for each query: that of the first draw of demonstrations. The
-    # bootstrap covers the draws as well.
+    # McNemar's test has one answer for each query: that of the first draw of demonstrations.
     return PairedDifference(
         measure=f"{task}, k={k}",
         unit="accuracy",
@@ -91,9 +90,9 @@ def _difference(key: Key, pairs: list[tuple[FewShotRecord, FewShotRecord]]) -> P
         pairs=first.shape[1],
         first=float(first.mean()),
         other=float(other.mean()),
-        interval=bootstrap(other - first),
-        detectable=smallest_detectable((other - first).mean(axis=0)),
-        p_values={"McNemar": mcnemar(first[0], other[0])},
+        interval=estimate.interval,
+        detectable=estimate.detectable,
+        p_values={"t-test": estimate.p_value, "McNemar": mcnemar(first[0], other[0])},
         sample=f"{len(pairs)} draw{'s' if len(pairs) > 1 else ''}",
         digits=3,
     )

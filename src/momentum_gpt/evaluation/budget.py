@@ -38,16 +38,12 @@ class EvaluationPlan:
 
     tokens: int
     """Validation targets at each context length."""
-    windows: int | None
-    """Windows of these that are measured, spread evenly; None: all."""
     induction_sequences: int
     """Sequences of the induction probe."""
     queries: int | None
     """Queries of each few-shot task; None without tasks."""
     n_tasks: int
     """Few-shot tasks."""
-    n_targets: int
-    """Targets that are scored at each context length."""
     cost: float
     """Tokens that go forward through the model, in one evaluation."""
     allowed: float
@@ -60,13 +56,12 @@ class EvaluationPlan:
     def fill_in(self, evaluation: EvaluationConfig) -> None:
         """Write what was chosen into the options; those that the user set stay as they are."""
         evaluation.tokens = self.tokens
-        evaluation.windows = self.windows
         evaluation.induction_sequences = self.induction_sequences
         if self.n_tasks:
             evaluation.icl.queries = self.queries
 
     def __str__(self) -> str:
-        text = f"{self.n_targets:,} targets"
+        text = f"{self.tokens:,} validation targets"
         if self.n_tasks:
             text += f", {self.queries:,} queries of each of {self.n_tasks} tasks"
         text += f": {self.cost / self.between:.2%} of the computation"
@@ -82,7 +77,7 @@ def settle_evaluation(
 ) -> EvaluationPlan:
     """Plan the evaluations, fill in the options that are open, and return the plan.
 
-    The options are `tokens`, `windows`, `induction_sequences` and `icl.queries`.
+    The options are `tokens`, `induction_sequences` and `icl.queries`.
 
     Raises:
         UserError: a few-shot task cannot be loaded, or none of its queries fits the context.
@@ -118,28 +113,22 @@ def plan_evaluation(
         cost = prefixes + queries * per_query
 
     tokens = evaluation.tokens
-    windows = evaluation.windows
     per_window = reads_per_token(evaluation, seq_len) * seq_len
     if tokens is None:
-        windows = windows or max(1, int((1 - PROBED) * left / per_window))
-        # Documents apart are the first ones, as many as fill the windows; windows of a stream are
-        # spread over more of it than they read.
-        is_apart = evaluation.documents == "apart"
-        tokens = windows * seq_len if is_apart else max(TOKENS, seq_len)
+        # No more than `evaluate` takes, so that these targets are a part of those.
+        n_windows = min(int((1 - PROBED) * left / per_window), TOKENS // seq_len)
+        tokens = max(1, n_windows) * seq_len
 
     sequences = evaluation.induction_sequences
     if sequences is None:
         sequences = min(max(1, int(PROBED * left / seq_len)), SEQUENCES)
 
-    n_windows = min(windows or tokens, tokens // seq_len)
     return EvaluationPlan(
         tokens=tokens,
-        windows=windows,
         induction_sequences=sequences,
         queries=queries,
         n_tasks=len(icl.tasks),
-        n_targets=n_windows * seq_len,
-        cost=cost + n_windows * per_window + sequences * seq_len,
+        cost=cost + tokens // seq_len * per_window + sequences * seq_len,
         allowed=allowed,
         between=between,
         notes=[note for prompts in tasks for note in prompts.notes],

@@ -83,14 +83,20 @@ class PerplexityRecord:
     """UTF-8 bytes of the text scored."""
     words: int
     """Words between white space in the text scored."""
-    text_sha256: str
-    """Hash of the targets."""
-    nats: list[float]
-    """Sum of nats of each piece: a document, or seq_len targets of a longer one."""
-    n_targets: list[int]
-    """Targets of each piece."""
     document: list[int]
-    """The document that each piece belongs to."""
+    """Number of each document that was scored, in the stream; the lists below are in its order."""
+    nats: list[float]
+    """Sum of nats over each document's targets."""
+    n_targets: list[int]
+    """Targets of each document."""
+    nats_of_text: list[float]
+    """Sum of nats over each document's text, without its end."""
+    n_bytes: list[int]
+    """UTF-8 bytes of each document's text that was scored."""
+    n_words: list[int]
+    """Words of it."""
+    text: list[str]
+    """First 12 digits of the sha256 of each document's text that was scored."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one JSON object."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -11,7 +12,12 @@ import numpy as np
 from momentum_gpt.core.terminal import table_text
 from momentum_gpt.evaluation.few_shot.notes import notes_on
 from momentum_gpt.evaluation.records import FewShotRecord, Measured, PerplexityRecord
-from momentum_gpt.evaluation.statistics import bootstrap, bootstrap_ratio, in_blocks
+from momentum_gpt.evaluation.statistics import (
+    Interval,
+    margin_key,
+    over_documents,
+    over_queries,
+)
 
 UNITS = {
     "val/loss": "nats per token",
@@ -19,6 +25,7 @@ UNITS = {
     "val/ppl_word": "per word",
     "val/bpb": "bits per byte",
     "val/targets": "tokens",
+    "val/documents": "documents",
     "val/bytes": "bytes",
     "val/words": "words",
     "val/acc": "share",
@@ -45,9 +52,16 @@ def report(measured: Measured) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
-    """Return a table with a row for each metric: its value and its unit."""
-    rows = [[key, number(key, value), unit(key)] for key, value in metrics.items()]
-    return table_text("", ["metric", "value", "unit"], rows)
+    """Return a table with a row for each metric: its value, half its 95% interval, its unit."""
+    margins = set(map(margin_key, metrics))
+    rows = []
+    for key, value in metrics.items():
+        if key not in margins:
+            half = metrics.get(margin_key(key))
+            rows.append(
+                [key, number(key, value), "" if half is None else f"± {half:.4f}", unit(key)]
+            )
+    return table_text("", ["metric", "value", "95% interval", "unit"], rows)
 
 
 def unit(key: str) -> str:
@@ -59,7 +73,7 @@ def unit(key: str) -> str:
 
 def number(key: str, value: float) -> str:
     """Return a metric's value as text: counts in full, large perplexities with an exponent."""
-    if unit(key) in ("tokens", "bytes", "words"):
+    if unit(key) in ("tokens", "documents", "bytes", "words"):
         return f"{value:,.0f}"
     if "/ppl" in key:
         return perplexity_text(value)
@@ -76,27 +90,35 @@ def perplexity_text(value: float) -> str:
 def perplexity_table(records: Sequence[PerplexityRecord]) -> str:
     """Return a table with a row for each context length and stride.
 
-    It has the loss, its interval over pieces of documents, perplexity and bits per byte.
+    It has the loss, its interval over documents, perplexity and bits per byte.
     """
-    head = ["context", "stride", "pieces", "loss", "95% interval", "perplexity", "bpb", "per word"]
-    units = ["tokens", "tokens", "", "nats/token", "nats/token", "per token", "bits/byte", ""]
+    head = ["context", "stride", "targets", "documents"]
+    units = ["tokens", "tokens", "", ""]
+    head += ["loss", "95% interval", "perplexity", "bpb", "per word"]
+    units += ["nats/token", "nats/token", "per token", "bits/byte", ""]
     rows = []
     for record in records:
-        sums, sizes = in_blocks(np.array(record.nats), np.array(record.n_targets))
-        low, high = bootstrap_ratio(sums, sizes)  # documents are what was drawn independently
+        loss = over_documents(np.array(record.nats), np.array(record.n_targets))
         rows.append(
             [
                 f"{record.context_length:,}",
                 f"{record.stride:,}" if record.stride else "-",
-                f"{len(record.nats):,}",
+                f"{record.targets:,}",
+                f"{len(record.document):,}",
                 f"{record.loss:.4f}",
-                f"[{low:.4f}, {high:.4f}]",
+                interval_text(loss.interval, 4),
                 perplexity_text(record.ppl),
                 f"{record.bpb:.4f}",
                 perplexity_text(record.ppl_word),
             ]
         )
     return table_text("Perplexity by context length", head, rows, units)
+
+
+def interval_text(interval: Interval, digits: int) -> str:
+    """Return an interval as text, such as "[4.2312, 4.3466]"; "-" if there is none."""
+    low, high = interval
+    return "-" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def few_shot_table(records: Sequence[FewShotRecord]) -> str:
@@ -117,7 +139,7 @@ def few_shot_table(records: Sequence[FewShotRecord]) -> str:
     for (task, k_asked), seeds in by_row.items():
         # Both queries and demonstration draws were drawn, so that the interval is over both.
         right = np.array([record.right for record in seeds], dtype=float)  # (seeds, queries)
-        low, high = bootstrap(right)
+        interval = over_queries(right).interval
         rows.append(
             [
                 task,
@@ -126,7 +148,7 @@ def few_shot_table(records: Sequence[FewShotRecord]) -> str:
                 str(len(seeds)),
                 f"{seeds[0].n:,}",
                 _mean(seeds, "acc"),
-                f"[{low:.3f}, {high:.3f}]",
+                interval_text(interval, 3),
                 _mean_accuracy(seeds, "calibrated"),
                 _mean_accuracy(seeds, "flipped"),
                 _mean(seeds, "soft"),

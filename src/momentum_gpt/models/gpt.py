@@ -127,9 +127,10 @@ class GPT(nn.Module):
         n_new: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Return the logits (B, T, V) of tokens (B, T), or with targets the mean loss.
+        """Return the logits (B, T, V) of tokens (B, T), or with targets the sum of their losses.
 
-        The loss is in nats per token, computed in fp32.
+        The sum is in nats, computed in fp32. It is for the caller to divide it, once, by the
+        number of targets of all the batches that belong together.
 
         Args:
             tokens: (B, T).
@@ -150,7 +151,7 @@ class GPT(nn.Module):
         logits = self.logits(hidden)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., V) of hidden states (..., C), through the tied embedding."""

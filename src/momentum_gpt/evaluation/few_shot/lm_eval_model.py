@@ -18,12 +18,13 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from momentum_gpt.core import distributed
+from momentum_gpt.core.config import EvaluationConfig
 from momentum_gpt.core.terminal import Advance, ignore_progress, progress_bar
 from momentum_gpt.data import Texts, load_tokenizer
 from momentum_gpt.evaluation.few_shot.greedy import Opening, Writing, write_on
 from momentum_gpt.evaluation.few_shot.shared_prefix import Request, n_tokens_of, score_and_choose
 from momentum_gpt.evaluation.perplexity import lay_out, nats_of
-from momentum_gpt.evaluation.targets import Targets, first_documents
+from momentum_gpt.evaluation.targets import choose_targets
 from momentum_gpt.models import load_model
 from momentum_gpt.models.weights import model_folder
 
@@ -118,17 +119,16 @@ class NativeLM(TemplateLM):
         """
         texts = [request.args[0] for request in requests]
         stream = Texts(texts, self.tokenizer, sys.maxsize, "the requests")
-        starts, sizes = first_documents(stream, len(stream))
-        targets = Targets(stream, starts, sizes, apart=True)
+        everything = EvaluationConfig(tokens=len(stream), documents="apart")
+        targets = choose_targets(stream, everything, self.seq_len)
 
         layout = lay_out(targets, self.seq_len)
         title = "Running loglikelihood_rolling requests, tokens"
         with _bar(title, layout.n_tokens, disable_tqdm) as advance:
             nats = nats_of(self.model, targets, layout, self.tokens_per_forward, advance)
 
-        # Texts without a token are no documents of the stream.
-        by_document = iter(np.bincount(targets.documents, nats).tolist())
-        return [-next(by_document) if text else 0.0 for text in texts]
+        by_text = np.bincount(targets.documents, nats, minlength=len(texts))
+        return (0.0 - by_text).tolist()  # 0 for a text without a token
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return greedy continuations, each up to the first of the texts in `until`.
