@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from torch import Tensor, nn
 
@@ -103,15 +104,21 @@ class Counting(nn.Module):
 
 def write_and_count() -> tuple[list[list[int]], int]:
     model = Counting(model_of({"name": "momentum", "ema_decay": 0.9}))
-    return write_all(model, 150), model.passes
+    return write_all(model, 1), model.passes
 
 
 def test_ranks_make_equally_many_passes_and_have_all_texts(tmp_path: Path) -> None:
-    """ZeRO-3 hangs otherwise: texts end at different lengths, and the batches are odd in number."""
+    """ZeRO-3 hangs otherwise: the texts of a round differ in length, and they are odd in number."""
     first, second = on_ranks(2, write_and_count, tmp_path)
     alone, _ = write_and_count()
     assert first == second
     assert first[0] == alone
+
+    # The longest prompts come first, and a round has one for each rank.
+    lengths = [len(alone[place]) for place in np.argsort(SIZES)[::-1]]
+    rounds = [lengths[i : i + 2] for i in range(0, len(lengths), 2)]
+    assert any(len(set(one)) == 2 for one in rounds)
+    assert first[1] == 1 + sum(map(max, rounds))  # one pass reads the prefix
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +142,13 @@ def test_the_end_of_a_document_ends_a_text_and_is_no_part_of_it(tokenizer: Token
     assert not writing.is_complete(ids)
     assert writing.is_complete([*ids, tokenizer.eos_id])
     assert writing.text([*ids, tokenizer.eos_id]) == writing.text(ids) == " an answer"
+
+
+def test_it_is_no_part_of_it_either_where_the_tokenizer_gives_it_a_text(tmp_path: Path) -> None:
+    trained = tokenizers.ByteLevelBPETokenizer()
+    trained.train_from_iterator(["an answer"], vocab_size=300, special_tokens=["<|endoftext|>"])
+    trained.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    ids = [*tokenizer.encode(" an answer"), tokenizer.eos_id]
+    assert tokenizer.decode(ids) == " an answer<|endoftext|>"
+    assert Writing(tokenizer, []).text(ids) == " an answer"

@@ -130,11 +130,11 @@ def test_any_of_several_right_candidates_is_right(tokenizer: Tokenizer, tmp_path
     """Token 300 has the probability 1/2, token 301 1/4, and the best of all is always token 300.
 
     | right candidates | chosen | share of the right ones, of 1/2 + 1/4 + 1/4 / 510 |
-    | 300, and another | right  | 1/2 + 1/4 / 510                                   |
+    | another, and 300 | right  | 1/2 + 1/4 / 510                                   |
     | 301, and another | wrong  | 1/4 + 1/4 / 510                                   |
     """
     texts = [tokenizer.decode([i]) for i in (300, 301, 302)]
-    rows = [{"text": "q", "c": texts, "label": label} for label in ([0, 2], [1, 2])]
+    rows = [{"text": "q", "c": texts, "label": label} for label in ([2, 0], [1, 2])]
     write_rows(tmp_path / "test.jsonl", rows)
     write_rows(tmp_path / "train.jsonl", [{"text": "other", "c": texts, "label": [1]}])
     task = tmp_path / "several.yaml"
@@ -202,7 +202,12 @@ def test_a_word_to_foresee_is_right_if_the_model_would_write_it(
     assert records[0].majority is None
 
 
-def test_written_answers_are_exact_or_nearly_right(tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("score", "right"), [(None, [1, 1, 0, 0]), ("exact", [1, 1, 0, 0]), ("contains", [1, 1, 0, 1])]
+)
+def test_written_answers_are_counted_by_what_the_task_says(
+    tokenizer: Tokenizer, tmp_path: Path, score: str | None, right: list[int]
+) -> None:
     """After "is it" the model writes token 301 once, and after all else token 300, to the end."""
     a, b = (tokenizer.decode([i]) for i in (300, 301))
     last = tokenizer.encode("is it")[-1]
@@ -210,19 +215,21 @@ def test_written_answers_are_exact_or_nearly_right(tokenizer: Tokenizer, tmp_pat
         {"text": "is it", "right": [f"{b}{a}{a}", "other"]},
         {"text": "a", "right": [f"{a}{a}{a}"]},
         {"text": "a", "right": ["other"]},
+        {"text": "a", "right": [a]},
     ]
     write_rows(tmp_path / "test.jsonl", rows)
     task = tmp_path / "written.yaml"
     task.write_text(
         f"dataset: {tmp_path}\ntest_split: test\ntrain_split: null\ntemplate: '{{text}}'\n"
-        "answers: right\nmax_new_tokens: 3\nstop: []\n"
+        f"answers: right\nmax_new_tokens: 3\nstop: []\nscore: {score or 'null'}\n"
     )
     config = IclConfig(tasks=[str(task)], k=[0])
     (record,) = measure(Bigram({last: (0.1, 0.3)}, default=(0.5, 0.25)), tokenizer, config)
-    assert record.written == [f"{b}{a}{a}", f"{a}{a}{a}", f"{a}{a}{a}"]
-    assert record.right == [1, 1, 0]
-    assert record.f1 == [1, 1, 0]
-    assert record.acc == record.accuracies["exact"] == pytest.approx(2 / 3)
+    assert record.written == [f"{b}{a}{a}", *[f"{a}{a}{a}"] * 3]
+    assert record.right == right
+    assert record.acc == pytest.approx(sum(right) / 4)
+    assert record.accuracies == {"exact": 0.5, "contains": 0.75}
+    assert record.f1 == [1, 1, 0, 0]
     assert record.soft is None
     assert record.loss == []
 

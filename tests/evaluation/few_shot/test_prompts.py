@@ -199,3 +199,34 @@ def test_the_description_stands_once_before_all(tokenizer: Tokenizer, tmp_path: 
     none, one = (tokenizer.decode(prompts.prefix(setting)[1:]) for setting in prompts.settings)
     assert none == "Name colours.\n"
     assert one.startswith("Name colours.\nThing: train thing")
+
+
+def write_one_query(folder: Path, more: str) -> str:
+    """Write a task with a single query, "is it", and nothing to show; return its path."""
+    write_rows(folder / "test.jsonl", [{"text": "is it", "right": "no", "label": 0}])
+    path = folder / "one.yaml"
+    path.write_text(
+        f"dataset: {folder}\ntest_split: test\ntrain_split: null\ntemplate: '{{text}}'\n{more}"
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "following"),
+    [
+        ("verbalizers: [' red', ' a green']\n", " a green"),
+        ("continuation: ' {right}'\n", " no"),
+        ("answers: right\nmax_new_tokens: 9\n", None),
+    ],
+    ids=["choose", "foresee", "write"],
+)
+def test_a_query_fits_with_the_description_and_all_that_may_follow(
+    tokenizer: Tokenizer, tmp_path: Path, more: str, following: str | None
+) -> None:
+    task = write_one_query(tmp_path, more + "description: 'Answer these questions. '\n")
+    n_following = 9 if following is None else len(tokenizer.encode(following))
+    parts = [tokenizer.encode(text) for text in ("Answer these questions. ", "is it")]
+    seq_len = 1 + sum(map(len, parts)) + n_following  # after the end of a document
+    assert len(prepare_task(task, tokenizer, IclConfig(), seq_len).queries.asked) == 1
+    with pytest.raises(UserError, match="none of 1 queries fits"):
+        prepare_task(task, tokenizer, IclConfig(), seq_len - 1)
