@@ -18,7 +18,7 @@ import torch
 from momentum_gpt.core.config import EvaluationConfig, IclConfig, ModelConfig
 from momentum_gpt.data import Texts, load_tokenizer, read_texts
 from momentum_gpt.evaluation import FewShotRecord, evaluate
-from momentum_gpt.evaluation.few_shot.answers import contains
+from momentum_gpt.evaluation.few_shot.correctness import contains
 from momentum_gpt.evaluation.few_shot.measure import measure_task
 from momentum_gpt.evaluation.few_shot.prompts import prepare_task
 from momentum_gpt.evaluation.few_shot.rows import IclTask

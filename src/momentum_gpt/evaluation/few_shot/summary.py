@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from momentum_gpt.evaluation.few_shot.answers import contains, exact, f1
+from momentum_gpt.evaluation.few_shot.correctness import contains, exact, f1
 from momentum_gpt.evaluation.few_shot.queries import Queries, Query
 
 Gold = tuple[int, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from momentum_gpt.evaluation.few_shot.answers import contains, exact, f1
+from momentum_gpt.evaluation.few_shot.correctness import contains, exact, f1
 
 
 @pytest.mark.parametrize(
