@@ -114,8 +114,8 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
     documents = [row.pairs for row in rows if row.paired_by == "document"]
     if documents and min(documents) < FEW_DOCUMENTS:
         found.append(
-            f"Only {min(documents)} documents, which may not be like others: evaluation.tokens takes "
-            "more of the validation split, and validation_fraction of `prepare` puts more into it."
+            f"Only {min(documents)} documents, which may not be like others: evaluation.tokens "
+            "takes more of the validation split, and validation_fraction of `prepare` puts more into it."
         )
     if any(row.sample == "1 draw" for row in rows):
         found.append(
