@@ -115,7 +115,8 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
     if documents and min(documents) < FEW_DOCUMENTS:
         found.append(
             f"Only {min(documents)} documents, which may not be like others: evaluation.tokens "
-            "takes more of the validation split, and validation_fraction of `prepare` puts more into it."
+            "takes more of the validation split, and `prepare` puts more into it with "
+            "validation_fraction."
         )
     if any(row.sample == "1 draw" for row in rows):
         found.append(
