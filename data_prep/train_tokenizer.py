@@ -15,10 +15,12 @@ from pathlib import Path
 
 import psutil
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as proto
 
 from data_prep.settings import TokenizerConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.terminal import progress_bar
+from momentum_gpt.data.tokenizer import CONTROL_PIECES, SCORE_STEP
 
 LONGEST_LINE = 1 << 14
 """Characters. The training sees a longer line in several parts, cut anywhere."""
@@ -146,16 +148,30 @@ def train(texts: list[str], config: TokenizerConfig) -> bytes:
             character_coverage=0.9995,
             max_sentence_length=4 * LONGEST_LINE,  # bytes
             unk_id=0,
+            unk_piece=CONTROL_PIECES["unk"],
             bos_id=1,
+            bos_piece=CONTROL_PIECES["bos"],
             eos_id=2,
+            eos_piece=CONTROL_PIECES["eos"],
             pad_id=3,
+            pad_piece=CONTROL_PIECES["pad"],
             num_threads=1,  # the result of unigram depends on it
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
         size = sum(len(text.encode()) for text in texts)
         raise UserError(_refusal(str(error), config.vocab_size, size)) from None
+    if config.model_type == "unigram":
+        return with_rounded_scores(model.getvalue())
     return model.getvalue()
+
+
+def with_rounded_scores(model: bytes) -> bytes:
+    """Return a unigram model whose scores are multiples of SCORE_STEP."""
+    parsed = proto.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    for piece in parsed.pieces:
+        piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
+    return parsed.SerializeToString(deterministic=True)
 
 
 def _refusal(error: str, vocab_size: int, text_bytes: int) -> str:

@@ -9,13 +9,46 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from momentum_gpt.core.errors import UserError
+
+SPACE = "\u2581"
+"""The character that stands for a space in sentencepiece's pieces."""
+
+CONTROL_PIECES = {
+    "unk": "<|momentum-gpt:unk|>",
+    "bos": "<|momentum-gpt:bos|>",
+    "eos": "<|momentum-gpt:eos|>",
+    "pad": "<|momentum-gpt:pad|>",
+}
+"""Names of the control pieces of our models, by what they are.
+
+Sentencepiece learns nothing from text that looks like a control piece. These names occur in no
+text, whereas its own, <unk>, <s> and </s>, are words of WikiText and HTML.
+"""
+
+SCORE_STEP = 1 / 64
+"""The scores of our unigram models are multiples of this, in nats.
+
+Sums of them up to 2^18 are exact in fp32, in which sentencepiece adds them. The best way to split
+a text is then the same in whatever precision and order the scores are added.
+"""
+
+PART = 4096
+"""Characters after which a unigram model's text is cut at the next word.
+
+A score is above -32 or so: the sum for a part is exact.
+"""
+
+PARTS = re.compile(f".{{{PART},}}?[^ \n\u2581](?=[ \n])|.+", re.DOTALL)
+"""A part of a text: it ends after a character that is no space, and before a space or newline."""
 
 
 class Tokenizer:
@@ -37,11 +70,22 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without an end-of-document token."""
-        return self._processor.encode(text)
+        if not self.in_parts:
+            return self._processor.encode(text)
+        return list(chain.from_iterable(self._processor.encode(PARTS.findall(text))))
 
     def encode_documents(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
         """Return the ids of each text, int32, without end-of-document tokens."""
-        return self._processor.encode(list(texts), out_type="numpy", num_threads=num_threads)
+        if not self.in_parts:
+            return self._processor.encode(list(texts), out_type="numpy", num_threads=num_threads)
+
+        parts = [PARTS.findall(text) or [text] for text in texts]
+        encoded = iter(
+            self._processor.encode(
+                list(chain.from_iterable(parts)), out_type="numpy", num_threads=num_threads
+            )
+        )
+        return [np.concatenate([next(encoded) for _ in of_text]) for of_text in parts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids."""
@@ -53,22 +97,55 @@ class Tokenizer:
         return [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
 
     @cached_property
-    def is_plain_bpe(self) -> bool:
-        """Whether it is a BPE that takes text as it is, without normalising or adding spaces."""
-        model = proto.ModelProto.FromString(  # type: ignore[attr-defined]
-            self._processor.serialized_model_proto()
-        )
-        bpe = proto.TrainerSpec.BPE  # type: ignore[attr-defined]
-        is_bpe = model.trainer_spec.model_type == bpe
-        normalizer = model.normalizer_spec
+    def model(self) -> Any:
+        """Sentencepiece's own description of the model, a `ModelProto`."""
+        data = self._processor.serialized_model_proto()
+        return proto.ModelProto.FromString(data)  # type: ignore[attr-defined]
+
+    @property
+    def unk_id(self) -> int:
+        """Id of the token for a character without a piece, if there are no pieces for bytes."""
+        return self._processor.unk_id()
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the token for padding, or of the document end if there is none."""
+        found = self._processor.pad_id()
+        return found if found >= 0 else self.eos_id
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether it merges pairs of pieces."""
+        return self.model.trainer_spec.model_type == proto.TrainerSpec.BPE  # type: ignore[attr-defined]
+
+    @property
+    def is_unigram(self) -> bool:
+        """Whether it looks for the pieces with the largest sum of scores."""
+        unigram = proto.TrainerSpec.UNIGRAM  # type: ignore[attr-defined]
+        return self.model.trainer_spec.model_type == unigram
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether it takes text as it is, without normalising or adding spaces."""
+        normalizer = self.model.normalizer_spec
         changes_text = (
-            model.trainer_spec.treat_whitespace_as_suffix
+            self.model.trainer_spec.treat_whitespace_as_suffix
             or normalizer.precompiled_charsmap
             or normalizer.add_dummy_prefix
             or normalizer.remove_extra_whitespaces
             or not normalizer.escape_whitespaces
         )
-        return is_bpe and not changes_text
+        return not changes_text
+
+    @cached_property
+    def keeps_words_apart(self) -> bool:
+        """Whether no piece goes on after a word: over a space behind a letter, or a newline."""
+        return not any(map(_crosses, self.pieces))
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether long texts are encoded in parts, to add scores exactly."""
+        return self.is_unigram and self.is_plain and self.keeps_words_apart
 
     def ordinary_ids(self) -> np.ndarray:
         """Return the ids that stand for text, (n,).
@@ -84,6 +161,12 @@ class Tokenizer:
         return np.array(found, dtype=np.int64)
 
 
+def _crosses(piece: str) -> bool:
+    space_inside = SPACE in piece.lstrip(SPACE)
+    newline_inside = "\n" in piece and piece != "\n"
+    return space_inside or newline_inside
+
+
 def _is_special(processor: sentencepiece.SentencePieceProcessor, i: int) -> bool:
     return (
         processor.is_control(i)
@@ -97,10 +180,13 @@ class ByteLevelTokenizer(Tokenizer):
     """A byte-level BPE from a `tokenizer.json`, for runs that start from imported weights."""
 
     file_name = "tokenizer.json"
-    is_plain_bpe = False
+    is_bpe = False
+    is_unigram = False
 
-    ENDS = ("<|endoftext|>", "</s>")
-    """Tokens that may end a document; the first that exists does."""
+    ENDS = (CONTROL_PIECES["eos"], "<|endoftext|>", "</s>")
+    """Special tokens that may end a document; the first that exists does."""
+    PADS = (CONTROL_PIECES["pad"], "<pad>")
+    """Special tokens that may be the padding."""
     BYTE = re.compile("<0x[0-9A-F]{2}>")
     """A single byte, in a tokenizer that was a sentencepiece model."""
 
@@ -111,14 +197,28 @@ class ByteLevelTokenizer(Tokenizer):
         self.sha256 = hashlib.sha256(model).hexdigest()
         self.vocab_size = self._tokenizer.get_vocab_size()
 
-        ends = [i for i in map(self._tokenizer.token_to_id, self.ENDS) if i is not None]
-        if not ends:
+        end = self._special(self.ENDS)
+        if end is None:
             names = ", ".join(self.ENDS)
-            raise UserError(f"the tokenizer has none of {names}, which separate documents")
-        self.eos_id = ends[0]
+            raise UserError(
+                f"the tokenizer has no special token {names}, which separates documents"
+            )
+        self.eos_id = end
 
         # Text that looks like a special token is text.
         self._tokenizer.encode_special_tokens = True
+
+    def _special(self, names: Sequence[str]) -> int | None:
+        """Return the id of the first special token with one of the names."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        ids = {token.content: i for i, token in added.items() if token.special}
+        return next((ids[name] for name in names if name in ids), None)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the token for padding, or of the document end if there is none."""
+        found = self._special(self.PADS)
+        return self.eos_id if found is None else found
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without an end-of-document token."""
