@@ -35,7 +35,15 @@ def cuts_are_exact(tokenizer: Tokenizer) -> bool:
 
     It is true of plain BPE models without a piece that crosses such a place.
     """
-    return tokenizer.is_bpe and tokenizer.is_plain and tokenizer.keeps_words_apart
+    is_plain_bpe = tokenizer.kind == "bpe" and tokenizer.is_plain
+    return is_plain_bpe and not any(map(_crosses, tokenizer.pieces))
+
+
+def _crosses(piece: str) -> bool:
+    """Return whether a piece crosses a place where text is cut."""
+    space_inside = MARK in piece.lstrip(MARK)
+    newline_inside = "\n" in piece and piece != "\n"
+    return space_inside or newline_inside
 
 
 class WordEncoder:

@@ -17,6 +17,7 @@ from data_prep.stages.documents import bytes_read
 from data_prep.stages.stage import Stage
 from data_prep.train_tokenizer import choose, train_apart
 from momentum_gpt.core.files import replacing, sha256_of_file
+from momentum_gpt.data.hf_tokenizer import why_not_convertible
 from momentum_gpt.data.tokenizer import load_tokenizer, tokenizer_file
 
 
@@ -41,7 +42,11 @@ class MakeTokenizer(Stage):
             self._train()
 
     def _copy(self, path: str) -> None:
-        load_tokenizer(path)  # raises a UserError if it is none
+        tokenizer = load_tokenizer(path)  # raises a UserError if it is none
+        reason = why_not_convertible(tokenizer)
+        if reason is not None:
+            print(f"a model with this tokenizer cannot be exported to transformers: {reason}")
+
         file = tokenizer_file(path)
         suffix = ".json" if file.suffix == ".json" else ".model"
         shutil.copyfile(file, self.folder / f"tokenizer{suffix}")

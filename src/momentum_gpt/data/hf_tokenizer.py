@@ -117,13 +117,13 @@ def converted_from(tokenizer: Tokenizer, file: Path) -> tokenizers.Tokenizer:
             f"because {reason}; export a copy of the model folder without the tokenizer"
         )
 
-    converted = tokenizers.Tokenizer(
-        bpe_of(tokenizer) if tokenizer.is_bpe else unigram_of(tokenizer)
-    )
-    converted.normalizer = normalizers.Replace(" ", SPACE)
-    if tokenizer.is_unigram:
+    if tokenizer.kind == "bpe":
+        converted = tokenizers.Tokenizer(bpe_of(tokenizer))
+    else:
+        converted = tokenizers.Tokenizer(unigram_of(tokenizer))
         split = pre_tokenizers.Split(before_cuts(tokenizer), "merged_with_previous")
         converted.pre_tokenizer = split
+    converted.normalizer = normalizers.Replace(" ", SPACE)
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     converted.decoder = decoders.Sequence(steps)
 
@@ -136,16 +136,19 @@ def converted_from(tokenizer: Tokenizer, file: Path) -> tokenizers.Tokenizer:
 
 
 def why_not_convertible(tokenizer: Tokenizer) -> str | None:
-    """Return why a sentencepiece model has no equal in `tokenizers`; None if it has one."""
+    """Return why a tokenizer has no equal in `tokenizers`; None if it has one."""
+    if isinstance(tokenizer, ByteLevelTokenizer):
+        return None  # it is one
+
     pieces = tokenizer.model.pieces
-    if not (tokenizer.is_bpe or tokenizer.is_unigram):
+    if tokenizer.kind not in ("bpe", "unigram"):
         return "it is neither BPE nor unigram"
     if not tokenizer.is_plain:
         return "it normalises text or adds spaces to it"
     if any(piece.type in (KIND.USER_DEFINED, KIND.UNUSED) for piece in pieces):
         return "it has user-defined or unused pieces"
 
-    if tokenizer.is_unigram:
+    if tokenizer.kind == "unigram":
         scores = [piece.score for piece in pieces if piece.type == KIND.NORMAL]
         if any(score % SCORE_STEP for score in scores):
             return f"its scores are no multiples of 1/{1 / SCORE_STEP:.0f} and so add up inexactly"

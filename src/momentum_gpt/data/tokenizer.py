@@ -9,7 +9,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +36,9 @@ text, whereas its own, <unk>, <s> and </s>, are words of WikiText and HTML.
 SCORE_STEP = 1 / 64
 """The scores of our unigram models are multiples of this, in nats.
 
-Sums of them up to 2^18 are exact in fp32, in which sentencepiece adds them. The best way to split
-a text is then the same in whatever precision and order the scores are added.
+The sums that sentencepiece compares are then exact in fp32, and the best way to split a text is the
+same in whatever precision and order they are added.
 """
-
-PART = 4096
-"""Characters after which a unigram model's text is cut at the next word.
-
-A score is above -32 or so: the sum for a part is exact.
-"""
-
-PARTS = re.compile(f".{{{PART},}}?[^ \n\u2581](?=[ \n])|.+", re.DOTALL)
-"""A part of a text: it ends after a character that is no space, and before a space or newline."""
 
 
 class Tokenizer:
@@ -70,22 +60,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without an end-of-document token."""
-        if not self.in_parts:
-            return self._processor.encode(text)
-        return list(chain.from_iterable(self._processor.encode(PARTS.findall(text))))
+        return self._processor.encode(text)
 
     def encode_documents(self, texts: Sequence[str], num_threads: int = 1) -> list[np.ndarray]:
         """Return the ids of each text, int32, without end-of-document tokens."""
-        if not self.in_parts:
-            return self._processor.encode(list(texts), out_type="numpy", num_threads=num_threads)
-
-        parts = [PARTS.findall(text) or [text] for text in texts]
-        encoded = iter(
-            self._processor.encode(
-                list(chain.from_iterable(parts)), out_type="numpy", num_threads=num_threads
-            )
-        )
-        return [np.concatenate([next(encoded) for _ in of_text]) for of_text in parts]
+        return self._processor.encode(list(texts), out_type="numpy", num_threads=num_threads)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids."""
@@ -114,15 +93,10 @@ class Tokenizer:
         return found if found >= 0 else self.eos_id
 
     @property
-    def is_bpe(self) -> bool:
-        """Whether it merges pairs of pieces."""
-        return self.model.trainer_spec.model_type == proto.TrainerSpec.BPE  # type: ignore[attr-defined]
-
-    @property
-    def is_unigram(self) -> bool:
-        """Whether it looks for the pieces with the largest sum of scores."""
-        unigram = proto.TrainerSpec.UNIGRAM  # type: ignore[attr-defined]
-        return self.model.trainer_spec.model_type == unigram
+    def kind(self) -> str:
+        """How it splits text: bpe, unigram, word or char."""
+        names = proto.TrainerSpec.ModelType  # type: ignore[attr-defined]
+        return names.Name(self.model.trainer_spec.model_type).lower()
 
     @cached_property
     def is_plain(self) -> bool:
@@ -136,16 +110,6 @@ class Tokenizer:
             or not normalizer.escape_whitespaces
         )
         return not changes_text
-
-    @cached_property
-    def keeps_words_apart(self) -> bool:
-        """Whether no piece goes on after a word: over a space behind a letter, or a newline."""
-        return not any(map(_crosses, self.pieces))
-
-    @cached_property
-    def in_parts(self) -> bool:
-        """Whether long texts are encoded in parts, to add scores exactly."""
-        return self.is_unigram and self.is_plain and self.keeps_words_apart
 
     def ordinary_ids(self) -> np.ndarray:
         """Return the ids that stand for text, (n,).
@@ -161,12 +125,6 @@ class Tokenizer:
         return np.array(found, dtype=np.int64)
 
 
-def _crosses(piece: str) -> bool:
-    space_inside = SPACE in piece.lstrip(SPACE)
-    newline_inside = "\n" in piece and piece != "\n"
-    return space_inside or newline_inside
-
-
 def _is_special(processor: sentencepiece.SentencePieceProcessor, i: int) -> bool:
     return (
         processor.is_control(i)
@@ -180,8 +138,7 @@ class ByteLevelTokenizer(Tokenizer):
     """A byte-level BPE from a `tokenizer.json`, for runs that start from imported weights."""
 
     file_name = "tokenizer.json"
-    is_bpe = False
-    is_unigram = False
+    kind = "byte-level bpe"
 
     ENDS = (CONTROL_PIECES["eos"], "<|endoftext|>", "</s>")
     """Special tokens that may end a document; the first that exists does."""
