@@ -133,6 +133,22 @@ def test_endless_lines_and_nul_bytes_do_not_end_the_training() -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_a_line_with_a_character_of_sentencepieces_own_is_learnt_from() -> None:
+    """Sentencepiece leaves out every line with U+2585."""
+    with_mark = SOURCE.replace("\n", "\u2585\n")
+    plain, marked = (
+        Tokenizer(train([text], TokenizerConfig(vocab_size=400))) for text in (SOURCE, with_mark)
+    )
+    assert marked.pieces == plain.pieces
+    assert marked.decode(marked.encode(with_mark)) == with_mark
+
+
+@pytest.mark.parametrize("texts", [[], ["\n\n"], ["\0"]])
+def test_a_sample_without_text_is_refused(texts: list[str]) -> None:
+    with pytest.raises(UserError, match="nothing but newlines and NUL; give text"):
+        train(texts, TokenizerConfig())
+
+
 def test_the_forecast_of_memory_grows_with_the_text_up_to_the_sample() -> None:
     small, bounded = (
         forecast(TokenizerConfig(), 10**7),
