@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.sources.corpus import Document, Faults
-from momentum_gpt.data.text_files import NoTextError, text_of, why_not_utf8, without_mark
+from momentum_gpt.data.text_files import (
+    MARKS_REMOVED,
+    NoTextError,
+    text_of,
+    why_not_utf8,
+    without_mark,
+)
 
 LONGEST_DOCUMENT = 1 << 24
 """Bytes of the longest document, 16 MiB.
@@ -123,7 +129,7 @@ def unmarked(text: str, faults: Faults) -> str:
     """Return a text without the byte-order marks that it begins with, which are counted."""
     rest, count = without_mark(text)
     if count:
-        faults.counts["byte-order marks removed"] += count
+        faults.counts[MARKS_REMOVED] += count
     return rest
 
 

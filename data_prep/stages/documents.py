@@ -20,7 +20,7 @@ from data_prep.sources import Document, Faults, Part, build_sources, split_of
 from data_prep.stages.stage import Input, Stage, Work, report_file, report_files, written_at
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
-from momentum_gpt.data.text_files import with_newlines
+from momentum_gpt.data.text_files import NEWLINES_CHANGED, with_newlines
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def cleaned(text: str, clean: CleanConfig, faults: Faults) -> str | None:
     if clean.newlines:
         text, count = with_newlines(text)
         if count:
-            faults.counts[r"\r\n or \r made \n"] += count
+            faults.counts[NEWLINES_CHANGED] += count
 
     size = len(text.encode())
     if size < clean.min_bytes:

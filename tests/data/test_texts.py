@@ -70,7 +70,7 @@ def test_marks_and_newlines_of_other_systems_are_changed_and_counted(tmp_path: P
     changed: Counter[str] = Counter()
     found = list(read_texts(str(tmp_path), None, "test", "text", changed))
     assert found == ["one\ntwo\nthree\n\ufefffour", "five\n"]
-    assert changed == {"byte-order marks removed": 2, r"\r\n or \r made \n": 3}
+    assert changed == {"byte-order marks removed": 2, r"newlines \r\n or \r made \n": 3}
 
 
 def cut(path: Path) -> None:

@@ -20,6 +20,10 @@ PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 MARK = "\ufeff"
 """The byte-order mark, with which some programs begin a text."""
 
+MARKS_REMOVED = "byte-order marks removed"
+NEWLINES_CHANGED = r"newlines \r\n or \r made \n"
+"""What the two changes are called where they are counted."""
+
 OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 """How a file in UTF-16 or UTF-32 begins, of whatever byte order; no UTF-8 does."""
 

@@ -17,6 +17,8 @@ import numpy as np
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data.text_files import (
+    MARKS_REMOVED,
+    NEWLINES_CHANGED,
     PACKED,
     DamagedError,
     NoTextError,
@@ -106,8 +108,8 @@ def read_texts(
     for text in _texts(source, config, split, field, changed):
         text, marks = without_mark(text)
         text, newlines = with_newlines(text)
-        # Adding 0 would make an entry.
-        changed += Counter({"byte-order marks removed": marks, r"\r\n or \r made \n": newlines})
+        # The sum has no entries of 0.
+        changed += Counter({MARKS_REMOVED: marks, NEWLINES_CHANGED: newlines})
         yield text
 
 
