@@ -53,7 +53,10 @@ class Provenance:
     """Number of tokens that are single bytes, for lack of a piece."""
     mix: list[SourceMix] = field(default_factory=list)
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Number of documents that were left out or cut, by source and reason."""
+    """Number of documents that were left out or cut, by source and reason.
+
+    The byte-order marks and newlines that were changed are counted here, too.
+    """
     duplicates: int | None = None
     """Number of documents that were left out as equal to another; None if none was looked for."""
     contamination: Contamination | None = None

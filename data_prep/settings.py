@@ -38,7 +38,7 @@ class StdlibCorpusConfig:
 
 @dataclass
 class TextCorpusConfig:
-    """Local text files, plain or packed (.gz, .zst), .jsonl files and .parquet files."""
+    """Local text files, plain or packed (.gz, .bz2, .zst), .jsonl files and .parquet files."""
 
     paths: list[str]
     """Files, folders and globs.
@@ -189,13 +189,13 @@ def _refuse_missing(values: Mapping[str, Any], schema: type, section: str, kind:
 class CleanConfig:
     """What is changed in the text of a document, and which documents are left out.
 
-    By default nothing is changed and only empty documents are left out.
+    By default only newlines are changed, and only empty documents are left out.
     """
 
     normalize: str | None = None
     """Unicode normalization form: NFC | NFKC. null: the text stays as it is."""
-    newlines: bool = False
-    r"""Whether \r\n and \r become \n."""
+    newlines: bool = True
+    r"""Whether \r\n and \r become \n. Documents are cut at all three in any case."""
     min_bytes: int = 0
     """Documents with fewer bytes of UTF-8 are left out."""
     max_bytes: int | None = None
