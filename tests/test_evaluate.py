@@ -352,12 +352,25 @@ def measured(folder: Path) -> list[dict[str, Any]]:
 def test_few_shot_tasks_are_measured_alike_while_training_and_afterwards(
     data_folder: Path, task: str, tmp_path: Path
 ) -> None:
-    """An odd number of queries, on two ranks under ZeRO-3 and in one process; then compared."""
-    icl = [f"evaluation.icl.tasks=[{task}]", "evaluation.icl.k=[0,2]", "evaluation.icl.seeds=2"]
+    """An odd number of queries, on two ranks under ZeRO-3 and in one process; then compared.
+
+    With a task whose answers the model writes, of any lengths.
+    """
+    written = Path(task).with_name("written.yaml")
+    written.write_text(
+        f"dataset: {written.parent}\ntest_split: test\ntemplate: 'x {{text}}:'\n"
+        "answers: text\nmax_new_tokens: 5\nstop: [e]\n"
+    )
+    icl = [
+        f"evaluation.icl.tasks=[{task},{written}]",
+        "evaluation.icl.k=[0,2]",
+        "evaluation.icl.seeds=2",
+    ]
     common = [f"data={data_folder}", f"runs={tmp_path}", *SMOKE, *icl]
     ranks = ["launch.nproc_per_node=2", "deepspeed=zero3", "attention=momentum"]
     soft = ["icl/small/soft@0", "icl/small/soft@2"]
-    keys = {*soft, "icl/small/acc@0", "icl/small/acc@2", "eval/seconds"}
+    overlap = ["icl/written/f1@0", "icl/written/f1@2"]
+    keys = {*soft, *overlap, "icl/small/acc@0", "icl/small/acc@2", "eval/seconds"}
 
     for name, more in (("one", []), ("two", ranks)):
         run = tmp_path / name
@@ -371,13 +384,13 @@ def test_few_shot_tasks_are_measured_alike_while_training_and_afterwards(
         asked = []
         for _ in ("while training", "afterwards"):
             for step in (10, 20):
-                asked += [(step, 0, 0), (step, 2, 0), (step, 2, 1)]
+                asked += [(step, 0, 0), (step, 2, 0), (step, 2, 1)] * 2
         lines = lines_of(run)["icl"]
         assert [(line["step"], line["k"], line["seed"]) for line in lines] == asked
 
         afterwards = lines_of(run)["validation"]
         for then, now in zip(measured(run), afterwards, strict=True):
-            for key in (*soft, "val/bpb"):
+            for key in (*soft, *overlap, "val/bpb"):
                 assert now[key] == pytest.approx(then[key], rel=1e-4), key
 
     compared = command("momentum_gpt.compare", f"runs=[{tmp_path / 'one'},{tmp_path / 'two'}]")

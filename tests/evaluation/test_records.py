@@ -55,6 +55,8 @@ FEW_SHOT = FewShotRecord(
     right=[1, 0],
     loss=[0.1, 0.9],
     queries=[3, 7],
+    demonstrations=[5, 2, 9, 0],
+    content_sha256="cd",
     seconds=0.25,
     scores={"sum": [[-1.0, -2.0], [-3.0, -4.0]]},
 )

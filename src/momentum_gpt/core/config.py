@@ -276,9 +276,12 @@ class IclConfig:
     separator: str = "\n"
     """Text between demonstrations; eos: the end of a document, as in Dai et al.'s code."""
     flipped: bool = False
-    """Whether to measure with wrong answers in the demonstrations, too."""
+    """Whether to measure with wrong answers in the demonstrations, too, where a task has some."""
     verify: int = 0
-    """Queries of each (task, k, seed) that are checked against a plain forward pass."""
+    """Queries of each (task, k, seed) that are checked against a plain forward pass.
+
+    Answers that the model writes are not.
+    """
 
     def __post_init__(self) -> None:
         require_at_least(1, "evaluation.icl.seeds", self.seeds)

@@ -7,12 +7,12 @@ same on every machine and for every run of a comparison, and known before the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from momentum_gpt.core.config import EvaluationConfig, IclConfig, TrainingConfig
+from momentum_gpt.core.config import EvaluationConfig, TrainingConfig
 from momentum_gpt.data import Tokenizer
-from momentum_gpt.evaluation.few_shot.prompts import prepare_task
+from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
 from momentum_gpt.evaluation.few_shot.queries import QUERIES
 from momentum_gpt.evaluation.perplexity import default_context_lengths
 from momentum_gpt.evaluation.suite import SEQUENCES
@@ -50,6 +50,8 @@ class EvaluationPlan:
     """Tokens that may, by `evaluation.share`."""
     between: float
     """Tokens that cost as much as the training between two evaluations."""
+    notes: list[str] = field(default_factory=list)
+    """What few-shot tasks leave out, in sentences."""
 
     def fill_in(self, evaluation: EvaluationConfig) -> None:
         """Write what was chosen into the options; those that the user set stay as they are."""
@@ -67,7 +69,7 @@ class EvaluationPlan:
         # Whole windows and sequences are rounded, so that a tenth more is not reported.
         if self.cost > 1.1 * self.allowed:
             text += ", more than evaluation.share"
-        return text
+        return "\n".join([text, *self.notes])
 
 
 def settle_evaluation(
@@ -103,8 +105,9 @@ def plan_evaluation(
 
     queries = icl.queries
     cost = 0.0
-    if icl.tasks:
-        prefixes, per_query = few_shot_cost(icl, tokenizer, seq_len)
+    tasks = [prepare_task(name, tokenizer, icl, seq_len) for name in icl.tasks]
+    if tasks:
+        prefixes, per_query = few_shot_cost(tasks)
         if queries is None:
             queries = int(min(max(FEWEST, (left - prefixes) / per_query), QUERIES))
         cost = prefixes + queries * per_query
@@ -128,6 +131,7 @@ def plan_evaluation(
         cost=cost + tokens // seq_len * per_window + sequences * seq_len,
         allowed=allowed,
         between=between,
+        notes=[note for prompts in tasks for note in prompts.notes],
     )
 
 
@@ -148,21 +152,16 @@ def reads_per_token(evaluation: EvaluationConfig, seq_len: int) -> float:
     return disjoint + sum(overlapping)
 
 
-def few_shot_cost(icl: IclConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[float, float]:
+def few_shot_cost(tasks: Sequence[Prompts]) -> tuple[float, float]:
     """Return the tokens of all prefixes together, and the tokens of one query more in each task.
 
     Prefixes are those of every task, number of demonstrations and seed.
     """
-    rounds = 2 if icl.flipped else 1
     prefixes = 0.0
     per_query = 0.0
-    for name in icl.tasks:
-        prompts = prepare_task(name, tokenizer, icl, seq_len)
-        settings = prompts.settings
-        for setting in settings:
-            prefixes += rounds * len(prompts.prefix(setting))
-
-        requests = prompts.queries.requests
-        mean_size = fmean(request.n_tokens for request in requests)
-        per_query += rounds * len(settings) * mean_size
+    for prompts in tasks:
+        mean_size = prompts.queries.n_tokens / len(prompts.queries.asked)
+        for setting in prompts.settings:
+            prefixes += prompts.prefix_tokens(setting)
+            per_query += mean_size * prompts.rounds(setting)
     return prefixes, per_query

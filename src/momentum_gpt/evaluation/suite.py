@@ -162,20 +162,31 @@ def evaluate(
 
 
 def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:
-    """Return `icl/TASK/acc@K` and `icl/TASK/soft@K`, means over seeds.
+    """Return `icl/TASK/acc@K` and what else the task has, means over seeds.
 
-    The latter is the mean share of the right candidate. `icl/TASK/acc_margin@K` is half the width
-    of the accuracy's 95% interval over queries and draws of the demonstrations.
+    `soft@K` is the mean share of the right candidate, `f1@K` the overlap of answers that the model
+    writes with the right ones, and `ppl@K` the perplexity of texts to foresee. `acc_margin@K` is
+    half the width of the accuracy's 95% interval over queries and draws of the demonstrations.
     """
-    by_setting: dict[tuple[str, int], list[FewShotRecord]] = defaultdict(list)
+    by_setting: dict[tuple[str, int], dict[int, FewShotRecord]] = defaultdict(dict)
     for record in records:
-        by_setting[record.task, record.k].append(record)
+        # Several numbers asked for may have become the same k: their records are equal.
+        by_setting[record.task, record.k][record.seed] = record
 
-    metrics = {}
-    for (task, k), seeds in by_setting.items():
-        right = np.array([record.right for record in seeds], dtype=float)  # (draws, queries)
+    metrics: dict[str, float] = {}
+    for (task, k), by_seed in by_setting.items():
+        seeds = list(by_seed.values())
         accuracy = f"icl/{task}/acc@{k}"
         metrics[accuracy] = fmean(record.acc for record in seeds)
+        right = np.array([record.right for record in seeds], dtype=float)  # (draws, queries)
         metrics |= margin(accuracy, over_queries(right))
-        metrics[f"icl/{task}/soft@{k}"] = fmean(record.soft for record in seeds)
+
+        others = {
+            "soft": [record.soft for record in seeds if record.soft is not None],
+            "f1": [fmean(record.f1) for record in seeds if record.f1 is not None],
+            "ppl": [record.ppl for record in seeds if record.ppl is not None],
+        }
+        for name, values in others.items():
+            if values:
+                metrics[f"icl/{task}/{name}@{k}"] = fmean(values)
     return metrics

@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from momentum_gpt.core.terminal import table_text
+from momentum_gpt.evaluation.few_shot.notes import notes_on
 from momentum_gpt.evaluation.records import FewShotRecord, Measured, PerplexityRecord
 from momentum_gpt.evaluation.statistics import (
     Interval,
@@ -46,7 +47,8 @@ def report(measured: Measured) -> str:
         tables.append(perplexity_table(measured.perplexity))
     if measured.few_shot:
         tables.append(few_shot_table(measured.few_shot))
-    return "\n\n".join(tables)
+        tables.append("\n".join(few_shot_notes(measured.few_shot)))
+    return "\n\n".join(filter(None, tables))
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
@@ -64,6 +66,8 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
 
 def unit(key: str) -> str:
     """Return the unit of a metric; "" if it has none."""
+    if key.startswith("icl/") and "/ppl@" in key:
+        return "per text"
     return next((name for start, name in UNITS.items() if key.startswith(start)), "")
 
 
@@ -71,7 +75,7 @@ def number(key: str, value: float) -> str:
     """Return a metric's value as text: counts in full, large perplexities with an exponent."""
     if unit(key) in ("tokens", "documents", "bytes", "words"):
         return f"{value:,.0f}"
-    if key.startswith("val/ppl"):
+    if "/ppl" in key:
         return perplexity_text(value)
     if unit(key) == "s":
         return f"{value:,.1f}"
@@ -118,26 +122,29 @@ def interval_text(interval: Interval, digits: int) -> str:
 
 
 def few_shot_table(records: Sequence[FewShotRecord]) -> str:
-    """Return a table with a row for each task and number of demonstrations.
+    """Return a table with a row for each task and number of demonstrations asked for.
 
-    It has the accuracy with its interval over queries and seeds, and what to compare it with.
+    It has the accuracy with its interval over queries and seeds, and what to compare it with. Where
+    a model writes answers or has a text to foresee, it has their F1 and perplexity as well.
     """
     by_row: dict[tuple[str, int], list[FewShotRecord]] = defaultdict(list)
     for record in records:
-        by_row[record.task, record.k].append(record)
+        by_row[record.task, record.k_asked].append(record)
 
     head = ["task", "k", "asked", "seeds", "queries", "accuracy", "95% interval"]
     head += ["calibrated", "flipped", "soft", "majority"]
+    more = {"F1": _f1, "perplexity": _ppl}
+    shown = [name for name, cell in more.items() if any(cell([one]) != "-" for one in records)]
     rows = []
-    for (task, k), seeds in by_row.items():
+    for (task, k_asked), seeds in by_row.items():
         # Both queries and demonstration draws were drawn, so that the interval is over both.
         right = np.array([record.right for record in seeds], dtype=float)  # (seeds, queries)
         interval = over_queries(right).interval
         rows.append(
             [
                 task,
-                str(k),
-                str(seeds[0].k_asked),
+                str(seeds[0].k),
+                str(k_asked),
                 str(len(seeds)),
                 f"{seeds[0].n:,}",
                 _mean(seeds, "acc"),
@@ -146,13 +153,38 @@ def few_shot_table(records: Sequence[FewShotRecord]) -> str:
                 _mean_accuracy(seeds, "flipped"),
                 _mean(seeds, "soft"),
                 _mean(seeds, "majority"),
+                *[more[name](seeds) for name in shown],
             ]
         )
-    return table_text("Few-shot accuracy, share of queries", head, rows)
+    return table_text("Few-shot accuracy, share of queries", [*head, *shown], rows)
+
+
+def few_shot_notes(records: Sequence[FewShotRecord]) -> list[str]:
+    """Return sentences on what each task leaves out, or has less of than was asked for."""
+    by_task: dict[str, list[FewShotRecord]] = defaultdict(list)
+    for record in records:
+        by_task[record.task].append(record)
+
+    notes = []
+    for task, found in by_task.items():
+        pairs = [(record.k, record.k_asked) for record in found]
+        notes += notes_on(task, pairs, found[0].left_out, found[0].rows_left_out)
+    return notes
 
 
 def _mean(records: Sequence[FewShotRecord], entry: str) -> str:
-    return f"{fmean(getattr(record, entry) for record in records):.3f}"
+    values = [getattr(record, entry) for record in records]
+    return "-" if None in values else f"{fmean(values):.3f}"
+
+
+def _f1(records: Sequence[FewShotRecord]) -> str:
+    values = [fmean(record.f1) for record in records if record.f1 is not None]
+    return f"{fmean(values):.3f}" if values else "-"
+
+
+def _ppl(records: Sequence[FewShotRecord]) -> str:
+    values = [record.ppl for record in records if record.ppl is not None]
+    return perplexity_text(fmean(values)) if values else "-"
 
 
 def _mean_accuracy(records: Sequence[FewShotRecord], kind: str) -> str:

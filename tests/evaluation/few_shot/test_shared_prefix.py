@@ -8,7 +8,6 @@ from momentum_gpt.evaluation.few_shot.shared_prefix import (
     n_tokens_of,
     requests_of,
     score_and_choose,
-    score_requests,
 )
 from tests.evaluation.few_shot.cases import model_of
 
@@ -20,19 +19,19 @@ def test_batches_and_order_change_nothing() -> None:
     for _ in prompts:
         candidates.append([generator.integers(4, 500, n).tolist() for n in (2, 1, 5)])
 
-    requests = requests_of(prompts, candidates)
+    requests = requests_of(list(zip(prompts, candidates, strict=True)))
     prefix = list(range(4, 44))
     model = model_of({"name": "momentum", "ema_decay": 0.9})
-    one_by_one = score_requests(model, prefix, requests, 1)
+    one_by_one, _ = score_and_choose(model, prefix, requests, 1)
     for tokens_per_forward in (200, 10**6):
-        other = score_requests(model, prefix, requests, tokens_per_forward)
+        other, _ = score_and_choose(model, prefix, requests, tokens_per_forward)
         np.testing.assert_allclose(other, one_by_one, atol=1e-5)
-    backwards = score_requests(model, prefix, requests[::-1], 200)
+    backwards, _ = score_and_choose(model, prefix, requests[::-1], 200)
     np.testing.assert_allclose(backwards, one_by_one, atol=1e-5)
 
 
 def test_progress_counts_the_prefix_once_and_each_request_once() -> None:
-    requests = requests_of([[5, 6], [7]], [[[1], [2, 3, 4]], [[1], [2]]])
+    requests = requests_of([([5, 6], [[1], [2, 3, 4]]), ([7], [[1], [2]])])
     # Two tokens, and two answers with two more tokens each; then a token, and nothing more.
     assert n_tokens_of(requests) == (2 + 2 * 2) + 1
 
