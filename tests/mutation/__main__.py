@@ -119,7 +119,8 @@ def run(
             if outcome == SURVIVED and reason:
                 outcome = EXPLAINED
             took = time.monotonic() - began
-            print(f"{outcome:9} {took:4.0f} s  {mutant.file}:{mutant.line}", flush=True)
+            shown = mutant.diff() if outcome == SURVIVED else mutant.place
+            print(f"{outcome:9} {took:4.0f} s  {shown}", flush=True)
             return Trial(mutant, outcome, took, reason)
 
         with ThreadPoolExecutor(jobs) as pool:

@@ -16,7 +16,10 @@ from pathlib import Path
 import libcst as cst
 from libcst import matchers as m
 from libcst.metadata import MetadataWrapper, PositionProvider
-from mutmut.mutation.mutators import mutation_operators
+from mutmut.mutation.mutators import mutation_operators, operator_assignment
+
+OPERATORS = [pair for pair in mutation_operators if pair[1] is not operator_assignment]
+"""All but `x = None`: what uses x fails at once, which says nothing of the tests."""
 
 UNSEEN = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.Assert)
 """Nodes that say something to readers and checkers, or that are tests themselves."""
@@ -62,8 +65,12 @@ class Mutant:
     added: tuple[str, ...]
     """The lines that differ, without their indentation."""
 
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
     def diff(self) -> str:
-        lines = [f"{self.file}:{self.line}"]
+        lines = [self.place]
         lines += [f"- {line}" for line in self.removed]
         lines += [f"+ {line}" for line in self.added]
         return "\n".join(lines)
@@ -125,7 +132,7 @@ class _Finder(cst.CSTVisitor):
         return True
 
     def _choices(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-        operators = [operator for kind, operator in mutation_operators if isinstance(node, kind)]
+        operators = [operator for kind, operator in OPERATORS if isinstance(node, kind)]
         changes = [changed for operator in operators for changed in operator(node)]
         if changes:
             spared = self._spared(node)

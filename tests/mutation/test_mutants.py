@@ -50,7 +50,6 @@ def test_only_mistakes_that_tests_could_find_are_drawn() -> None:
     loop = "for value, name in zip({}, strict=True):"
     assert changes(CODE) == {
         names + '{"one": 1}': {
-            names + "None",
             names + '{"XXoneXX": 1}',
             names + '{"ONE": 1}',
             names + '{"one": 2}',
