@@ -21,6 +21,7 @@ from momentum_gpt.models.gpt import (
     rotate,
     sinusoids,
 )
+from momentum_gpt.models.hf import modeling_momentum_gpt as exported
 from momentum_gpt.models.mixing import Documents, blocks_of, documents_of, softmax_attention
 
 MOMENTUM = {"name": "momentum", "ema_decay": 0.5}
@@ -160,6 +161,18 @@ def test_rotary_positions_are_computed_in_the_models_precision(
     assert rotated.dtype == dtype
     expected = rotated_by_the_formula(x, positions)
     assert (rotated.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_the_exported_code_rotates_in_the_models_precision_too() -> None:
+    config = exported.MomentumGPTConfig(50, 1, 2, 32, positions="rotary")
+    model = exported.MomentumGPTForCausalLM(config).double()
+    positions = torch.tensor([0, 1, 7, 599])
+    _, angles = model.embed(torch.zeros(1, 4, dtype=torch.int64), positions[None])
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 4, 16, dtype=torch.float64, generator=generator)
+    expected = rotated_by_the_formula(x, positions)
+    torch.testing.assert_close(exported.rotate(x, angles), expected, rtol=0, atol=1e-12)
 
 
 def test_the_residual_projections_start_with_gpt2s_spread() -> None:
