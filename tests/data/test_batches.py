@@ -126,6 +126,14 @@ def test_a_step_holds_the_same_sequences_however_it_is_split(data_folder: Path) 
         assert torch.equal(seen[0], other)
 
 
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_any_step_can_be_the_first_that_is_asked_for(data_folder: Path, step: int) -> None:
+    plan = BatchPlan(4, 4, 1, 1)
+    in_turn = batches(data_folder, plan)
+    expected = [in_turn.windows(number) for number in range(3)]
+    assert np.array_equal(batches(data_folder, plan).windows(step), expected[step])
+
+
 def test_the_seed_decides_the_order_and_the_hash_of_it(data_folder: Path) -> None:
     plan = BatchPlan(8, 8, 1, 1)
     a = batches(data_folder, plan, 0)

@@ -58,8 +58,10 @@ def test_the_folder_has_several_shards_and_reads_cross_them(data_folder: Path) -
     edge = int(shards.starts[1])
     assert np.array_equal(shards.read(edge - 5, 11), whole[edge - 5 : edge + 6])
     assert shards.read(len(whole), 0).tolist() == []
-    for start, length in ((-1, 3), (len(whole) - 2, 3), (5, -1)):
-        with pytest.raises(IndexError):
+    assert shards.read(edge, 1).dtype == np.int64
+    for start, length, last in ((-1, 3, 1), (len(whole) - 2, 3, len(whole)), (5, -1, 3)):
+        message = rf"tokens {start} \.\.\. {last} of a stream of {len(whole)}$"
+        with pytest.raises(IndexError, match=message):
             shards.read(start, length)
 
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutation.mutants import Mutant, draw
+from tests.mutation.mutants import Mutant, draw, find_sites
 from tests.mutation.trials import KILLED, PACKAGE, SURVIVED, TIMEOUT, Copy, suite_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,10 @@ class Trial:
 def main() -> None:
     arguments = parsed()
     files = files_of(arguments.only)
-    mutants = draw(ROOT, files, arguments.mutants, arguments.seed)
+    sites = find_sites(ROOT, files)
+    mutants = draw(sites, arguments.mutants, arguments.seed)
+    print(f"{len(mutants)} mutants at {len(sites):,} places")
+
     tests = {file: suite_of(ROOT, file, arguments.quick) for file in files}
     trials = run(mutants, tests, arguments.jobs, 60 * arguments.minutes)
 
@@ -102,7 +105,7 @@ def run(
         for number in range(jobs):
             copies.put(Copy(ROOT, Path(folder) / str(number)))
 
-        print("the tests without a mutant", flush=True)
+        print("the tests without a mutant ...", flush=True)
         needed = set[str]().union(*(tests[mutant.file] for mutant in mutants))
         limit = 20 + 5 * copies.queue[0].slowest_test(sorted(needed), jobs)
 

@@ -76,15 +76,22 @@ class Mutant:
         return "\n".join(lines)
 
 
-def draw(root: Path, files: Iterable[str], number: int, seed: int) -> list[Mutant]:
-    """Return mutants at places drawn from all places of the files, one at each.
+def find_sites(root: Path, files: Iterable[str]) -> list[Site]:
+    """Return every place of files, relative to the root, that an operator can change."""
+    sites: list[Site] = []
+    for file in files:
+        sites += sites_of(file, (root / file).read_text("utf-8"))
+    return sites
+
+
+def draw(sites: Iterable[Site], number: int, seed: int) -> list[Mutant]:
+    """Return mutants at so many places drawn from all, one at each.
 
     Those of a smaller number are the first of a larger one, and an edit of the code keeps the
     others: so the part that a run had time for is a fair sample, too.
     """
-    sites = [site for file in files for site in sites_of(file, (root / file).read_text("utf-8"))]
-    sites.sort(key=lambda site: site.rank(seed))
-    return [mutant_at(site, seed) for site in sites[:number]]
+    ranked = sorted(sites, key=lambda site: site.rank(seed))
+    return [mutant_at(site, seed) for site in ranked[:number]]
 
 
 def mutant_at(site: Site, seed: int) -> Mutant:
@@ -100,7 +107,6 @@ def mutant_at(site: Site, seed: int) -> Mutant:
 
 
 def sites_of(file: str, code: str) -> list[Site]:
-    """Return every place of a file that an operator can change."""
     wrapper = MetadataWrapper(cst.parse_module(code))
     finder = _Finder(file, wrapper.module)
     wrapper.visit(finder)

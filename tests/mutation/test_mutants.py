@@ -64,15 +64,14 @@ def test_only_mistakes_that_tests_could_find_are_drawn() -> None:
     }
 
 
-def test_the_sample_stays_when_it_grows_and_when_other_lines_change(tmp_path: Path) -> None:
-    path = tmp_path / "module.py"
-    path.write_text(CODE)
-    sample = draw(tmp_path, ["module.py"], 6, seed=0)
-    assert draw(tmp_path, ["module.py"], 3, seed=0) == sample[:3]
-    assert draw(tmp_path, ["module.py"], 6, seed=1) != sample
+def test_the_sample_stays_when_it_grows_and_when_other_lines_change() -> None:
+    sites = sites_of("module.py", CODE)
+    sample = draw(sites, 6, seed=0)
+    assert draw(sites, 3, seed=0) == sample[:3]
+    assert draw(sites, 6, seed=1) != sample
 
-    path.write_text(CODE.replace("return values[0]", "    first = 1\n    return values[first]"))
-    after = draw(tmp_path, ["module.py"], 100, seed=0)
+    changed = CODE.replace("return values[0]", "    first = 1\n    return values[first]")
+    after = draw(sites_of("module.py", changed), 100, seed=0)
     content = [(mutant.removed, mutant.added) for mutant in after]
     for mutant in sample:
         assert "return" in mutant.removed[0] or (mutant.removed, mutant.added) in content
