@@ -103,6 +103,7 @@ def facts(manifest: ShardsManifest, made: Provenance) -> list[str]:
     if made.contamination is not None:
         dropped = made.made_with["decontaminate"]["drop"]
         sentences.append(contamination_line(made.contamination, dropped))
+        sentences += too_short_lines(made.contamination)
     return sentences
 
 
@@ -116,6 +117,17 @@ def contamination_line(contamination: Contamination, dropped: bool) -> str:
         f"{contamination.documents:,} training documents hold text of an evaluation set, "
         f"{'left out' if dropped else 'NOT left out'}: {', '.join(counts) or 'none'}"
     )
+
+
+def too_short_lines(contamination: Contamination) -> list[str]:
+    """Return a sentence about the items that were not looked for; none if all were."""
+    counts = []
+    for name, found in contamination.by_set.items():
+        if found.too_short:
+            counts.append(f"{name} {found.too_short:,} of {found.items:,}")
+    if not counts:
+        return []
+    return [f"items of evaluation sets with too few words to look for: {', '.join(counts)}"]
 
 
 def mix_table(mix: list[SourceMix]) -> str:

@@ -32,6 +32,10 @@ class SetContamination:
     """Number of training documents that hold some of them."""
     example: str | None
     """The beginning of such a document."""
+    items: int = 0
+    """Number of its items."""
+    too_short: int = 0
+    """Number of its items that were not looked for: they have too few words."""
 
 
 @dataclass

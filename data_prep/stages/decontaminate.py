@@ -12,7 +12,14 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
-from data_prep.overlap import evaluation_files, read_index, write_index
+from data_prep.overlap import (
+    SetSize,
+    evaluation_files,
+    hashes_of,
+    read_index,
+    words_of,
+    write_index,
+)
 from data_prep.provenance import Contamination, SetContamination
 from data_prep.stages.deduplicate import without_duplicates
 from data_prep.stages.documents import Documents, bytes_read
@@ -57,9 +64,10 @@ class Decontaminate(Stage):
             return
 
         # Written last, so that it says that the index is there, too.
-        texts = self.folder / "texts.json"
-        if not texts.is_file():
-            write_json(texts, write_index(config, self.folder / "index.npz"))
+        sizes = self.folder / "sets.json"
+        if not sizes.is_file():
+            found = write_index(config, self.folder / "index.npz")
+            write_json(sizes, {name: asdict(size) for name, size in found.items()})
         pipeline = [*unique_documents(self.work), FindOverlaps(self.folder)]
         self.run_tasks(pipeline, len(self.work.inputs), bytes_read(self.work))
 
@@ -104,9 +112,10 @@ class FindOverlaps(PipelineStep):
             if document.metadata["split"] != "train":
                 continue
 
+            hashes = hashes_of(words_of(document.text))
             found: set[str] = set()
             for table in tables:
-                found.update(names[place] for place in table.sets_in(document.text))
+                found.update(names[place] for place in table.sets_in(hashes))
             if found:
                 numbers.append(number)
                 _count(report, found, document.text)
@@ -162,6 +171,13 @@ def contamination(work: Work) -> Contamination | None:
         examples = {**report.examples, **examples}
 
     found = {}
-    for name, texts in read_json(folder / "texts.json").items():
-        found[name] = SetContamination(texts, by_set[name], examples.get(name))
+    for name, values in read_json(folder / "sets.json").items():
+        size = SetSize(**values)
+        found[name] = SetContamination(
+            texts=size.texts,
+            documents=by_set[name],
+            example=examples.get(name),
+            items=size.items,
+            too_short=size.too_short,
+        )
     return Contamination(documents, found)

@@ -37,6 +37,8 @@ class Example(NamedTuple):
     """The possible answers, each with the space before it: it follows the prompt immediately."""
     gold: int
     """Number of the right candidate."""
+    fields: tuple[str, ...] = ()
+    """The texts of the row's fields that the template has, in its order, as they stand there."""
 
 
 @dataclass(eq=False)
@@ -73,13 +75,20 @@ def arc(row: dict[str, Any], task: IclTask) -> Example | None:
         return None
 
     candidates = tuple(f" {text}" for text in texts)
-    return Example(task.template.format(**row), candidates, labels.index(row["answerKey"]))
+    gold = labels.index(row["answerKey"])
+    return Example(task.template.format(**row), candidates, gold, fields_of(row, task))
 
 
 def piqa(row: dict[str, Any], task: IclTask) -> Example | None:
     """Return a goal with its two solutions."""
     candidates = (f" {row['sol1']}", f" {row['sol2']}")
-    return Example(task.template.format(**row), candidates, row["label"])
+    return Example(task.template.format(**row), candidates, row["label"], fields_of(row, task))
+
+
+def fields_of(row: dict[str, Any], task: IclTask) -> tuple[str, ...]:
+    """Return the texts of the fields that the template has, in its order."""
+    names = [name for _, name, _, _ in string.Formatter().parse(task.template) if name]
+    return tuple(row[name] for name in names)
 
 
 ROWS: dict[str, Callable[[dict[str, Any], IclTask], Example | None]] = {"arc": arc, "piqa": piqa}
@@ -217,4 +226,5 @@ def _labelled(row: dict[str, Any], task: IclTask) -> Example | None:
         return None
     if label >= len(task.verbalizers):
         raise ValueError(f"label {label}, but {len(task.verbalizers)} verbalizers")
-    return Example(task.template.format(**row), tuple(task.verbalizers), label)
+    prompt = task.template.format(**row)
+    return Example(prompt, tuple(task.verbalizers), label, fields_of(row, task))
