@@ -8,16 +8,17 @@ Words are runs of letters and digits, so that punctuation and spaces hide nothin
 
 - Text is normalised by NFKC, which is NFC with full-width letters, ligatures and the like as the
   usual ones, and case folded. Characters without a width are dropped.
-- Apostrophes of all kinds separate words, and so does the place before "n't": "don’t" reads as
+- Apostrophes of all kinds separate words, and so does the place before "n't": "don't" reads as
   "do n't" and "film's" as "film 's", which is how the sentences of SST are cut. "cannot" is
-  "can not" for the same reason. SST's names for brackets are no words, nor are HTML's entities,
-  which AG News has without their ampersand.
+  "can not" for the same reason. SST's names for brackets are no words. HTML's entities are the
+  characters they stand for.
 - In scripts without spaces each character is a word here, and 2 or 4 of them count as one in the
   length of an item: see CHARACTERS_PER_WORD.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import unicodedata
@@ -36,13 +37,16 @@ from momentum_gpt.core.files import replacing
 from momentum_gpt.core.terminal import progress_bar
 from momentum_gpt.evaluation.few_shot.tasks import load_examples, load_task, task_names
 
-APOSTROPHE = re.compile("[`´‘’‛ʼʹˈ′＇]|&?#(?:39|146);")
+ENTITY = re.compile(r"&?(#\d{2,5}|\b(?:quot|apos|amp|lt|gt|nbsp)) ?;", re.IGNORECASE)
+"""HTML's entities: AG News has lost their ampersands, and in Subj a space is before the end."""
+
+APOSTROPHE = re.compile("[`\u00b4\u02b9\u02bc\u02c8\u2018\u2019\u201b\u2032\uff07]")
 
 WITHOUT_WIDTH = regex.compile(r"\p{Cf}+")
 """Soft hyphens, zero-width spaces and joiners, marks of the direction of writing."""
 
-NO_WORD = re.compile(r"-[lr][rsc]b-|\b(?:quot|amp|lt|gt|nbsp);|#\d{2,4};")
-"""Names of brackets in treebanks, and HTML's entities."""
+BRACKET = re.compile("-[lr][rsc]b-")
+"""Names of brackets in treebanks."""
 
 NOT = re.compile(r"(n) ?' ?(?=t\b)|(?<=\bcan)(?=not\b)")
 """Where "n't" and "cannot" are cut."""
@@ -54,7 +58,7 @@ CHARACTERS_PER_WORD = {
 """Scripts without spaces, and how many of their characters say about as much as a word.
 
 A character is one with its marks. The first article of the Universal Declaration of Human Rights
-has 30 words in English; for each of them it has 1.3 characters in Chinese, 2.5 in Japanese and
+has 30 words in English; for each of them it has 1.3 characters in Chinese, 2.6 in Japanese and
 3.4 in Thai.
 """
 
@@ -71,11 +75,12 @@ It is odd, so that no power of it is zero.
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text as they are compared: characters where no spaces are written."""
+    text = ENTITY.sub(lambda entity: html.unescape(f"&{entity[1].lower()};"), text)
     # Before NFKC, which makes a space and an accent of some of them.
     text = APOSTROPHE.sub("'", text)
     text = unicodedata.normalize("NFKC", text).casefold()
     text = WITHOUT_WIDTH.sub("", text)
-    text = NO_WORD.sub(" ", text)
+    text = BRACKET.sub(" ", text)
     text = NOT.sub(r" \1 ", text)
     text = SPACELESS.sub(r" \g<0> ", text)
     return WORD.findall(text)
@@ -136,6 +141,30 @@ def evaluation_files(sets: list[str]) -> list[str]:
     return sorted(found)
 
 
+def named_sets(config: DecontaminateConfig) -> list[str]:
+    """Return the sets, where [known] stands for the tasks of conf/icl/.
+
+    With a folder of tasks they are those that are in the folder.
+
+    Raises:
+        UserError: none is.
+    """
+    if config.sets != ["known"]:
+        return config.sets
+
+    names = task_names()
+    if config.data is None:
+        return names
+    data = Path(config.data)
+    there = [name for name in names if (data / (load_task(name).folder or name)).exists()]
+    if not there:
+        raise UserError(
+            f"decontaminate.data={config.data!r} holds none of the tasks {', '.join(names)}: "
+            "it must have a folder for each task that is looked for"
+        )
+    return there
+
+
 def evaluation_items(config: DecontaminateConfig) -> Iterator[tuple[str, Item]]:
     """Yield (set, item) for every item of the evaluation sets.
 
@@ -147,8 +176,7 @@ def evaluation_items(config: DecontaminateConfig) -> Iterator[tuple[str, Item]]:
         UserError: there is no such task or file, or a line is not JSON.
     """
     # A task has precedence over a file of the same name.
-    names = task_names() if config.sets == ["known"] else config.sets
-    for given in names:
+    for given in named_sets(config):
         if given in task_names():
             for item in _items_of_task(given, config.data):
                 yield given, item

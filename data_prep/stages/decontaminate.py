@@ -16,6 +16,7 @@ from data_prep.overlap import (
     SetSize,
     evaluation_files,
     hashes_of,
+    named_sets,
     read_index,
     words_of,
     write_index,
@@ -25,6 +26,7 @@ from data_prep.stages.deduplicate import without_duplicates
 from data_prep.stages.documents import Documents, bytes_read
 from data_prep.stages.stage import Stage, Work, report_file, report_files, written_at
 from momentum_gpt.core.files import read_json, replacing, write_json
+from momentum_gpt.evaluation.few_shot.tasks import task_names
 
 EXAMPLE_CHARACTERS = 160
 """Length of the beginning of a document that is shown as an example."""
@@ -63,6 +65,12 @@ class Decontaminate(Stage):
             )
             return
 
+        left = set(task_names()) - set(named_sets(config))
+        if config.sets == ["known"] and left:
+            print(
+                f"{config.data} does not hold these tasks, which are not looked for: "
+                f"{', '.join(sorted(left))}"
+            )
         # Written last, so that it says that the index is there, too.
         sizes = self.folder / "sets.json"
         if not sizes.is_file():

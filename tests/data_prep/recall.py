@@ -9,6 +9,7 @@ measured.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import tempfile
@@ -45,10 +46,12 @@ def natural(text: str) -> str:
     text = re.sub(r" (n't|'(s|re|ve|ll|d|m)\b)", r"\1", text)
     text = text.replace("can not", "cannot").replace("\\/", "/")
     text = re.sub(r" ?#39;", "'", text)
+    text = re.sub(r"&#8217 ; ", "'", text)
+    text = re.sub(r"(&#\d+) ;", r"\1;", text)
     text = text.replace("-lrb- ", "(").replace(" -rrb-", ")")
-    text = text.replace("`` ", "“").replace(" ''", "”").replace("` ", "‘")
+    text = text.replace("`` ", "\u201c").replace(" ''", "\u201d").replace("` ", "\u2018")
     text = re.sub(r" ([.,;:!?])", r"\1", text)
-    text = text.replace("'", "\u2019")
+    text = html.unescape(text).replace("'", "\u2019")
     return text[:1].upper() + text[1:]
 
 
@@ -60,7 +63,8 @@ def shouted(text: str) -> str:
 
 def without_punctuation(text: str) -> str:
     """Return the text with dashes instead of punctuation, except for apostrophes."""
-    return re.sub(r"[^\w\s'’&#;`]", " – ", text)
+    text = re.sub("-[lr]rb-", " ", text)
+    return re.sub(r"[^\w\s'\u2019&#;`]", " \u2014 ", text)
 
 
 CHANGES: dict[str, Callable[[str], str]] = {
@@ -135,7 +139,7 @@ def missed(finder: Finder, task: str, texts: list[str], change: str) -> list[str
 
 def main() -> None:
     """Print the table."""
-    finder = Finder(["known"], SHARED_DATA / "icl")
+    finder = Finder(list(FIELDS), SHARED_DATA / "icl")
     print(f"| task | words | texts | {' | '.join(CHANGES)} |")
     print("| --- | --- | ---: | " + " | ".join("---:" for _ in CHANGES) + " |")
     for task in FIELDS:
@@ -145,7 +149,7 @@ def main() -> None:
             cells = []
             for change in CHANGES:
                 found = len(chosen) - len(missed(finder, task, chosen, change))
-                cells.append(f"{found / len(chosen):.1%}" if chosen else "–")
+                cells.append(f"{found / len(chosen):.1%}" if chosen else "-")
             print(f"| {task} | {length} | {len(chosen)} | {' | '.join(cells)} |", flush=True)
 
 
