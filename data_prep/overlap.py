@@ -37,7 +37,7 @@ from momentum_gpt.core.files import replacing
 from momentum_gpt.core.terminal import progress_bar
 from momentum_gpt.evaluation.few_shot.tasks import load_examples, load_task, task_names
 
-ENTITY = re.compile(r"&?(#\d{2,5}|\b(?:quot|apos|amp|lt|gt|nbsp)) ?;", re.IGNORECASE)
+ENTITY = re.compile(r"&?(#\d{2,5}|\b(?:quot|apos|amp|lt|gt|nbsp))\s*;", re.IGNORECASE)
 """HTML's entities: AG News has lost their ampersands, and in Subj a space is before the end."""
 
 APOSTROPHE = re.compile("[`\u00b4\u02b9\u02bc\u02c8\u2018\u2019\u201b\u2032\uff07]")
@@ -48,7 +48,7 @@ WITHOUT_WIDTH = regex.compile(r"\p{Cf}+")
 BRACKET = re.compile("-[lr][rsc]b-")
 """Names of brackets in treebanks."""
 
-NOT = re.compile(r"(n) ?' ?(?=t\b)|(?<=\bcan)(?=not\b)")
+NOT = re.compile(r"(n)\s*'\s*(?=t\b)|(?<=\bcan)(?=not\b)")
 """Where "n't" and "cannot" are cut."""
 
 CHARACTERS_PER_WORD = {

@@ -1,4 +1,4 @@
-"""Stage 3: look for text of the evaluation sets in the training documents."""
+"""Stage 5: look for text of the evaluation sets in the training documents."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from data_prep.overlap import (
     write_index,
 )
 from data_prep.provenance import Contamination, SetContamination
-from data_prep.stages.deduplicate import without_duplicates
-from data_prep.stages.documents import Documents, bytes_read
+from data_prep.stages.documents import bytes_read
+from data_prep.stages.near_deduplicate import different_documents, without_near_duplicates
 from data_prep.stages.stage import Stage, Work, report_file, report_files, written_at
 from momentum_gpt.core.files import read_json, replacing, write_json
 from momentum_gpt.evaluation.few_shot.tasks import task_names
@@ -48,7 +48,7 @@ class Decontaminate(Stage):
     """Leave the hashes of the evaluation sets, and for each task the documents that overlap."""
 
     name = "decontaminate"
-    needs = ("documents", "deduplicate")
+    needs = ("documents", "curate", "deduplicate", "near_deduplicate")
 
     def options(self) -> Any:
         """Return the options, and when the evaluation sets were written."""
@@ -82,10 +82,7 @@ class Decontaminate(Stage):
 
 def unique_documents(work: Work) -> list[Any]:
     """Return the steps that yield a task's documents, without duplicates."""
-    steps: list[Any] = [Documents(work.folder / "documents" / "documents")]
-    if work.config.deduplicate:
-        steps.append(without_duplicates(work))
-    return steps
+    return [*different_documents(work), *without_near_duplicates(work)]
 
 
 def kept_documents(work: Work) -> list[Any]:
