@@ -90,7 +90,7 @@ $(DATA)/manifest.json: | .venv/.ready
 	touch $@
 
 .venv/.ready-for-tests: .venv/.ready
-	$(PIP) hatchling -e '.[test]'
+	$(PIP) hatchling -e '.[test,curation]'
 	touch $@
 
 # Only what differs between transformers 4 and 5; everything else is the environment's. The versions

@@ -102,9 +102,15 @@ def documents_reports(folder: Path) -> list[DocumentsReport]:
     return [DocumentsReport(**read_json(path)) for path in report_files(folder)]
 
 
+def documents_folder(work: Work) -> Path:
+    """Return the folder of the stage whose documents go on: curated, if there are filters."""
+    return work.folder / ("curate" if work.config.curate.filters else "documents")
+
+
 def bytes_read(work: Work) -> int:
-    """Return the UTF-8 bytes of all documents that the stage kept."""
-    return sum(report.bytes for report in documents_reports(work.folder / "documents"))
+    """Return the UTF-8 bytes of all documents that go on."""
+    reports = report_files(documents_folder(work))
+    return sum(read_json(path)["bytes"] for path in reports)
 
 
 class Read(PipelineStep):
