@@ -77,14 +77,15 @@ class TextCorpus(Corpus):
         else:
             texts = decoded(assembled(self._fragments(part), faults), path, faults)
 
-        if not part.size:
-            faults.counts["empty files"] += 1
         try:
             yield from documents_of(texts, part.split, faults)
         except DamagedError as damage:
             # The document that was being read is not complete, and is left out.
             reason = f"{part.path} cannot be read ({damage})"
             faults.met("damaged", f"{reason}: it is damaged or cut short; fetch it again")
+        else:
+            if not part.size:
+                faults.counts["empty files"] += 1
 
     def _fragments(self, part: Part) -> Iterator[Fragment]:
         """Yield the bytes of a text file, and where new documents begin."""
