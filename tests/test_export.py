@@ -206,15 +206,33 @@ def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, name: str) -> None:
     """The export checks logits, greedy decoding and the tokenizer, in version 4.57 here."""
-    older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
     made(tmp_path / "model", name, data_folder / "tokenizer.model")
+    check_in_transformers_4(tmp_path)
+
+
+@pytest.mark.transformers4
+def test_transformers_4_loads_the_same_unigram_model(text_folder: Path, tmp_path: Path) -> None:
+    model = unigram_of(text_folder)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.model")
+    check_in_transformers_4(tmp_path)
+
+
+def unigram_of(text_folder: Path) -> bytes:
+    texts = [path.read_text() for path in text_folder.iterdir()]
+    return train(texts, TokenizerConfig(vocab_size=512, model_type="unigram"))
+
+
+def check_in_transformers_4(folder: Path) -> None:
+    """Export the model of a folder with version 4.57, which checks it."""
+    older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             "momentum_gpt.export",
-            f"run={tmp_path / 'model'}",
-            f"output={tmp_path / 'out'}",
+            f"run={folder / 'model'}",
+            f"output={folder / 'out'}",
         ],
         env=os.environ
         | {
@@ -305,8 +323,7 @@ def test_the_tokenizer_is_exported_with_all_that_it_needs(
 def test_a_unigram_model_is_exported_and_one_with_inexact_scores_is_refused(
     invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
-    texts = [path.read_text() for path in text_folder.iterdir()]
-    model = train(texts, TokenizerConfig(vocab_size=512, model_type="unigram"))
+    model = unigram_of(text_folder)
     (tmp_path / "tokenizer.model").write_bytes(model)
     made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.model")
     done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.data.text_files import BLOCK, OTHER_MARKS, PACKED, DamagedError, blocks
+from momentum_gpt.data.text_files import BLOCK, OTHER_MARKS, PACKED, DamagedError, blocks, damaged
 
 HEAD = 1 << 13
 """Bytes at the beginning of a file by which text is told from other content."""
@@ -131,9 +131,7 @@ def row_groups(path: Path, part_bytes: int) -> Iterator[tuple[int, int, int]]:
     try:
         metadata = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): it is damaged or cut short; fetch it again"
-        ) from None
+        raise damaged(path, error) from None
 
     start = 0
     size = 0

@@ -13,7 +13,7 @@ from data_prep.sources.assembly import Fragment, assembled, decoded, documents_o
 from data_prep.sources.corpus import Corpus, Document, Faults, Part, compiled
 from data_prep.sources.reading import Skipped, find_files, row_groups
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.data.text_files import BLOCK, MARK, PACKED, DamagedError, blocks, lines
+from momentum_gpt.data.text_files import BLOCK, MARK, PACKED, DamagedError, blocks, damaged, lines
 
 PARQUET_ROWS = 256
 """Rows of a parquet file that are held at once."""
@@ -77,14 +77,14 @@ class TextCorpus(Corpus):
         else:
             texts = decoded(assembled(self._fragments(part), faults), path, faults)
 
-        if not part.size:
-            faults.counts["empty files"] += 1
         try:
             yield from documents_of(texts, part.split, faults)
         except DamagedError as damage:
             # The document that was being read is not complete, and is left out.
-            reason = f"{part.path} cannot be read ({damage})"
-            faults.met("damaged", f"{reason}: it is damaged or cut short; fetch it again")
+            faults.met("damaged", str(damage))
+        else:
+            if not part.size:
+                faults.counts["empty files"] += 1
 
     def _fragments(self, part: Part) -> Iterator[Fragment]:
         """Yield the bytes of a text file, and where new documents begin."""
@@ -151,7 +151,7 @@ class TextCorpus(Corpus):
                 named = ((f"{part.path}, row {n}", row) for n, row in enumerate(rows, before + 1))
                 yield from texts_of(named, column, faults)
         except (pa.ArrowException, OSError) as error:
-            raise DamagedError(error) from None
+            raise damaged(part.path, error) from None
 
 
 def _as_matched(line: bytes) -> str:

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from momentum_gpt.core.errors import UserError
 
 BLOCK = 1 << 20
 """Bytes read at once."""
 
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Suffix -> what Arrow calls the way a file is packed."""
+
+Row = tuple[str, Any]
+"""The place of a row, for messages, and the row: a dictionary if all is well."""
 
 MARK = "\ufeff"
 """The byte-order mark, with which some programs begin a text."""
@@ -28,7 +34,7 @@ OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 """How a file in UTF-16 or UTF-32 begins, of whatever byte order; no UTF-8 does."""
 
 
-class DamagedError(Exception):
+class DamagedError(UserError):
     """A file that cannot be read to its end."""
 
 
@@ -76,7 +82,7 @@ def _reading(path: str, act: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
         with _unpacked(Path(path)) as file:
             yield from act(file)
     except (OSError, EOFError, pa.ArrowException) as error:
-        raise DamagedError(error) from None
+        raise damaged(path, error) from None
 
 
 def _unpacked(path: Path) -> Any:
@@ -90,6 +96,54 @@ def _unpacked(path: Path) -> Any:
         raise EOFError("it is empty")
     # Arrow reads all frames, and finds one that is cut short; zstandard's reader just ends there.
     return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), codec))
+
+
+def damaged(path: str | Path, error: Exception) -> DamagedError:
+    """Return the error to raise where reading a file failed."""
+    return DamagedError(
+        f"{path} cannot be read ({error}): it is damaged or cut short; fetch it again"
+    )
+
+
+def json_rows(path: str) -> Iterator[Row]:
+    """Yield the rows of a .jsonl file.
+
+    Raises:
+        UserError: a line is not UTF-8 or not JSON, or the file cannot be read to its end.
+    """
+    for number, (offset, line) in enumerate(lines(path), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield place, parsed(place, decoded(path, line, offset))
+
+
+def decoded(path: str, data: bytes, before: int = 0) -> str:
+    """Return bytes of a file as text.
+
+    Args:
+        path: the file.
+        data: the bytes.
+        before: number of bytes before them in the file.
+
+    Raises:
+        UserError: they are not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(why_not_utf8(path, error, before)) from None
+
+
+def parsed(place: str, text: str) -> Any:
+    """Return the value of JSON.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    try:
+        return json.loads(without_mark(text)[0])
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place} is not JSON ({error}): correct or remove it") from None
 
 
 def why_not_utf8(path: str | Path, error: UnicodeDecodeError, before: int) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,12 +19,14 @@ from momentum_gpt.data.text_files import (
     MARKS_REMOVED,
     NEWLINES_CHANGED,
     PACKED,
-    DamagedError,
     NoTextError,
+    Row,
     blocks,
-    lines,
+    damaged,
+    decoded,
+    json_rows,
+    parsed,
     text_of,
-    why_not_utf8,
     with_newlines,
     without_mark,
 )
@@ -36,9 +37,6 @@ KINDS = (".txt", ".jsonl", ".json", ".parquet")
 
 ROWS = 256
 """Rows of a parquet file that are held at once."""
-
-Row = tuple[str, Any]
-"""The place of a row, for messages, and the row: a dictionary if all is well."""
 
 
 class Texts:
@@ -120,15 +118,10 @@ def _texts(
     if not files:
         yield from _fields(_hub_rows(source, config, split), field)
     for file in files:
-        try:
-            if kind_of(file) == ".txt":
-                yield _decoded(file, b"".join(blocks(file)), 0)
-            else:
-                yield from _fields(_rows(file), field)
-        except DamagedError as damage:
-            raise UserError(
-                f"{file} cannot be read ({damage}): it is damaged or cut short; fetch it again"
-            ) from None
+        if kind_of(file) == ".txt":
+            yield decoded(file, b"".join(blocks(file)))
+        else:
+            yield from _fields(_rows(file), field)
 
 
 def files_of(source: str, split: str, changed: Counter[str]) -> list[str]:
@@ -174,40 +167,19 @@ def _is_of_split(file: str, folder: Path, split: str) -> bool:
     return name.startswith(split) or split in folders
 
 
-def _decoded(file: str, data: bytes, before: int) -> str:
-    """Return bytes of a file as text; `before` is the number of bytes before them."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(why_not_utf8(file, error, before)) from None
-
-
 def _rows(file: str) -> Iterator[Row]:
     """Yield the rows of a file."""
     if kind_of(file) == ".parquet":
-        yield from _parquet_rows(file)
-    elif kind_of(file) == ".json" and (listed := _listed(file)) is not None:
-        for number, row in enumerate(listed, start=1):
-            yield f"{file}, row {number}", row
-    else:
-        for number, (offset, line) in enumerate(lines(file), start=1):
-            if line.strip():
-                place = f"{file}, line {number}"
-                yield place, _parsed(place, _decoded(file, line, offset))
+        return _parquet_rows(file)
+    if kind_of(file) == ".json" and (listed := _listed(file)) is not None:
+        return ((f"{file}, row {number}", row) for number, row in enumerate(listed, start=1))
+    return json_rows(file)
 
 
 def _listed(file: str) -> list[Any] | None:
-    """Return the rows of a file that is one JSON list; None if it is something else."""
-    content = _decoded(file, b"".join(blocks(file)), 0)
-    parsed = _parsed(file, content) if content.lstrip("\ufeff \t\r\n").startswith("[") else None
-    return parsed if isinstance(parsed, list) else None
-
-
-def _parsed(place: str, text: str) -> Any:
-    try:
-        return json.loads(without_mark(text)[0])
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place} is not JSON ({error}): correct or remove it") from None
+    """Return the rows of a file that is one JSON list; None if it has one row a line."""
+    content, _ = without_mark(decoded(file, b"".join(blocks(file))))
+    return parsed(file, content) if content.lstrip().startswith("[") else None
 
 
 def _parquet_rows(file: str) -> Iterator[Row]:
@@ -222,7 +194,7 @@ def _parquet_rows(file: str) -> Iterator[Row]:
                     number += 1
                     yield f"{file}, row {number}", row
     except (pa.ArrowException, OSError) as error:
-        raise DamagedError(error) from None
+        raise damaged(file, error) from None
 
 
 def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Row]:

@@ -168,7 +168,7 @@ def test_documents_are_cut_at_the_newlines_of_every_system(
 def test_a_separator_may_stand_across_two_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = ["a" * number for number in range(1, 40)]
+    expected = ["a" * number + "\r\nb" for number in range(1, 40)]
     (tmp_path / "a.txt").write_bytes("\r\n\r\n".join(expected).encode())
     blocks_of = text.blocks
     for size in range(1, 12):
