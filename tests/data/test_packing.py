@@ -98,7 +98,8 @@ def test_the_targets_of_a_step_are_counted_without_the_padding(data_folder: Path
 
 def test_prefetched_batches_are_the_batches(data_folder: Path) -> None:
     packed = PackedBatches(TokenShards(data_folder), 64, 3, BatchPlan(8, 2, 2, 2))
-    for step, micro_batches in prefetch(packed, 1, range(5, 12)):
+    for step, micro_batches, n_targets in prefetch(packed, 1, range(5, 12)):
+        assert n_targets == packed.n_targets(step)
         for micro_step, (tokens, targets) in enumerate(micro_batches):
             expected = packed(step, micro_step, 1)
             assert (tokens == expected[0]).all()
