@@ -164,7 +164,7 @@ def evaluate(
 def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:
     """Return `icl/TASK/acc@K` and what else the task has, means over seeds.
 
-    `soft@K` is the mean share of the right candidate, `f1@K` the overlap of answers that the model
+    `soft@K` is the mean share of the right candidates, `f1@K` the overlap of answers that the model
     writes with the right ones, and `ppl@K` the perplexity of texts to foresee. `acc_margin@K` is
     half the width of the accuracy's 95% interval over queries and draws of the demonstrations.
     """
