@@ -42,16 +42,15 @@ def suite_of(root: Path, file: str, quick: bool) -> list[str]:
     Args:
         root: the checkout.
         file: relative to the root.
-        quick: only those that mirror it, if there are any.
+        quick: only those that mirror it; if there are none, its package's.
     """
     inside = Path(file).relative_to(PACKAGE)
     package = inside.parts[0]
-    others = [f"tests/{package}", *COMMANDS[package]]
-
     mirrored = Path("tests") / inside.parent / f"test_{inside.name}"
-    if not (root / mirrored).is_file():
-        return others
-    return [str(mirrored)] if quick else [str(mirrored), *others]
+    near = [str(mirrored)] if (root / mirrored).is_file() else []
+    if quick:
+        return near or [f"tests/{package}"]
+    return [*near, f"tests/{package}", *COMMANDS[package]]
 
 
 class Copy:
