@@ -61,6 +61,10 @@ def test_the_sequences_are_the_same_every_time_and_shown_twice() -> None:
     assert set(one_by_one.unique().tolist()) <= set(IDS.tolist())
     assert len(one_by_one.unique(dim=0)) == 10
 
+    # Runs that were measured before are compared with those measured now.
+    last = np.random.default_rng([20221220, 9]).choice(IDS, 16)
+    assert one_by_one[9, :16].tolist() == last.tolist()
+
 
 @pytest.mark.parametrize(("seq_len", "length"), [(4, 3), (32, 31), (33, 31)])
 def test_progress_counts_the_tokens_read(seq_len: int, length: int) -> None:

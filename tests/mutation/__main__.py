@@ -70,7 +70,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=SOURCES, help="parts of src/momentum_gpt")
     parser.add_argument("--mutants", type=int, default=300, help="how many to draw")
     parser.add_argument("--minutes", type=float, default=50, help="no mutant starts after these")
-    parser.add_argument("--quick", action="store_true", help="leave out tests of whole commands")
+    parser.add_argument("--quick", action="store_true", help="only the tests that mirror a file")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing")
     parser.add_argument("--jobs", type=int, default=2, help="how many are tried at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutation.json")

@@ -129,8 +129,13 @@ def test_a_test_that_fails_without_a_mutant_ends_the_run(project: Path) -> None:
 
 def test_the_tests_of_a_file_begin_with_those_that_mirror_it() -> None:
     root = Path(__file__).resolve().parents[2]
-    tests = suite_of(root, "src/momentum_gpt/evaluation/few_shot/tasks.py", quick=False)
-    assert tests[:2] == ["tests/evaluation/few_shot/test_tasks.py", "tests/evaluation"]
-    assert suite_of(root, "src/momentum_gpt/training/loop.py", quick=True)[-1] == "tests/training"
+    mirrored = "tests/evaluation/few_shot/test_tasks.py"
+    file = "src/momentum_gpt/evaluation/few_shot/tasks.py"
+    tests = suite_of(root, file, quick=False)
+    assert tests[:2] == [mirrored, "tests/evaluation"]
+    assert suite_of(root, file, quick=True) == [mirrored]
     for test in tests:
         assert (root / test).exists()
+
+    file = "src/momentum_gpt/data/no_file_mirrors_it.py"
+    assert suite_of(root, file, quick=True) == ["tests/data"]

@@ -42,13 +42,15 @@ def suite_of(root: Path, file: str, quick: bool) -> list[str]:
     Args:
         root: the checkout.
         file: relative to the root.
-        quick: leave out the tests of whole commands.
+        quick: only those that mirror it; if there are none, its package's.
     """
     inside = Path(file).relative_to(PACKAGE)
-    mirrored = Path("tests") / inside.parent / f"test_{inside.name}"
     package = inside.parts[0]
-    first = [str(mirrored)] if (root / mirrored).is_file() else []
-    return [*first, f"tests/{package}", *([] if quick else COMMANDS[package])]
+    mirrored = Path("tests") / inside.parent / f"test_{inside.name}"
+    near = [str(mirrored)] if (root / mirrored).is_file() else []
+    if quick:
+        return near or [f"tests/{package}"]
+    return [*near, f"tests/{package}", *COMMANDS[package]]
 
 
 class Copy:

@@ -72,7 +72,8 @@ def test_scores_and_choices_are_those_of_plain_passes(prefix: list[int], longest
     for number, prompt in enumerate(prompts):
         said = greedy(model, [*prefix, *prompt], longest)
         other = [*said[:-1], (said[-1] + 1) % 512]
-        candidates.append([other, said, [300 + number]])
+        shorter = [300 + number] * max(1, longest - 1)
+        candidates.append([other, said, shorter])
 
     requests = requests_of(list(zip(prompts, candidates, strict=True)))
     scores, chosen = score_and_choose(model, prefix, requests, 60)
