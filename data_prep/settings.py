@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,8 +17,28 @@ from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.core.errors import UserError, require, require_at_least, require_choice
 
-STAGES = ("documents", "deduplicate", "decontaminate", "tokenizer", "tokenize", "write", "verify")
+STAGES = (
+    "documents",
+    "curate",
+    "deduplicate",
+    "near_deduplicate",
+    "decontaminate",
+    "tokenizer",
+    "tokenize",
+    "write",
+    "verify",
+)
 """The stages of a preparation, in the order in which they run."""
+
+FILTERS = (
+    "language",
+    "gopher_repetition",
+    "gopher_quality",
+    "c4_quality",
+    "fineweb_quality",
+    "pii",
+)
+"""datatrove's filters, in the order in which they are applied: that of FineWeb."""
 
 EXECUTORS = ("local", "slurm", "ray")
 MODEL_TYPES = ("bpe", "unigram")
@@ -208,6 +229,56 @@ class CleanConfig:
 
 
 @dataclass
+class CurateConfig:
+    """datatrove's filters of documents, by their quality and language. None is on by default.
+
+    They apply to training and validation documents.
+    """
+
+    filters: list[str] = field(default_factory=list)
+    """Filters to apply, in this order whatever the order they are given in.
+
+    language | gopher_repetition | gopher_quality | c4_quality | fineweb_quality | pii. All but
+    pii need packages of the extra `curation`.
+    """
+    arguments: Any = None
+    """Arguments of datatrove's classes, by filter, e.g. {gopher_quality: {min_doc_words: 20}}.
+
+    null: all have datatrove's defaults.
+    """
+    language: str = "eng"
+    """Language by whose rules datatrove cuts words and sentences, as a code of ISO 639-3."""
+    languages: list[str] = field(default_factory=list)
+    """Languages that the filter `language` keeps, as its model names them, e.g. [en]."""
+    language_model: str | None = None
+    """File of a fastText model for the filter `language`, e.g. lid.176.bin. null: none."""
+
+    def __post_init__(self) -> None:
+        for name in self.filters:
+            require_choice(FILTERS, "curate.filters", name)
+        rule = "a mapping from filters to their arguments, or null"
+        require(_is_nested(self.arguments), "curate.arguments", self.arguments, rule)
+        if "language" not in self.filters:
+            return
+
+        model = self.language_model
+        require(bool(self.languages), "curate.languages", self.languages, "a list such as [en]")
+        if model is None or not Path(model).is_file():
+            raise UserError(
+                f"curate.language_model must be the file of a fastText model, got {model!r}: "
+                "fetch https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.bin"
+            )
+
+
+def _is_nested(arguments: Any) -> bool:
+    if arguments is None:
+        return True
+    return isinstance(arguments, dict) and all(
+        isinstance(each, dict) for each in arguments.values()
+    )
+
+
+@dataclass
 class DecontaminateConfig:
     """The search for text of evaluation sets in the training documents."""
 
@@ -224,7 +295,7 @@ class DecontaminateConfig:
     words: int = 13
     """Number of equal words in a row that count as an overlap."""
     least_words: int = 8
-    """Items with fewer words are not looked for."""
+    """Texts of items with fewer words are not looked for."""
 
     def __post_init__(self) -> None:
         require_at_least(1, "decontaminate.words", self.words)
@@ -292,16 +363,24 @@ class PrepareConfig:
     """The tokenizer."""
     clean: CleanConfig = field(default_factory=CleanConfig)
     """What is changed in the documents."""
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    """Filters by quality and language, and the removal of personal data."""
     deduplicate: bool = True
     """Whether only the first of several documents with equal text is kept."""
+    near_deduplicate: bool = False
+    """Whether one of several training documents with nearly equal text is kept, found by MinHash.
+
+    Training documents near a validation document are left out, too.
+    """
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     """The search for text of evaluation sets."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     """Where the tasks run."""
-    validation_fraction: float = 0.05
+    validation_fraction: float | None = None
     """Share of the documents that become validation data.
 
-    It applies where the corpus has no validation data of its own.
+    It applies where the corpus has no validation data of its own. null: 0.05; 0.2 of stdlib, which
+    has few documents.
     """
     shard_tokens: int = 268_435_456
     """Size of a shard, in tokens, rounded up to whole documents (512 MiB of uint16)."""
@@ -312,16 +391,24 @@ class PrepareConfig:
     until: str = "verify"
     """Last stage to run.
 
-    documents | deduplicate | decontaminate | tokenizer | tokenize | write | verify.
+    documents | curate | deduplicate | near_deduplicate | decontaminate | tokenizer | tokenize |
+    write | verify.
     """
 
     def __post_init__(self) -> None:
-        fraction = self.validation_fraction
+        fraction = self.share_for_validation
         require(0 < fraction < 1, "validation_fraction", fraction, "between 0 and 1")
         require_at_least(1, "shard_tokens", self.shard_tokens)
         require_at_least(1, "piece_bytes", self.piece_bytes)
         require_choice(ON_ERROR, "on_error", self.on_error)
         require_choice(STAGES, "until", self.until)
+
+    @property
+    def share_for_validation(self) -> float:
+        """The share of the documents that become validation data, 0 to 1."""
+        if self.validation_fraction is not None:
+            return self.validation_fraction
+        return 0.2 if self.corpus.get("kind") == "stdlib" else 0.05
 
     def made_with(self) -> dict[str, Any]:
         """Return the options that the shards depend on."""

@@ -190,7 +190,6 @@ def test_measuring_again_replaces_the_lines(
     "change",
     [
         "evaluation.tokens=704",
-        "evaluation.windows=3",
         "evaluation.context_lengths=[32]",
         "evaluation.stride=16",
         "evaluation.documents=apart",
@@ -303,7 +302,9 @@ def test_numbers_are_printed_as_people_read_them(invoke: Invoke, run_dir: Path) 
         name, *rest = line.split(maxsplit=2) or [""]
         rows[name] = rest
     assert rows["val/targets"] == ["1,280", "tokens"]
-    assert rows["val/loss"][1] == "nats per token"
+    margin, unit = rows["val/loss"][1].removeprefix("± ").split(maxsplit=1)
+    assert 0 < float(margin) < 0.1
+    assert unit == "nats per token"
     assert float(rows["val/loss"][0]) == pytest.approx(np.log(512), abs=0.2)
     assert "Perplexity by context length" in done.out
 
@@ -357,12 +358,25 @@ def measured(folder: Path) -> list[dict[str, Any]]:
 def test_few_shot_tasks_are_measured_alike_while_training_and_afterwards(
     data_folder: Path, task: str, tmp_path: Path
 ) -> None:
-    """An odd number of queries, on two ranks under ZeRO-3 and in one process; then compared."""
-    icl = [f"evaluation.icl.tasks=[{task}]", "evaluation.icl.k=[0,2]", "evaluation.icl.seeds=2"]
+    """An odd number of queries, on two ranks under ZeRO-3 and in one process; then compared.
+
+    With a task whose answers the model writes, of any lengths.
+    """
+    written = Path(task).with_name("written.yaml")
+    written.write_text(
+        f"dataset: {written.parent}\ntest_split: test\ntemplate: 'x {{text}}:'\n"
+        "answers: text\nmax_new_tokens: 5\nstop: [e]\n"
+    )
+    icl = [
+        f"evaluation.icl.tasks=[{task},{written}]",
+        "evaluation.icl.k=[0,2]",
+        "evaluation.icl.seeds=2",
+    ]
     common = [f"data={data_folder}", f"runs={tmp_path}", *SMOKE, *icl]
     ranks = ["launch.nproc_per_node=2", "deepspeed=zero3", "attention=momentum"]
     soft = ["icl/small/soft@0", "icl/small/soft@2"]
-    keys = {*soft, "icl/small/acc@0", "icl/small/acc@2", "eval/seconds"}
+    overlap = ["icl/written/f1@0", "icl/written/f1@2"]
+    keys = {*soft, *overlap, "icl/small/acc@0", "icl/small/acc@2", "eval/seconds"}
 
     for name, more in (("one", []), ("two", ranks)):
         run = tmp_path / name
@@ -376,17 +390,17 @@ def test_few_shot_tasks_are_measured_alike_while_training_and_afterwards(
         asked = []
         for _ in ("while training", "afterwards"):
             for step in (10, 20):
-                asked += [(step, 0, 0), (step, 2, 0), (step, 2, 1)]
+                asked += [(step, 0, 0), (step, 2, 0), (step, 2, 1)] * 2
         lines = lines_of(run)["icl"]
         assert [(line["step"], line["k"], line["seed"]) for line in lines] == asked
 
         afterwards = lines_of(run)["validation"]
         for then, now in zip(measured(run), afterwards, strict=True):
-            for key in (*soft, "val/bpb"):
+            for key in (*soft, *overlap, "val/bpb"):
                 assert now[key] == pytest.approx(then[key], rel=1e-4), key
 
     compared = command("momentum_gpt.compare", f"runs=[{tmp_path / 'one'},{tmp_path / 'two'}]")
     assert compared.code == 0, compared.err
-    assert "Few-shot accuracy of two against one, paired by query:" in compared.out
-    assert "Loss of two against one, nats per token, paired by document:" in compared.out
+    assert "Few-shot tasks, two against one, paired by query:" in compared.out
+    assert "Losses of two against one, paired by document:" in compared.out
     assert "McNemar" in compared.out

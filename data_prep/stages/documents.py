@@ -67,7 +67,7 @@ class ReadDocuments(Stage):
             inputs,
             written_at(paths),
             asdict(config.clean),
-            config.validation_fraction,
+            config.share_for_validation,
             config.on_error,
         ]
 
@@ -102,9 +102,15 @@ def documents_reports(folder: Path) -> list[DocumentsReport]:
     return [DocumentsReport(**read_json(path)) for path in report_files(folder)]
 
 
+def documents_folder(work: Work) -> Path:
+    """Return the folder of the stage whose documents go on: curated, if there are filters."""
+    return work.folder / ("curate" if work.config.curate.filters else "documents")
+
+
 def bytes_read(work: Work) -> int:
-    """Return the UTF-8 bytes of all documents that the stage kept."""
-    return sum(report.bytes for report in documents_reports(work.folder / "documents"))
+    """Return the UTF-8 bytes of all documents that go on."""
+    reports = report_files(documents_folder(work))
+    return sum(read_json(path)["bytes"] for path in reports)
 
 
 class Read(PipelineStep):
@@ -154,7 +160,7 @@ class Read(PipelineStep):
 
     def _marked(self, document: Document, name: str) -> Any:
         """Return datatrove's form of a document, with its split."""
-        split = document.split or split_of(document.text, self.config.validation_fraction)
+        split = document.split or split_of(document.text, self.config.share_for_validation)
         return datatrove.data.Document(text=document.text, id=name, metadata={"split": split})
 
 

@@ -1,4 +1,4 @@
-"""Stage 4: the tokenizer, given or trained on a sample of the training documents."""
+"""Stage 6: the tokenizer, given or trained on a sample of the training documents."""
 
 from __future__ import annotations
 

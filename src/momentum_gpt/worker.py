@@ -27,6 +27,7 @@ from momentum_gpt.data import (
     open_training,
     open_validation,
 )
+from momentum_gpt.data.synthetic_tasks import NO_TARGET
 from momentum_gpt.evaluation import Origin, evaluate, keep_records
 from momentum_gpt.models import ATTENTIONS, GPT, start_from
 from momentum_gpt.models.gpt import init_weights
@@ -194,9 +195,9 @@ class Run:
         tokens, targets = fixed_batch(self.validation, self.config.model.seq_len)
         device = self.engine.device
         self.engine.module.eval()
-        loss = self.engine.module(tokens.to(device), targets.to(device)).item()
+        nats = self.engine.module(tokens.to(device), targets.to(device))
         self.engine.module.train()
-        return loss
+        return (nats / (targets != NO_TARGET).sum()).item()
 
     @property
     def tokens(self) -> int:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from momentum_gpt.comparison.by_seed import by_seed, variants
+from momentum_gpt.comparison.by_seed import FEW_SHOT, LOSSES, by_seed, variants
 from momentum_gpt.comparison.certificate import common_ground
-from momentum_gpt.comparison.compare import paired_tables
-from momentum_gpt.comparison.paired import paired_table
+from momentum_gpt.comparison.compare import compare_pairs
 from momentum_gpt.comparison.runs import Run, config_differences
+from momentum_gpt.comparison.table import columns
 from momentum_gpt.core.config import (
     DataConfig,
     ModelConfig,
@@ -84,7 +84,7 @@ def test_runs_are_paired_by_seed() -> None:
     (first_name, first), (other_name, other) = variants(runs).items()
     assert (first_name, other_name) == ("vanilla", "momentum (ema_decay 0.5)")
 
-    (row,) = by_seed(first, other)
+    (row,) = by_seed(first, other, LOSSES)
     assert (row.measure, row.unit) == ("val/loss", "nats/token")
     assert (row.pairs, row.paired_by) == (3, "training seed")
     assert (row.first, row.other) == (5.5, 3.5)
@@ -93,34 +93,74 @@ def test_runs_are_paired_by_seed() -> None:
     assert row.interval == pytest.approx((-2 - half, -2 + half), abs=1e-4)
 
     # t = -2 sqrt(3) at 2 degrees of freedom; of 8 sign flips, 2 are as far from 0.
-    assert row.p_values["t-test"] == row.p_holm == pytest.approx(0.0742, abs=1e-4)
+    assert row.p_values["t-test"] == pytest.approx(0.0742, abs=1e-4)
     assert row.p_values["sign-flip"] == 2 / 8
-    assert paired_table("title", first_name, other_name, [row]).rows[0][-1] == ""
 
 
-def test_few_shot_metrics_are_adjusted_for_their_number() -> None:
+def test_seeds_are_paired_by_their_numbers_and_not_by_their_rank() -> None:
+    """The variants share seeds 1 and 5 alone: differences -1 and -3, whatever the order."""
+    losses = {0: 9.0, 1: 5.0, 5: 8.0}
+    runs = [run(f"a{seed}", seed, loss) for seed, loss in losses.items()]
+    for seed, loss in {5: 5.0, 7: 1.0, 1: 4.0}.items():
+        runs.append(run(f"b{seed}", seed, loss, momentum=True))
+
+    (row,) = by_seed(*variants(runs).values(), LOSSES)
+    assert row.pairs == 2
+    assert (row.first, row.other) == (6.5, 4.5)
+    half = 12.7062 * 1.0  # t at one degree of freedom, times s / sqrt(2) = 1
+    assert row.interval == pytest.approx((-2 - half, -2 + half), abs=1e-3)
+
+
+def test_losses_and_few_shot_metrics_are_families_of_their_own() -> None:
     """Three tasks with the same difference: each p-value is multiplied by three."""
     few_shot = {f"icl/{task}/acc@4": 0.5 for task in "abc"}
-    runs = [run(f"a{seed}", seed, 5.0, **few_shot) for seed in range(3)]
+    more = {"val/bpb": 1.0, "val/ppl@64": 9.0, "val/ppl@16": 10.0, "icl/score": -0.1}
+    runs = [run(f"a{seed}", seed, 5.0, **few_shot, **more) for seed in range(3)]
     for seed in range(3):
         better = {key: value + 0.1 + 0.001 * seed for key, value in few_shot.items()}
-        runs.append(run(f"b{seed}", seed, 5.0 - seed, momentum=True, **better))
+        runs.append(run(f"b{seed}", seed, 5.0 - seed, momentum=True, **better, **more))
 
-    first, other = variants(runs).values()
-    rows = by_seed(first, other)
-    assert [row.measure for row in rows] == ["val/loss", *few_shot]
-    assert [row.unit for row in rows[1:]] == ["accuracy"] * 3
+    losses, accuracies = compare_pairs(runs, ignore_progress)
+    # The whole context's perplexity and bits per byte are the loss in other units.
+    measures = [row.measure for row in losses.differences]
+    assert measures == ["val/loss", "val/ppl@16", "icl/score"]
+    for row in losses.differences:
+        assert row.p_holm == min(1.0, 3 * row.p_values["t-test"])
 
-    for row in rows[1:]:
+    assert [row.measure for row in accuracies.differences] == list(few_shot)
+    assert {row.unit for row in accuracies.differences} == {"accuracy"}
+    for row in accuracies.differences:
         assert row.p_holm == pytest.approx(3 * row.p_values["t-test"])
         assert row.p_holm is not None
         assert row.p_holm < 0.001
-    assert rows[0].p_holm == rows[0].p_values["t-test"]
 
-    table = paired_table("title", "a", "b", rows)
-    assert [cells[-1] for cells in table.rows] == ["", "*", "*", "*"]
+    table = accuracies.table()
+    assert [cells[-1] for cells in table.rows] == ["*", "*", "*"]
     assert "sample" not in table.head
     assert table.head[-5:-2] == ["t-test p", "Holm p", "sign-flip p"]
+
+
+def test_across_tokenizers_only_units_of_text_are_compared() -> None:
+    metrics = {
+        "val/bpb": 1.0,
+        "val/ppl_word": 90.0,
+        "val/ppl@16": 10.0,
+        "icl/score": -0.1,
+        "icl/x/acc@4": 0.5,
+        "icl/x/soft@4": 0.5,
+    }
+    runs = []
+    for seed in (0, 1):
+        for momentum in (False, True):
+            tokenizer = replace(manifest(seed), tokenizer_sha256=str(momentum))
+            plain = run(f"{seed}{momentum}", seed, 5.0, momentum, **metrics)
+            runs.append(replace(plain, manifest=tokenizer))
+
+    losses, accuracies = compare_pairs(runs, ignore_progress)
+    assert [row.measure for row in losses.differences] == ["val/bpb", "val/ppl_word"]
+    assert [row.measure for row in accuracies.differences] == ["icl/x/acc@4"]
+    assert [column.title for column in columns(runs)][:2] == ["bits per byte", "perplexity"]
+    assert "NOT the same tokenizer" in " ".join(common_ground(runs))
 
 
 def test_what_is_shared_is_shared_seed_by_seed() -> None:
@@ -174,7 +214,7 @@ def test_another_learning_rate_is_another_variant_and_one_seed_is_no_pair() -> N
         "vanilla, optim.lr 0.002, optim.min_lr 0.0002",
     ]
     first, other = found.values()
-    assert by_seed(first, other) == []
+    assert by_seed(first, other, LOSSES) == []
 
 
 def test_options_that_change_nothing_of_a_result_make_no_variant() -> None:
@@ -193,8 +233,10 @@ def test_options_that_change_nothing_of_a_result_make_no_variant() -> None:
 
     assert list(variants(runs)) == ["vanilla", "momentum (ema_decay 0.5)"]
     assert "training.keep_checkpoints" not in config_differences(runs)
-    (table,) = paired_tables(runs, ignore_progress)
-    assert table.title == "momentum (ema_decay 0.5) against vanilla, paired by training seed"
+    (comparison,) = compare_pairs(runs, ignore_progress)
+    table = comparison.table()
+    title = "Losses of momentum (ema_decay 0.5) against vanilla, paired by training seed"
+    assert table.title == title
     assert table.rows[0][table.head.index("seeds")] == "2"
 
 
@@ -205,7 +247,7 @@ def test_options_that_affect_a_result_do_make_variants() -> None:
 
 
 def test_what_both_measured_is_compared_and_nothing_else() -> None:
-    more = {"val/ppl@64": 2.0, "icl/sst2/acc@4": 0.5, "val/seconds": 1.0, "val/targets": 64}
+    more = {"val/ppl@32": 2.0, "icl/sst2/acc@4": 0.5, "val/seconds": 1.0, "val/targets": 64}
     runs = [
         run("a0", 0, 5.0, **more),
         run("a1", 1, 5.0, **more),
@@ -213,5 +255,6 @@ def test_what_both_measured_is_compared_and_nothing_else() -> None:
         run("b1", 1, 5.0, momentum=True, **more),
     ]
     first, other = variants(runs).values()
-    measures = [row.measure for row in by_seed(first, other)]
-    assert measures == ["val/loss", "val/ppl@64", "icl/sst2/acc@4"]
+    measures = [row.measure for row in by_seed(first, other, LOSSES)]
+    assert measures == ["val/loss", "val/ppl@32"]
+    assert [row.measure for row in by_seed(first, other, FEW_SHOT)] == ["icl/sst2/acc@4"]

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from momentum_gpt import compare
+from momentum_gpt import compare, evaluate
 from momentum_gpt.comparison.certificate import common_ground
+from momentum_gpt.comparison.paired import Comparison, PairedDifference
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.report.figures import FIGURES, trailing_means
-from momentum_gpt.comparison.runs import config_differences, load_runs
-from momentum_gpt.comparison.table import Table, columns, results_text
+from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences, load_runs
+from momentum_gpt.comparison.table import columns, results_text
 from momentum_gpt.core.files import read_json_lines
 from tests.conftest import CHROMIUM, SMOKE, Result, command
 
@@ -51,13 +52,20 @@ def both(runs: Path) -> list[str]:
     return [str(runs / "vanilla"), str(runs / "momentum")]
 
 
+def load(folders: list[str]) -> list[Run]:
+    """Return the finished runs of these folders: all of them."""
+    loaded, left_out = load_runs(folders)
+    assert left_out == []
+    return loaded
+
+
 def last_evaluation(folder: str) -> dict[str, Any]:
     records = read_json_lines(Path(folder) / "metrics.jsonl")
     return [record for record in records if "val/loss" in record][-1]
 
 
 def test_the_table_holds_the_last_evaluation_and_the_differences(runs: Path) -> None:
-    loaded = load_runs(both(runs))
+    loaded = load(both(runs))
     first, other = [last_evaluation(folder) for folder in both(runs)]
     table = {f"{column.title} {column.unit}": column.values for column in columns(loaded)}
 
@@ -73,7 +81,7 @@ def test_the_table_holds_the_last_evaluation_and_the_differences(runs: Path) -> 
 
 
 def test_runs_that_differ_in_the_attention_alone_share_weights_and_tokens(runs: Path) -> None:
-    loaded = load_runs(both(runs))
+    loaded = load(both(runs))
     found = config_differences(loaded)
     assert {key.partition(".")[0] for key in found} == {"attention"}
     assert found["attention.name"] == ["vanilla", "momentum"]
@@ -87,23 +95,59 @@ def test_runs_that_differ_in_the_attention_alone_share_weights_and_tokens(runs: 
 
 
 def test_another_seed_is_told_apart(runs: Path) -> None:
-    sentences = common_ground(load_runs([str(runs / "vanilla"), str(runs / "other seed")]))
+    sentences = common_ground(load([str(runs / "vanilla"), str(runs / "other seed")]))
     assert "NOT identical initial weights." in sentences
     assert "NOT the same order of the training tokens." in sentences
 
 
-def test_runs_with_different_tokenizers_are_refused(
+def test_runs_with_different_tokenizers_are_compared_by_bytes_and_words(
     runs: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
+    """A copy of a run that says that it has another tokenizer: the text is the same."""
     copy = Path(shutil.copytree(runs / "momentum", tmp_path / "momentum"))
     manifest = copy / "checkpoints" / "step_00000020" / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'))
 
-    done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={tmp_path}/report.html")
+    page = tmp_path / "report.html"
+    done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={page}")
+    assert done.code == 0, done.err
+    assert "NOT the same tokenizer" in done.out
+    assert "bits/byte" in done.out
+    assert "nats/word" in done.out
+    assert "nats/token" not in done.out
+    assert "nats per token" not in page.read_text()
+
+
+def test_an_unfinished_run_is_left_out_by_name(runs: Path, tmp_path: Path, invoke: Invoke) -> None:
+    copy = Path(shutil.copytree(runs / "momentum", tmp_path / "longer"))
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("max_steps: 20", "max_steps: 40"))
+
+    page = tmp_path / "report.html"
+    done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={page}")
     assert done.code == 2
-    assert "different tokenizers" in done.err
-    assert not (tmp_path / "report.html").exists()
+    assert "longer (evaluated at step 20 of 40)" in done.err
+    assert not page.exists()
+
+    done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy},{runs}/momentum]", f"output={page}")
+    assert done.code == 0, done.err
+    assert f"{LEFT_OUT} longer (evaluated at step 20 of 40)." in done.out
+    assert "longer against" not in done.out
+
+
+def test_overlapping_windows_are_compared_too(runs: Path, tmp_path: Path, invoke: Invoke) -> None:
+    folders = [
+        str(shutil.copytree(runs / name, tmp_path / name)) for name in ("vanilla", "momentum")
+    ]
+    for folder in folders:
+        options = ["evaluation.stride=16", "evaluation.context_lengths=[32,64]"]
+        done = invoke(evaluate.main, f"run={folder}", *options)
+        assert done.code == 0, done.err
+
+    done = invoke(compare.main, f"runs=[{folders[0]},{folders[1]}]", f"output={tmp_path}/r.html")
+    assert done.code == 0, done.err
+    assert "validation, context 32, stride 16" in done.out
 
 
 def test_what_was_measured_afterwards_counts_only_if_all_runs_have_it(
@@ -117,21 +161,35 @@ def test_what_was_measured_afterwards_counts_only_if_all_runs_have_it(
 
     first = Path(folders[0]) / "evaluations" / "validation.jsonl"
     first.write_text(line)
-    assert load_runs(folders)[0].final["val/loss"] != 1.5
+    assert load(folders)[0].final["val/loss"] != 1.5
 
     (Path(folders[1]) / "evaluations" / "validation.jsonl").write_text(line)
-    assert [run.final["val/loss"] for run in load_runs(folders)] == [1.5, 1.5]
+    assert [run.final["val/loss"] for run in load(folders)] == [1.5, 1.5]
 
 
 def test_the_page_holds_the_tables_and_marks_what_speaks_against_the_comparison(
     runs: Path,
 ) -> None:
-    loaded = load_runs([str(runs / "vanilla"), str(runs / "other seed")])
-    table = Table("Losses <b>", ["measure", ""], [["a & b", "*"]])
-    page = report(loaded, [table])
+    loaded = load([str(runs / "vanilla"), str(runs / "other seed")])
+    row = PairedDifference(
+        measure="a & b",
+        unit="nats",
+        paired_by="document",
+        pairs=40,
+        first=2.0,
+        other=1.0,
+        interval=(-1.5, -0.5),
+        detectable=0.7,
+        p_values={"sign-flip": 0.001},
+        p_holm=0.001,
+    )
+    sentences = [f"{LEFT_OUT} c.", *common_ground(loaded)]
+    page = report(loaded, [Comparison("Losses <b>", "x", "y", [row])], sentences)
 
     assert "<h2>Losses &lt;b&gt;</h2>" in page
-    assert "<td>a &amp; b</td><td>*</td>" in page
+    assert "<td>a &amp; b</td><td>nats</td><td>40</td>" in page
+    assert "<td>*</td>" in page
+    assert f'<li class="against">{LEFT_OUT} c.</li>' in page
     assert '<li class="against">NOT identical initial weights.</li>' in page
     assert "<li>Identical training tokens.</li>" in page
     assert f"{columns(loaded)[0].difference(1)}</span>" in page
@@ -183,13 +241,13 @@ def test_the_report_opens_in_a_browser_without_a_network(
         for number in range(figures.count()):
             assert_is_drawn(figures.nth(number))
 
-        # A click on a name in a legend hides its line.
+        # Each run is a line in a band. A click on a name in a legend hides both.
         lines = ".scatterlayer .trace"
-        assert figures.first.locator(lines).count() == 2
+        assert figures.first.locator(lines).count() == 4
         figures.first.locator(".legendtoggle").first.click()
         page.wait_for_function(
             "lines => document.querySelector('.js-plotly-plot')"
-            ".querySelectorAll(lines).length == 1",
+            ".querySelectorAll(lines).length == 2",
             arg=lines,
         )
 

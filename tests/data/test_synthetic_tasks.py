@@ -65,6 +65,23 @@ def test_the_world_size_only_shares_the_sequences_out() -> None:
         assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
 
 
+def test_the_hash_of_the_order_holds_every_step_before() -> None:
+    batches = SyntheticBatches(RECALL, 0, BatchPlan(8, 8, 1, 1))
+    first = batches.order_hash("", 0)
+    hashes = [first, batches.order_hash("", 1), batches.order_hash(first, 1)]
+    assert len(set(hashes)) == 3
+    assert SyntheticBatches(RECALL, 1, BatchPlan(8, 8, 1, 1)).order_hash("", 0) != first
+
+
+@pytest.mark.parametrize("seq_len", [26, 27])
+@pytest.mark.parametrize("kind", ["recall", "induction"])
+def test_the_targets_of_a_step_are_its_answers(kind: str, seq_len: int) -> None:
+    task = SyntheticTask(TaskConfig(kind, n_pairs=4, n_keys=10, n_values=20), seq_len)
+    batches = SyntheticBatches(task, 0, BatchPlan(6, 3, 1, 2))
+    answers = [(batches(5, 0, rank)[1] != NO_TARGET).sum() for rank in (0, 1)]
+    assert batches.n_targets(5) == sum(answers)
+
+
 def test_sequences_that_are_too_short_are_refused() -> None:
     with pytest.raises(
         UserError,

@@ -18,6 +18,7 @@ PAGES = [
     "docs/training.md",
     "docs/choosing-a-decay.md",
     "docs/evaluation.md",
+    "docs/few-shot-tasks.md",
     "docs/comparing.md",
     "docs/exporting.md",
     "docs/reproducing-the-paper.md",

@@ -26,13 +26,11 @@ def test_two_percent_of_the_computation_by_hand(data_folder: Path) -> None:
     """
     evaluation = EvaluationConfig()
     plan = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
-    assert evaluation.tokens == 65536
-    assert evaluation.windows == 12
+    assert evaluation.tokens == plan.tokens == 12 * 256
     assert evaluation.induction_sequences == 12
-    assert plan.n_targets == 3072
     assert plan.cost == 12 * 256 * 3 + 12 * 256
     assert plan.between == 655360
-    assert str(plan) == "3,072 targets: 1.88% of the computation"
+    assert str(plan) == "3,072 validation targets: 1.88% of the computation"
 
 
 def test_a_plan_changes_no_option_until_it_is_filled_in(data_folder: Path) -> None:
@@ -56,7 +54,7 @@ def test_the_last_evaluation_counts_and_enough_is_enough(
 ) -> None:
     steps = training(max_steps, eval_every)
     plan = settle_evaluation(EvaluationConfig(), steps, 256, load_tokenizer(data_folder))
-    assert str(plan).startswith(f"{targets:,} targets")
+    assert str(plan).startswith(f"{targets:,} validation targets")
 
 
 def test_what_the_user_chose_stays_and_its_cost_is_reported(data_folder: Path) -> None:
@@ -64,11 +62,12 @@ def test_what_the_user_chose_stays_and_its_cost_is_reported(data_folder: Path) -
     evaluation = EvaluationConfig(**chosen)
     plan = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
     assert evaluation.tokens == 65536
-    assert evaluation.windows is None
     assert evaluation.induction_sequences == 64
 
     share = (65536 * (1 + 256 / 64) + 64 * 256) / 655360
-    expected = f"65,536 targets: {share:.2%} of the computation, more than evaluation.share"
+    expected = (
+        f"65,536 validation targets: {share:.2%} of the computation, more than evaluation.share"
+    )
     assert str(plan) == expected
 
 
@@ -97,12 +96,32 @@ def test_few_shot_queries_take_half_the_share(
     in_query = len(tokenizer.encode("a test 01234"))
     parts = [tokenizer.encode(text) for text in ("a train 01234", " b", "\n")]
     in_demonstration = sum(map(len, parts))
-    rounds = 2 if flipped else 1
-    in_prefixes = rounds * (6 + 5 * 4 * in_demonstration)
+    # Only after demonstrations is there a second round, with wrong answers.
+    rounds = 1 + 5 * (2 if flipped else 1)
+    in_prefixes = rounds + (rounds - 1) * 4 * in_demonstration
 
     allowed = 0.01 * 2 * 900 * 4096
-    expected = (allowed - in_prefixes) / (rounds * 6 * in_query)
+    expected = (allowed - in_prefixes) / (rounds * in_query)
     assert evaluation.icl.queries == pytest.approx(expected, rel=0.02)
     assert evaluation.icl.queries < 2000
-    assert evaluation.windows == int(0.75 * allowed / 3 / 256)
+    assert evaluation.tokens == int(0.75 * allowed / 3 / 256) * 256
     assert f", {evaluation.icl.queries:,} queries of each of 1 tasks: " in str(plan)
+    assert str(plan).endswith("% of the computation")
+
+
+def test_demonstrations_that_do_not_fit_are_named_at_the_start(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        rows = [{"text": f"{split} {i}", "label": i % 2} for i in range(9)]
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    task = tmp_path / "t.yaml"
+    task.write_text(
+        f"dataset: {tmp_path}\ntest_split: test\ntemplate: 'a {{text}}'\n"
+        "verbalizers: [' b', ' c']\n"
+    )
+    evaluation = EvaluationConfig(icl=IclConfig(tasks=[str(task)], k=[0, 9, 16, 32]))
+    plan = settle_evaluation(evaluation, training(900, 0), 256, load_tokenizer(data_folder))
+    note = "t: k=16 and 32 became 9: no more demonstrations fit, or exist"
+    assert str(plan).splitlines()[1:] == [note]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Texts, TokenShards
 from momentum_gpt.evaluation import PerplexityRecord
 from momentum_gpt.evaluation.perplexity import icl_score, perplexity, plan_passes
+from momentum_gpt.evaluation.statistics import over_documents
 from momentum_gpt.evaluation.targets import Stream, choose_targets
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
@@ -73,6 +75,27 @@ def measure(
     return perplexity(model, targets, passes, seq_len, tokens_per_forward)
 
 
+@dataclass
+class Beginning:
+    """The first tokens of a stream, as a stream."""
+
+    stream: TokenShards
+    size: int
+    name: str = "a beginning"
+
+    def __post_init__(self) -> None:
+        self.tokenizer = self.stream.tokenizer
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        return self.stream.read(start, length)
+
+    def fingerprint(self) -> str:
+        return f"the first {self.size} of {self.stream.fingerprint()}"
+
+
 @pytest.fixture(scope="module")
 def validation(data_folder: Path) -> TokenShards:
     return TokenShards(data_folder, "validation")
@@ -81,55 +104,50 @@ def validation(data_folder: Path) -> TokenShards:
 def test_a_model_of_known_probabilities_gets_the_perplexity_worked_out_on_paper(
     validation: TokenShards,
 ) -> None:
-    stream = validation.read(0, 64 * 10 + 1)
-    loss = coin_nats(stream[1:] == stream[:-1]) / 640
+    config = EvaluationConfig(tokens=10**9, context_lengths=[16, 64])
+    n = (len(validation) - 1) // 64 * 64
+    stream = validation.read(0, n + 1)
+    loss = coin_nats(stream[1:] == stream[:-1]) / n
 
-    config = EvaluationConfig(tokens=700, context_lengths=[16, 64])
-    metrics, _ = measure(Coin(512), validation, config, 64, 200)
+    metrics, _ = measure(Coin(512), validation, config, 64, 2000)
     assert metrics["val/loss"] == pytest.approx(loss, rel=1e-6)
     assert metrics["val/ppl@16"] == metrics["val/ppl@64"]
     assert metrics["val/ppl@64"] == pytest.approx(math.exp(loss), rel=1e-5)
 
 
-def test_some_windows_are_spread_evenly_over_all(validation: TokenShards) -> None:
-    """3 of 10 windows of 64 are numbers 0, 3 and 6. Each is read without the others."""
+def test_a_sample_is_read_window_by_window(validation: TokenShards) -> None:
+    """Three of the stream's windows of 64, each read without the others."""
     model = small_model(64)
-    config = EvaluationConfig(tokens=640, context_lengths=[16, 64], windows=3)
-    metrics, (_, record) = measure(model, validation, config, 64, 1000)
+    config = EvaluationConfig(tokens=200, context_lengths=[16, 64])
+    targets = choose_targets(validation, config, 64)
+    assert targets.sizes.tolist() == [64] * 3  # no neighbours among them
 
-    windows = [validation.read(64 * number, 65) for number in (0, 3, 6)]
+    windows = [validation.read(start - 1, 65) for start in targets.starts]
     blocks = torch.from_numpy(np.stack(windows))
     with torch.no_grad():
-        loss = model(blocks[:, :-1], blocks[:, 1:]).item()
+        loss = model(blocks[:, :-1], blocks[:, 1:]).item() / 192
+    metrics, _ = measure(model, validation, config, 64, 1000)
     assert metrics["val/loss"] == pytest.approx(loss, rel=1e-5)
     assert metrics["val/targets"] == 192
-    assert len(set(record.document)) >= 3
-
-    ten = EvaluationConfig(tokens=640, windows=10)
-    everything = EvaluationConfig(tokens=640)
-    in_windows, _ = measure(model, validation, ten, 64, 1000)
-    in_one_stretch, _ = measure(model, validation, everything, 64, 1000)
-    assert in_windows == in_one_stretch
 
 
-def test_overlapping_windows_that_are_spread_have_their_context_too(
-    validation: TokenShards,
-) -> None:
-    """Windows 0, 3 and 6 of 64 targets, stride 16, contexts of 64.
+def test_overlapping_windows_of_a_sample_have_their_context_too(validation: TokenShards) -> None:
+    """Three windows of 64 targets, stride 16, contexts of 64.
 
-    A target sees 49 tokens and more, except in window 0.
+    A target sees 49 tokens and more, except where the stream begins.
     """
     model = small_model(64)
+    config = EvaluationConfig(tokens=200, context_lengths=[64], stride=16)
+    starts = choose_targets(validation, config, 64).starts
     nats = []
-    for number in (0, 3, 6):
-        for target in range(64 * number, 64 * number + 64):
+    for start in starts.tolist():
+        for target in range(start - 1, start + 63):
             end = max(64, -(-(target + 1) // 16) * 16)
             block = torch.from_numpy(validation.read(end - 64, target + 2 - (end - 64)))
             with torch.no_grad():
                 logits = model(block[None, :-1])[0, -1].double()
             nats.append(-logits.softmax(-1)[block[-1]].log().item())
 
-    config = EvaluationConfig(tokens=640, context_lengths=[64], windows=3, stride=16)
     metrics, _ = measure(model, validation, config, 64, 1000)
     expected = math.exp(np.mean(nats))
     assert metrics["val/ppl@64/stride"] == pytest.approx(expected, rel=1e-5)
@@ -178,7 +196,7 @@ def test_overlapping_windows_score_each_target_once_with_the_context_that_they_s
         nats.append(-logits.softmax(-1)[stream[target + 1]].log().item())
 
     config = EvaluationConfig(tokens=128, context_lengths=[16, 32], stride=stride)
-    metrics, _ = measure(model, validation, config, 32, 64)
+    metrics, _ = measure(model, Beginning(validation, 129), config, 32, 64)
     expected = math.exp(np.mean(nats))
     assert metrics["val/ppl@16/stride"] == pytest.approx(expected, rel=1e-5)
     assert metrics["val/ppl@16/stride"] != pytest.approx(metrics["val/ppl@16"], rel=1e-5)
@@ -206,7 +224,7 @@ def test_every_context_length_equals_a_loop_over_the_tokens(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)  # a fresh model hardly looks at its context
-        metrics, _ = measure(model, validation, config, 32, 64)
+        metrics, _ = measure(model, Beginning(validation, 129), config, 32, 64)
         for length in lengths:
             nats = brute_force(model, stream, length)
             expected = math.exp(np.mean(nats))
@@ -291,18 +309,15 @@ def test_documents_apart_have_the_nats_that_they_have_alone(
         assert metrics["val/targets"] == sum(map(len, encoded))
         assert len(records) == 4
 
-        scored = [i for i in order if encoded[i]]
-        n_targets = []
-        for i in scored:
-            for done in range(0, len(encoded[i]), 32):
-                n_targets.append(min(32, len(encoded[i]) - done))
-
+        scored = [(number, i) for number, i in enumerate(order) if encoded[i]]
         for record in records:
             alone = expected[record.context_length, record.stride]
-            nats = np.array([alone[i] for i in scored])
-            by_document = np.bincount(record.document, record.nats)
-            assert by_document == pytest.approx(nats, abs=5e-4)
-            assert record.n_targets == n_targets
+            nats = np.array([alone[i] for _, i in scored])
+            assert record.document == [number for number, _ in scored]
+            assert record.nats == record.nats_of_text == pytest.approx(nats, abs=5e-4)
+            assert record.n_targets == [len(encoded[i]) for _, i in scored]
+            assert record.n_bytes == [len(texts[i].encode()) for _, i in scored]
+            assert record.n_words == [len(texts[i].split()) for _, i in scored]
             assert record.bpb == pytest.approx(nats.sum() / math.log(2) / n_bytes, rel=1e-6)
 
 
@@ -335,14 +350,38 @@ def test_a_masked_stream_has_for_each_document_the_nats_of_it_alone(
     assert measured == pytest.approx([nats[i] for i in whole], abs=2e-4)
 
 
-def test_per_document_nats_add_up_to_the_loss(validation: TokenShards) -> None:
+def test_per_document_nats_add_up_to_the_loss_and_give_its_margin(validation: TokenShards) -> None:
     config = EvaluationConfig(tokens=len(validation), context_lengths=[16, 64])
     metrics, records = measure(Coin(512), validation, config, 64, 1000)
     for record in records:
-        assert len(record.nats) > 3
         assert sum(record.n_targets) == record.targets == metrics["val/targets"]
         assert sum(record.nats) / record.targets == pytest.approx(record.loss, rel=1e-5)
-    assert records[0].text_sha256 == records[1].text_sha256
+        assert len(record.document) == metrics["val/documents"] == validation.documents
+        assert sum(record.n_bytes) == record.bytes == metrics["val/bytes"]
+        assert sum(record.n_words) == record.words
+    assert records[0].text == records[1].text
+
+    loss = over_documents(np.array(records[1].nats), np.array(records[1].n_targets))
+    assert metrics["val/loss_margin"] == pytest.approx(loss.margin)
+
+
+def test_the_windows_of_one_document_are_added_up(validation: TokenShards) -> None:
+    """The nats of each document by a loop over the targets of the whole stream."""
+    config = EvaluationConfig(tokens=640, context_lengths=[64])
+    _, (record,) = measure(Coin(512), validation, config, 64, 1000)
+    targets = choose_targets(validation, config, 64)
+    ends = (targets.starts + targets.sizes).tolist()
+    stretches = list(zip(targets.starts.tolist(), ends, strict=True))
+
+    nats: dict[int, float] = {}
+    document = 0
+    for place in range(1, len(validation)):
+        previous, token = validation.read(place - 1, 2).tolist()
+        document += previous == validation.tokenizer.eos_id
+        if any(start <= place < end for start, end in stretches):
+            nats[document] = nats.get(document, 0.0) + COIN_NATS[int(previous != token)]
+    assert record.document == list(nats)
+    assert record.nats == pytest.approx(list(nats.values()), abs=1e-3)
 
 
 def test_the_icl_score_is_late_minus_early() -> None:
@@ -351,7 +390,20 @@ def test_the_icl_score_is_late_minus_early() -> None:
     losses[480:] = 1.0
     losses[32:64] = 5.0
     losses[100:200] = 99.0
-    assert icl_score(losses) == -4.0
+    assert icl_score(losses, np.arange(512), np.zeros(512), 512).value == -4.0
+
+
+def test_the_icl_score_has_the_margin_of_the_documents_scores() -> None:
+    """Ten documents, a window each: their scores are independent and of equal weight."""
+    generator = np.random.default_rng(3)
+    nats = generator.normal(3.0, 1.0, (10, 64))
+    position = np.tile(np.arange(64), 10)
+    documents = np.repeat(np.arange(10), 64)
+    estimate = icl_score(nats.ravel(), position, documents, 64)
+
+    scores = nats[:, 60:].mean(axis=1) - nats[:, 4:8].mean(axis=1)
+    assert estimate.value == pytest.approx(scores.mean())
+    assert estimate.interval == pytest.approx(over_documents(scores, np.ones(10)).interval)
 
 
 def test_too_little_validation_text_is_refused(validation: TokenShards) -> None:

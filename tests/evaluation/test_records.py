@@ -31,10 +31,13 @@ PERPLEXITY = PerplexityRecord(
     targets=3,
     bytes=9,
     words=2,
-    text_sha256="ab",
+    document=[0, 4],
     nats=[4.0, 2.0],
     n_targets=[2, 1],
-    document=[0, 1],
+    nats_of_text=[3.5, 2.0],
+    n_bytes=[5, 4],
+    n_words=[1, 1],
+    text=["ab", "cd"],
 )
 
 FEW_SHOT = FewShotRecord(
@@ -52,6 +55,8 @@ FEW_SHOT = FewShotRecord(
     right=[1, 0],
     loss=[0.1, 0.9],
     queries=[3, 7],
+    demonstrations=[5, 2, 9, 0],
+    content_sha256="cd",
     seconds=0.25,
     scores={"sum": [[-1.0, -2.0], [-3.0, -4.0]]},
 )

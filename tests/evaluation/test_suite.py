@@ -55,7 +55,7 @@ def progress_of(model: GPT, data: object, config: EvaluationConfig) -> tuple[flo
     "options",
     [
         {"tokens": 2000},
-        {"tokens": 2000, "windows": 5, "stride": 48, "context_lengths": [64]},
+        {"tokens": 640, "stride": 48, "context_lengths": [64]},
         {"tokens": 2000, "stride": 48, "documents": "apart"},
     ],
     ids=["stream", "spread", "apart"],
@@ -72,9 +72,14 @@ def test_progress_through_text_ends_at_the_total_in_small_steps(
 def test_progress_goes_through_every_few_shot_task(
     model: GPT, validation: TokenShards, task: str
 ) -> None:
-    """With wrong answers and with queries that are verified, too."""
+    """With wrong answers and with queries that are verified, too, and with written answers."""
     without, _ = progress_of(model, validation, EvaluationConfig(tokens=1000))
-    icl = IclConfig(tasks=[task, task], k=[0, 2], seeds=2, flipped=True, verify=3)
+    written = Path(task).with_name("written.yaml")
+    written.write_text(
+        f"dataset: {written.parent}\ntest_split: test\ntemplate: 'x {{text}}:'\n"
+        "answers: text\nmax_new_tokens: 5\n"
+    )
+    icl = IclConfig(tasks=[task, str(written)], k=[0, 2], seeds=2, flipped=True, verify=3)
     total, amounts = progress_of(model, validation, EvaluationConfig(tokens=1000, icl=icl))
     assert sum(amounts) == total
     assert total > without + 1000

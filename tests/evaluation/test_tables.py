@@ -8,6 +8,7 @@ import pytest
 
 from momentum_gpt.evaluation import Measured
 from momentum_gpt.evaluation.tables import (
+    few_shot_notes,
     few_shot_table,
     metrics_table,
     number,
@@ -33,6 +34,7 @@ from tests.evaluation.test_records import FEW_SHOT, PERPLEXITY
         ("icl/induction/loss", 6.1, "6.1000", "nats per token"),
         ("icl/induction/acc", 0.02, "0.0200", "share"),
         ("icl/sst2/acc@4", 0.5, "0.5000", "share"),
+        ("icl/lambada/ppl@0", 1234.5678, "1,234.568", "per text"),
         ("eval/seconds", 1212.26, "1,212.3", "s"),
     ],
 )
@@ -46,10 +48,23 @@ def test_a_metric_is_shown_as_it_is_read(key: str, value: float, text: str, of_u
 def test_a_context_length_has_its_loss_interval_and_perplexities() -> None:
     records = [PERPLEXITY, replace(PERPLEXITY, stride=16, ppl_word=2.5e20)]
     first, second = perplexity_table(records).splitlines()[-2:]
-    assert first.split()[:4] == ["64", "-", "2", "2.0000"]
+    assert first.split()[:6] == ["64", "-", "3", "2", "2.0000", "-"]
     assert first.split()[-3:] == ["7.389", "1.5000", "900.000"]
     assert second.split()[1] == "16"
     assert second.split()[-1] == "2.5e+20"
+
+
+def test_a_metric_has_its_margin_beside_it_and_not_as_a_row() -> None:
+    metrics = {"icl/sst2/acc@4": 0.5, "icl/sst2/acc_margin@4": 0.12, "val/targets": 64}
+    accuracy, targets = metrics_table(metrics).splitlines()[-2:]
+    assert accuracy.split() == ["icl/sst2/acc@4", "0.5000", "±", "0.1200", "share"]
+    assert targets.split() == ["val/targets", "64", "tokens"]
+
+
+def test_six_documents_have_an_interval() -> None:
+    nats = [2.0, 2.2, 2.4, 2.6, 2.8, 3.0]
+    six = replace(PERPLEXITY, document=list(range(6)), nats=nats, n_targets=[1] * 6)
+    assert "[2.0000, 3.0000]" in perplexity_table([six])
 
 
 def test_seeds_share_a_row_and_what_was_not_measured_is_a_dash() -> None:
@@ -59,6 +74,36 @@ def test_seeds_share_a_row_and_what_was_not_measured_is_a_dash() -> None:
     assert first.split()[:6] == ["sst2", "4", "8", "2", "2", "0.750"]
     assert first.split()[-4:] == ["-", "-", "0.600", "0.500"]
     assert second.split()[-4:] == ["-", "0.250", "0.600", "0.500"]
+
+
+def test_each_number_that_was_asked_for_has_a_row() -> None:
+    """Also where two of them became the same k."""
+    more = replace(FEW_SHOT, k_asked=16)
+    first, second = few_shot_table([FEW_SHOT, more]).splitlines()[-2:]
+    assert first.split()[:4] == ["sst2", "4", "8", "1"]
+    assert second.split()[:4] == ["sst2", "4", "16", "1"]
+
+
+def test_written_answers_and_texts_to_foresee_have_columns_of_their_own() -> None:
+    nothing = {"soft": None, "majority": None}
+    squad = replace(FEW_SHOT, task="squad", f1=[0.5, 1.0], **nothing)
+    lambada = replace(FEW_SHOT, task="lambada", ppl=2e7, majority=None)
+    lines = few_shot_table([FEW_SHOT, squad, lambada]).splitlines()
+    assert lines[-5].split()[-3:] == ["majority", "F1", "perplexity"]
+    assert lines[-3].split()[-4:] == ["0.600", "0.500", "-", "-"]
+    assert lines[-2].split()[-4:] == ["-", "-", "0.750", "-"]
+    assert lines[-1].split()[-4:] == ["0.600", "-", "-", "2.0e+07"]
+
+
+def test_what_is_less_than_was_asked_for_is_said() -> None:
+    more = replace(FEW_SHOT, k_asked=16, seed=2, left_out=1234, rows_left_out={"test: no label": 3})
+    fits = replace(FEW_SHOT, task="mr", k_asked=4)
+    assert few_shot_notes([more, replace(more, k_asked=8), fits]) == [
+        "sst2: k=8 and 16 became 4: no more demonstrations fit, or exist",
+        "sst2: queries left out that do not fit the context: 1,234",
+        "sst2: rows left out, test: no label: 3",
+    ]
+    assert few_shot_notes([more])[0] in report(Measured({}, [], [more]))
 
 
 def test_a_report_has_the_tables_that_there_are_records_for() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from momentum_gpt.core.config import ModelConfig, OptimConfig
 from momentum_gpt.models import GPT
 from momentum_gpt.training.optim import build_optimizer, lr_at
+from tests.training.oracle import PlainAdamW
 
 
 def table(schedule: str, max_steps: int = 11, **options: float) -> list[float]:
@@ -54,3 +56,41 @@ def test_weight_decay_is_on_matrices_and_embeddings_alone() -> None:
         0.0: {1},
     }
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+ADAMW = OptimConfig(
+    lr=0.05,
+    min_lr=0.0,
+    warmup_steps=0,
+    weight_decay=0.3,
+    beta1=0.8,
+    beta2=0.7,
+    eps=0.02,
+)
+
+
+def after_five_updates(config: OptimConfig, plain: bool) -> torch.Tensor:
+    """All weights of a matrix and a vector, by torch's optimizer or by the definition."""
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.float64 if plain else torch.float32
+    shapes = [(4, 3), (5,)]
+    layer = torch.nn.ParameterList(torch.randn(s, generator=generator).to(kind) for s in shapes)
+    parameters = list(layer)
+    optimizer = PlainAdamW(parameters, config) if plain else build_optimizer(layer, config)
+
+    for _ in range(5):
+        gradients = [0.1 * torch.randn(s, generator=generator).to(kind) for s in shapes]
+        if isinstance(optimizer, PlainAdamW):
+            optimizer.step(gradients, config.lr)
+            continue
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    return torch.cat([parameter.detach().double().flatten() for parameter in parameters])
+
+
+def test_the_optimizer_is_adamw_with_the_options_given() -> None:
+    """Nothing is at torch's or our default, so that an option that is not passed on shows."""
+    found = after_five_updates(ADAMW, plain=False)
+    expected = after_five_updates(ADAMW, plain=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

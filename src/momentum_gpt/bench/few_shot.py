@@ -134,7 +134,6 @@ def requests_of(name: str, config: BenchFewShotConfig) -> tuple[int, list[Any]]:
 
     from momentum_gpt.data import load_tokenizer
     from momentum_gpt.evaluation.few_shot.prompts import prepare_task
-    from momentum_gpt.evaluation.few_shot.tasks import draw_demonstrations
     from momentum_gpt.models.weights import load_model_config
 
     tokenizer = load_tokenizer(config.run)
@@ -142,16 +141,21 @@ def requests_of(name: str, config: BenchFewShotConfig) -> tuple[int, list[Any]]:
     icl = IclConfig(tasks=[name], data=config.data, k=[config.k], seeds=1, queries=config.queries)
     prompts = prepare_task(name, tokenizer, icl, seq_len)
     (setting,) = prompts.settings
+    task = prompts.task
+    if task.by or task.asking == "write":
+        raise UserError(
+            f"tasks: {name!r} has parts, or answers that the model writes: take one in which the "
+            "same demonstrations stand before all candidates"
+        )
 
-    before = ""
-    for example in draw_demonstrations(prompts.train, setting.k, prompts.task.name, setting.seed):
-        before += f"{example.prompt}{example.candidates[example.gold]}\n"
+    before = tokenizer.decode(prompts.prefix(setting)[1:])  # lm-eval adds the end of a document
 
     requests: list[Any] = []
-    for example in prompts.queries.examples:
-        for text in example.candidates:
-            pair = (before + example.prompt, text)
-            requests.append(Instance("loglikelihood", {}, pair, len(requests)))
+    for query in prompts.queries.asked:
+        for text, scored in query.example.rows:
+            for answer in scored:
+                pair = (before + text, answer)
+                requests.append(Instance("loglikelihood", {}, pair, len(requests)))
     return setting.k, requests
 
 

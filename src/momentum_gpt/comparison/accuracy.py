@@ -10,11 +10,11 @@ from statistics import fmean, median
 import numpy as np
 import plotly.graph_objects as go
 
-from momentum_gpt.comparison.report.figures import chart, colour
+from momentum_gpt.comparison.report.figures import band, chart, colour
 from momentum_gpt.comparison.report.page import embedded, render
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.evaluation.statistics import mean_interval
+from momentum_gpt.evaluation.statistics import over_seeds
 
 LEARNED = 0.9
 """A run has learned the task once its accuracy is at least this."""
@@ -54,7 +54,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """
     if len(values) < 2:
         return 0.0, 1.0
-    low, high = mean_interval(np.array(values))
+    low, high = over_seeds(np.array(values)).interval
     return max(0.0, low), min(1.0, high)
 
 
@@ -165,18 +165,5 @@ def _traces(
     if n_seeds < 2:
         return [line]
 
-    # The band is one outline: along the upper ends, and back along the lower ones.
     lower, upper = zip(*map(interval, by_step.values()), strict=True)  # (steps,) each
-    band = go.Scatter(
-        x=steps + steps[::-1],
-        y=upper + lower[::-1],
-        legendgroup=name,
-        showlegend=False,
-        mode="lines",
-        line={"width": 0},
-        fill="toself",
-        fillcolor=line_colour,
-        opacity=0.15,
-        hoverinfo="skip",
-    )
-    return [band, line]
+    return [band(name, line_colour, steps, lower, upper), line]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -16,29 +15,26 @@ import numpy as np
 from momentum_gpt.comparison.paired import PairedDifference
 from momentum_gpt.comparison.runs import Run, config_differences
 from momentum_gpt.core.terminal import Advance, ignore_progress
-from momentum_gpt.evaluation.statistics import (
-    holm,
-    mean_interval,
-    paired_t,
-    sign_flip,
-    smallest_detectable,
-)
+from momentum_gpt.evaluation.statistics import over_seeds, sign_flip
 
-FEW_SHOT = re.compile(r"icl/\w+/(acc|soft)@\d+")
-"""The metrics whose p-values are adjusted for their number."""
+LOSSES = re.compile(r"val/(loss|bpb|acc|ppl_word|ppl@\d+)|icl/(score|induction/(acc|loss))")
+"""The metrics of text and of synthetic tasks."""
 
-COMPARED = re.compile(
-    rf"val/(loss|bpb|acc|ppl@\d+)|icl/(score|induction/(acc|loss))|{FEW_SHOT.pattern}"
-)
-"""The metrics that are compared."""
+FEW_SHOT = re.compile(r"icl/\w+/(acc|soft|f1)@\d+")
+"""The metrics of few-shot tasks."""
+
+PER_TOKEN = re.compile(r"val/(loss|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)")
+"""The metrics that have another unit with another tokenizer."""
 
 UNITS = {
     "loss": "nats/token",
     "bpb": "bits/byte",
     "score": "nats",
     "ppl": "per token",
+    "ppl_word": "per word",
     "acc": "accuracy",
     "soft": "probability",
+    "f1": "F1",
 }
 """The unit of a metric, by the last part of its name."""
 
@@ -69,16 +65,21 @@ def variants(runs: Sequence[Run]) -> dict[str, BySeed]:
 
 
 def by_seed(
-    first: BySeed, other: BySeed, advance: Advance = ignore_progress
+    first: BySeed,
+    other: BySeed,
+    metrics: re.Pattern[str],
+    across_tokenizers: bool = False,
+    advance: Advance = ignore_progress,
 ) -> list[PairedDifference]:
     """Return the mean difference in each metric over the seeds that two variants share.
 
-    The p-values of few-shot metrics are adjusted for their number. The result is [] unless there
-    are two such seeds.
+    The result is [] unless there are two such seeds.
 
     Args:
         first: the runs of the variant that the other is compared with.
         other: the runs of the other variant.
+        metrics: the metrics that are compared: `LOSSES` or `FEW_SHOT`.
+        across_tokenizers: leave out what is per token, which is another unit for each of them.
         advance: called after each difference.
     """
     seeds = sorted(first.keys() & other.keys())
@@ -86,7 +87,9 @@ def by_seed(
         return []
 
     differences = []
-    for metric in filter(COMPARED.fullmatch, first[seeds[0]].final):
+    for metric in filter(metrics.fullmatch, first[seeds[0]].final):
+        if not _is_compared(metric, first[seeds[0]], across_tokenizers):
+            continue
         of_first = _final(first, seeds, metric)
         of_other = _final(other, seeds, metric)
 
@@ -94,7 +97,15 @@ def by_seed(
         if of_first is not None and of_other is not None:
             differences.append(_difference(metric, of_first, of_other))
             advance(1)
-    return _adjusted(differences)
+    return differences
+
+
+def _is_compared(metric: str, run: Run, across_tokenizers: bool) -> bool:
+    """Return whether a metric says something that the others do not, in a unit that both share."""
+    if across_tokenizers:
+        return not PER_TOKEN.fullmatch(metric)
+    # These are the loss in other units.
+    return metric not in ("val/bpb", "val/ppl_word", f"val/ppl@{run.config.model.seq_len}")
 
 
 def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None:
@@ -105,7 +116,7 @@ def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None
 
 def _difference(metric: str, first: np.ndarray, other: np.ndarray) -> PairedDifference:
     gaps = other - first  # (seeds,)
-    p_value = paired_t(gaps)
+    estimate = over_seeds(gaps)
     return PairedDifference(
         measure=metric,
         unit=UNITS[metric.rpartition("/")[2].partition("@")[0]],
@@ -113,20 +124,7 @@ def _difference(metric: str, first: np.ndarray, other: np.ndarray) -> PairedDiff
         pairs=len(gaps),
         first=fmean(first),
         other=fmean(other),
-        interval=mean_interval(gaps),
-        detectable=smallest_detectable(gaps),
-        p_values={"t-test": p_value, "sign-flip": sign_flip(gaps)},
-        p_holm=p_value,
+        interval=estimate.interval,
+        detectable=estimate.detectable,
+        p_values={"t-test": estimate.p_value, "sign-flip": sign_flip(gaps)},
     )
-
-
-def _adjusted(differences: list[PairedDifference]) -> list[PairedDifference]:
-    """Return the differences with the p-values of few-shot metrics adjusted for their number."""
-    # Tasks times numbers of demonstrations are many; the other metrics are a few planned questions.
-    p_values = {}
-    for row in differences:
-        if FEW_SHOT.fullmatch(row.measure):
-            p_values[row.measure] = row.p_values["t-test"]
-
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [replace(row, p_holm=adjusted.get(row.measure, row.p_holm)) for row in differences]

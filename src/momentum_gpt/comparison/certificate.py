@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from momentum_gpt.comparison.runs import Run
+from momentum_gpt.comparison.runs import Run, have_other_tokenizers
 
 AGAINST = "NOT"
 """The first word of a sentence that speaks against comparing the runs."""
@@ -45,7 +45,13 @@ def common_ground(runs: Sequence[Run]) -> list[str]:
         sentences.append(f"{AGAINST} the same order of the training tokens{each}.")
 
     # Losses on different texts differ even between equal models.
-    if len({run.final.get("val/targets") for run in runs}) > 1:
+    if have_other_tokenizers(runs):
+        sentences.append(
+            f"{AGAINST} the same tokenizer: what is per token is left out. Bits per byte and per "
+            "word are paired over the documents that all runs have scored whole, which "
+            "`evaluate` does with evaluation.documents=apart."
+        )
+    elif len({run.final.get("val/targets") for run in runs}) > 1:
         sentences.append(
             f"{AGAINST} measured on the same number of validation targets: "
             "evaluate each run with the same evaluation.tokens."

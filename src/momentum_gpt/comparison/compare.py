@@ -7,12 +7,17 @@ from pathlib import Path
 
 from momentum_gpt.comparison.by_document import by_document
 from momentum_gpt.comparison.by_query import by_query
-from momentum_gpt.comparison.by_seed import by_seed, variants
+from momentum_gpt.comparison.by_seed import FEW_SHOT, LOSSES, by_seed, variants
 from momentum_gpt.comparison.certificate import common_ground
-from momentum_gpt.comparison.paired import notes, paired_table
+from momentum_gpt.comparison.paired import Comparison, notes, with_holm
 from momentum_gpt.comparison.report import report
-from momentum_gpt.comparison.runs import Run, config_differences, load_runs
-from momentum_gpt.comparison.table import Table, results_text
+from momentum_gpt.comparison.runs import (
+    Run,
+    config_differences,
+    have_other_tokenizers,
+    load_runs,
+)
+from momentum_gpt.comparison.table import results_text
 from momentum_gpt.core.files import write_text
 from momentum_gpt.core.terminal import Advance, progress_bar
 
@@ -27,21 +32,21 @@ def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
     Raises:
         UserError: the runs cannot be compared.
     """
-    runs = load_runs(folders)
+    runs, left_out = load_runs(folders)
 
     # Bootstraps of many few-shot tasks take a while.
     with progress_bar("Intervals and tests", total=None) as advance:
-        tables = paired_tables(runs, advance)
+        comparisons = compare_pairs(runs, advance)
+    sentences = [*left_out, *common_ground(runs)]
 
     path = output or runs[0].folder.parent / "report.html"
-    write_text(path, report(runs, tables))
+    write_text(path, report(runs, comparisons, sentences))
 
-    parts = [results_text(runs), *(table.as_text() for table in tables)]
-    if tables:
-        parts.append("\n".join(notes(tables)))
-
-    ground = [f"  {sentence}" for sentence in common_ground(runs)]
-    parts.append("\n".join(["Common ground:", *ground]))
+    tables = [comparison.table().as_text() for comparison in comparisons]
+    parts = [results_text(runs), *tables]
+    if comparisons:
+        parts.append("\n".join(notes(comparisons)))
+    parts.append("\n".join(["Common ground:", *(f"  {sentence}" for sentence in sentences)]))
 
     # One line per option: with many runs, columns would be too wide for a terminal.
     options = []
@@ -54,37 +59,49 @@ def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
     return "\n\n".join(parts)
 
 
-def paired_tables(runs: Sequence[Run], advance: Advance) -> list[Table]:
-    """Return a table of differences for each variant, or else for each run, to the first one.
+def compare_pairs(runs: Sequence[Run], advance: Advance) -> list[Comparison]:
+    """Return the comparisons of each variant, or else of each run, with the first one.
 
     With two or more training seeds of two variants, only seeds are compared: documents and queries
-    would say something about two of the runs and nothing about the variants.
+    would say something about two of the runs and nothing about the variants. The p-values are
+    adjusted for the number of rows: of losses, and of few-shot tasks.
     """
-    (first_name, first), *others = variants(runs).items()
-    tables = []
-    for other_name, other in others:
-        differences = by_seed(first, other, advance)
-        if differences:
-            title = f"{other_name} against {first_name}, paired by training seed"
-            tables.append(paired_table(title, first_name, other_name, differences))
-    if tables:
-        return tables
-
     # A single seed tells two trained models apart, not two variants.
-    for run in runs[1:]:
-        tables += _tables_of_pair(runs[0], run, advance)
-    return tables
+    losses, few_shot = _variants(runs, advance)
+    if not losses and not few_shot:
+        losses, few_shot = _models(runs, advance)
+    return with_holm(losses) + with_holm(few_shot)
 
 
-def _tables_of_pair(first: Run, other: Run, advance: Advance) -> list[Table]:
-    tables = []
-    losses = by_document(first.folder, other.folder, advance)
-    if losses:
-        title = f"Loss of {other.name} against {first.name}, nats per token, paired by document"
-        tables.append(paired_table(title, first.name, other.name, losses))
+def _variants(runs: Sequence[Run], advance: Advance) -> tuple[list[Comparison], list[Comparison]]:
+    """Return losses and few-shot tasks of each variant against the first, seed by seed."""
+    across_tokenizers = have_other_tokenizers(runs)
+    (first_name, first), *others = variants(runs).items()
+    losses = []
+    few_shot = []
+    for name, other in others:
+        title = f"{name} against {first_name}, paired by training seed"
+        rows = by_seed(first, other, LOSSES, across_tokenizers, advance)
+        losses.append(Comparison(f"Losses of {title}", first_name, name, rows))
+        rows = by_seed(first, other, FEW_SHOT, across_tokenizers, advance)
+        few_shot.append(Comparison(f"Few-shot tasks, {title}", first_name, name, rows))
+    return _with_rows(losses), _with_rows(few_shot)
 
-    accuracies = by_query(first.folder, other.folder, advance)
-    if accuracies:
-        title = f"Few-shot accuracy of {other.name} against {first.name}, paired by query"
-        tables.append(paired_table(title, first.name, other.name, accuracies))
-    return tables
+
+def _models(runs: Sequence[Run], advance: Advance) -> tuple[list[Comparison], list[Comparison]]:
+    """Return losses and few-shot tasks of each run against the first one."""
+    units = ("byte", "word") if have_other_tokenizers(runs) else ("token",)
+    first = runs[0]
+    losses = []
+    few_shot = []
+    for other in runs[1:]:
+        title = f"{other.name} against {first.name}, paired by"
+        rows = by_document(first.folder, other.folder, units, advance)
+        losses.append(Comparison(f"Losses of {title} document", first.name, other.name, rows))
+        rows = by_query(first.folder, other.folder, advance)
+        few_shot.append(Comparison(f"Few-shot tasks, {title} query", first.name, other.name, rows))
+    return _with_rows(losses), _with_rows(few_shot)
+
+
+def _with_rows(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    return [comparison for comparison in comparisons if comparison.differences]

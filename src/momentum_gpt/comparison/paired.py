@@ -7,15 +7,17 @@ from another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from momentum_gpt.comparison.table import Table, interval_text
+from momentum_gpt.evaluation.statistics import LEVEL, holm
 
-LEVEL = 0.05
-"""A Holm-adjusted p-value below it counts."""
+FEW_DOCUMENTS = 30
+"""With fewer documents, a note says so."""
 
-COUNTED = {"document": "pieces", "query": "queries", "training seed": "seeds"}
+COUNTED = {"document": "documents", "query": "queries", "training seed": "seeds"}
 """The title of the column with the number of pairs, by what is paired."""
 
 
@@ -39,10 +41,10 @@ class PairedDifference:
     """95% confidence interval of other - first; (nan, nan) for a single pair."""
     detectable: float
     """The true difference that this many pairs would find four times out of five."""
-    p_values: dict[str, float] = field(default_factory=dict)
-    """Name of each test -> its two-sided p-value; {} if only the interval decides."""
+    p_values: dict[str, float]
+    """Name of each test -> its two-sided p-value, nan where there is none; the first one counts."""
     p_holm: float | None = None
-    """The p-value of the first test, adjusted by Holm's method for the number of measures."""
+    """The p-value of the first test, adjusted by Holm's method; None before `with_holm`."""
     sample: str = ""
     """What was measured in these pairs, such as "65,536 targets"."""
     digits: int = 4
@@ -55,47 +57,72 @@ class PairedDifference:
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval excludes 0 and the adjusted p-value, if any, is small enough."""
-        # Comparisons with nan are False: without an interval, nothing is real.
-        low, high = self.interval
-        excludes_zero = low > 0 or high < 0
-        return excludes_zero and (self.p_holm is None or self.p_holm < LEVEL)
+        """Whether the adjusted p-value is small enough: the one rule of the star."""
+        return self.p_holm is not None and self.p_holm < LEVEL
 
 
-def paired_table(
-    title: str, first: str, other: str, differences: Sequence[PairedDifference]
-) -> Table:
-    """Return a row for each difference.
+@dataclass(frozen=True)
+class Comparison:
+    """The differences between two sides, all paired by the same."""
 
-    Args:
-        title: what is compared.
-        first: name of the side that the other is compared with.
-        other: name of the other side.
-        differences: one or more, all paired by the same.
-    """
-    head: list[str] = []
-    rows = []
-    for difference in differences:
-        cells = _cells(difference, first, other)
+    title: str
+    first: str
+    """Name of the side that the other is compared with."""
+    other: str
+    """Name of the other side."""
+    differences: list[PairedDifference]
+    """One or more."""
 
-        # The head is the same for all rows: they are of the same kind.
-        head = [name for name, _ in cells]
-        rows.append([text for _, text in cells])
-    return Table(title, head, rows)
+    def table(self) -> Table:
+        """Return a row for each difference."""
+        head: list[str] = []
+        rows = []
+        for difference in self.differences:
+            cells = _cells(difference, self.first, self.other)
+
+            # The head is the same for all rows: they are of the same kind.
+            head = [name for name, _ in cells]
+            rows.append([text for _, text in cells])
+        return Table(self.title, head, rows)
 
 
-def notes(tables: Sequence[Table]) -> list[str]:
+def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons with p-values that are adjusted for all of their rows together."""
+    p_values = []
+    for comparison in comparisons:
+        for row in comparison.differences:
+            p_values.append(next(iter(row.p_values.values())))
+
+    adjusted = iter(holm(p_values))
+    found = []
+    for comparison in comparisons:
+        rows = [replace(row, p_holm=next(adjusted)) for row in comparison.differences]
+        found.append(replace(comparison, differences=rows))
+    return found
+
+
+def notes(comparisons: Sequence[Comparison]) -> list[str]:
     """Return what a reader of the tables has to know; [] if there are none."""
-    if not tables:
+    if not comparisons:
         return []
 
     found = [
         "detectable: the true difference that this many pairs would find four times out of five.",
-        f"*: the interval excludes 0 and the Holm-adjusted p-value, if any, is below {LEVEL}.",
+        "Holm p: the first test's p-value, adjusted for all rows of losses, or of few-shot tasks.",
+        f"*: the Holm p is below {LEVEL}.",
     ]
-    if any(COUNTED["document"] in table.head for table in tables):
+    rows = [row for comparison in comparisons for row in comparison.differences]
+    documents = [row.pairs for row in rows if row.paired_by == "document"]
+    if documents and min(documents) < FEW_DOCUMENTS:
         found.append(
-            "pieces: documents; a document longer than the model's context counts as several."
+            f"Only {min(documents)} documents, which may not be like others: evaluation.tokens "
+            "takes more of the validation split, and `prepare` puts more into it with "
+            "validation_fraction."
+        )
+    if any(row.sample == "1 draw" for row in rows):
+        found.append(
+            "1 draw: the interval is over queries alone and says nothing of other demonstrations "
+            "(evaluation.icl.seeds)."
         )
     return found
 
@@ -133,7 +160,8 @@ def _cells(difference: PairedDifference, first: str, other: str) -> list[tuple[s
 def _test_cells(difference: PairedDifference) -> list[tuple[str, str]]:
     cells = []
     for number, (name, p_value) in enumerate(difference.p_values.items()):
-        cells.append((f"{name} p", f"{p_value:.3f}"))
+        # A test may not be for every measure.
+        cells.append((f"{name} p", "-" if math.isnan(p_value) else f"{p_value:.3f}"))
 
         # Next to the first test, whose p-value it adjusts.
         if number == 0 and difference.p_holm is not None:

@@ -13,6 +13,10 @@ from momentum_gpt.core.config import TrainConfig, changes_nothing, flat, read_co
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
+from momentum_gpt.evaluation.statistics import margin_key
+
+LEFT_OUT = "LEFT OUT, not finished:"
+"""The beginning of a sentence on a run that is not compared."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Run:
         return last | self.afterwards
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the last evaluation was after the run's last step."""
+        return bool(self.final["step"] == self.config.training.max_steps)
+
+    @property
     def variant(self) -> str:
         """The attention's name and options, without those that are off or null."""
         # What is off in every variant would only widen the tables.
@@ -70,9 +79,16 @@ class Run:
         """Return the final values of metrics PREFIX + number, e.g. {64: 73.9} for "val/ppl@"."""
         values = {}
         for key, value in self.final.items():
-            if key.startswith(prefix):
-                values[int(key.removeprefix(prefix))] = value
+            number = key.removeprefix(prefix)
+
+            # Perplexities with a stride have keys such as "val/ppl@64/stride".
+            if key.startswith(prefix) and number.isdigit():
+                values[int(number)] = value
         return values
+
+    def margin(self, metric: str) -> float | None:
+        """Return half the width of the 95% interval of a final metric; None without one."""
+        return self.final.get(margin_key(metric))
 
 
 def load_run(folder: str) -> Run:
@@ -106,39 +122,52 @@ def load_run(folder: str) -> Run:
     )
 
 
-def load_runs(folders: Sequence[str]) -> list[Run]:
+def load_runs(folders: Sequence[str]) -> tuple[list[Run], list[str]]:
     """Read two or more runs whose numbers may stand in one table.
 
+    Returns:
+        The runs that have reached their last step, and a sentence on each of the others.
+
     Raises:
-        UserError: there are fewer than two folders, one is given twice, or the tokenizers differ,
-            so that perplexities have different units.
+        UserError: there are fewer than two folders or finished runs, or one is given twice.
     """
     if len(set(folders)) < 2 or len(set(folders)) < len(folders):
         raise UserError(
             f"runs must name two or more different run folders, got {folders}: runs=[runs/A,runs/B]"
         )
-    runs = [load_run(folder) for folder in folders]
+    runs = []
+    left_out = []
+    for folder in folders:
+        run = load_run(folder)
+        if run.is_finished:
+            runs.append(run)
+        else:
+            left_out.append(
+                f"{LEFT_OUT} {run.name} (evaluated at step {run.final['step']:,} of "
+                f"{run.config.training.max_steps:,})."
+            )
 
-    # A run that is still training may have no checkpoint yet.
-    tokenizers = {}
-    for run in runs:
-        if run.manifest is not None:
-            tokenizers[run.name] = run.manifest.tokenizer_sha256[:12]
-    if len(set(tokenizers.values())) > 1:
+    if len(runs) < 2:
         raise UserError(
-            f"the runs have different tokenizers ({tokenizers}), so that their nats per token are "
-            "different units: compare runs on the same data folder"
+            f"runs: fewer than two of {folders} have reached their last step: {' '.join(left_out)} "
+            "The same train command goes on with a run"
         )
+    return measured_alike(runs), left_out
 
-    return measured_alike(runs)
+
+def have_other_tokenizers(runs: Sequence[Run]) -> bool:
+    """Return whether the runs have different tokenizers: then nats per token are other units."""
+    # A run without a checkpoint does not say.
+    return len({run.manifest.tokenizer_sha256 for run in runs if run.manifest}) > 1
 
 
 def measured_alike(runs: list[Run]) -> list[Run]:
     """Return the runs, without later measurements unless all have them on as many targets."""
     targets = {run.afterwards.get("val/targets") for run in runs}
+    all_have = None not in targets
 
-    # If nothing was measured later, all runs agree as well: on None.
-    if len(targets) == 1 and runs[0].afterwards:
+    # The same text has other numbers of targets with other tokenizers.
+    if all_have and (len(targets) == 1 or have_other_tokenizers(runs)):
         return runs
     return [replace(run, afterwards={}) for run in runs]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from momentum_gpt.comparison.runs import Run
+from momentum_gpt.comparison.runs import Run, have_other_tokenizers
 from momentum_gpt.core.terminal import table_text
 
 
@@ -33,10 +33,14 @@ class Column:
     """The value of each run."""
     digits: int
     """Digits after the decimal point."""
+    margins: list[float | None] = field(default_factory=list)
+    """Half the width of each value's 95% interval; None, or no list, where there is none."""
 
     def cell(self, row: int) -> str:
-        """Return the value of a run."""
-        return f"{self.values[row]:,.{self.digits}f}"
+        """Return the value of a run, with half its interval where there is one."""
+        value = f"{self.values[row]:,.{self.digits}f}"
+        half = self.margins[row] if self.margins else None
+        return value if half is None else f"{value} ± {half:.{self.digits}f}"
 
     def difference(self, row: int) -> str:
         """Return the difference between a run and the first one, with its sign."""
@@ -50,26 +54,43 @@ PROBES = (
 )
 """Metrics that some runs have: key, title, unit, digits."""
 
+ACROSS_TOKENIZERS = (
+    ("val/bpb", "bits per byte", "bits/byte", 4),
+    ("val/ppl_word", "perplexity", "per word", 3),
+    ("val/acc", "accuracy", "share", 4),
+)
+"""The metrics of runs with different tokenizers: what is per token is another unit for each."""
+
 
 def columns(runs: Sequence[Run]) -> list[Column]:
     """Return what the last evaluation of every run has, and the speed of training."""
-    found = [Column("val loss", "nats/token", _final(runs, "val/loss"), 4)]
+    across_tokenizers = have_other_tokenizers(runs)
+    found = [] if across_tokenizers else _per_token(runs)
+    for metric, title, unit, digits in ACROSS_TOKENIZERS if across_tokenizers else PROBES:
+        if _all_have(runs, metric):
+            found.append(_column(runs, metric, title, unit, digits))
+
+    # Not a result of the model: what the comparison cost.
+    speeds = [run.tokens_per_s for run in runs]
+    found.append(_column(runs, "tokens", "tokens", "trained on", 0))
+    found.append(Column("tokens/s", "median", speeds, 0))
+    return found
+
+
+def _per_token(runs: Sequence[Run]) -> list[Column]:
+    found = [_column(runs, "val/loss", "val loss", "nats/token", 4)]
 
     # Runs with different seq_len have been measured at different context lengths.
     for length in sorted(runs[0].by_number("val/ppl@")):
         metric = f"val/ppl@{length}"
         if _all_have(runs, metric):
-            found.append(Column(f"ppl@{length}", "per token", _final(runs, metric), 3))
-
-    for metric, title, unit, digits in PROBES:
-        if _all_have(runs, metric):
-            found.append(Column(title, unit, _final(runs, metric), digits))
-
-    # Not a result of the model: what the comparison cost.
-    speeds = [run.tokens_per_s for run in runs]
-    found.append(Column("tokens", "trained on", _final(runs, "tokens"), 0))
-    found.append(Column("tokens/s", "median", speeds, 0))
+            found.append(_column(runs, metric, f"ppl@{length}", "per token", 3))
     return found
+
+
+def _column(runs: Sequence[Run], metric: str, title: str, unit: str, digits: int) -> Column:
+    values = [run.final[metric] for run in runs]
+    return Column(title, unit, values, digits, [run.margin(metric) for run in runs])
 
 
 def results_text(runs: Sequence[Run]) -> str:
@@ -96,10 +117,6 @@ def interval_text(bounds: tuple[float, float], digits: int) -> str:
     if math.isnan(low):
         return "-"
     return f"[{low:+.{digits}f}, {high:+.{digits}f}]"
-
-
-def _final(runs: Sequence[Run], metric: str) -> list[float]:
-    return [run.final[metric] for run in runs]
 
 
 def _all_have(runs: Sequence[Run], metric: str) -> bool:

@@ -50,6 +50,10 @@ A run may be resumed with other values of them, and `compare` does not count the
 """
 
 
+REMOVED = ("evaluation.windows",)
+"""Options of earlier versions that a run's config.yaml may still have; they are not read."""
+
+
 def changes_nothing(option: str) -> bool:
     """Return whether an option, such as "training.log_every", changes nothing of a result."""
     section = option.partition(".")[0] + "."
@@ -272,9 +276,12 @@ class IclConfig:
     separator: str = "\n"
     """Text between demonstrations; eos: the end of a document, as in Dai et al.'s code."""
     flipped: bool = False
-    """Whether to measure with wrong answers in the demonstrations, too."""
+    """Whether to measure with wrong answers in the demonstrations, too, where a task has some."""
     verify: int = 0
-    """Queries of each (task, k, seed) that are checked against a plain forward pass."""
+    """Queries of each (task, k, seed) that are checked against a plain forward pass.
+
+    Answers that the model writes are not.
+    """
 
     def __post_init__(self) -> None:
         require_at_least(1, "evaluation.icl.seeds", self.seeds)
@@ -291,10 +298,9 @@ class EvaluationConfig:
     tokens: int | None = None
     """Validation targets, the same ones at each context length.
 
-    null: 65,536; in training, as many of them as `share` allows, see `windows`.
+    They are windows (or documents) in a random order that is the same for every model, so that
+    fewer targets are a part of more. null: 65,536; in training, as many of them as `share` allows.
     """
-    windows: int | None = None
-    """Windows of model.seq_len targets to measure of these, spread evenly. null: all."""
     context_lengths: list[int] | None = None
     """Context lengths, in tokens. null: a quarter, a half and the whole of model.seq_len."""
     stride: int | None = None
@@ -317,7 +323,7 @@ class EvaluationConfig:
     icl: IclConfig = field(default_factory=IclConfig)
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "windows", "stride", "induction_sequences"):
+        for name in ("tokens", "stride", "induction_sequences"):
             require_at_least(1, f"evaluation.{name}", getattr(self, name))
         require_choice((None, *DOCUMENTS), "evaluation.documents", self.documents)
         require_finite("evaluation", self)
@@ -459,7 +465,11 @@ def read_config(path: Path) -> TrainConfig:
         UserError: the file is not a config of this version, or a value is out of its bounds.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path))
+        found = OmegaConf.load(path)
+        for option in REMOVED:
+            section, _, name = option.rpartition(".")
+            OmegaConf.select(found, section, default={}).pop(name, None)
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), found)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         reason = " ".join(str(error).split())

@@ -74,11 +74,6 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def mean_over_ranks(value: torch.Tensor) -> float:
-    """Return the mean of a scalar over all ranks, summed in float64."""
-    return (sum_over_ranks(value.double()) / world_size()).item()
-
-
 def true_on_any_rank(flag: bool) -> bool:
     """Return whether the flag is true on at least one rank."""
     return bool(sum_over_ranks(torch.tensor(int(flag))).item())

@@ -121,6 +121,10 @@ class Batches:
         self._order = step, windows
         return windows
 
+    def n_targets(self, step: int) -> int:
+        """Return the number of targets of the step, over all micro-steps and ranks."""
+        return self.plan.global_batch_size * self.seq_len
+
     def order_hash(self, previous: str, step: int) -> str:
         """Return a hash of the windows of all steps up to this one.
 

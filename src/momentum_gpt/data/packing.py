@@ -31,6 +31,7 @@ class PackedBatches(Batches):
         bins = best_fit(sizes, self.seq_len)
         n_windows = int(bins.max()) + 1 if len(bins) else 0
         self.padded_share = 1 - float(sizes.sum()) / max(1, n_windows * self.seq_len)
+        self.targets_in = np.bincount(bins, weights=sizes).astype(np.int32)  # each window's number
 
         # The pieces of window w are those from firsts[w] up to firsts[w + 1].
         order = np.argsort(bins, kind="stable")
@@ -60,6 +61,10 @@ class PackedBatches(Batches):
             targets[done : done + size] = block[1:]
             done += size
         return tokens, targets
+
+    def n_targets(self, step: int) -> int:
+        """Return the number of targets of the step, over all micro-steps and ranks."""
+        return int(self.targets_in[self.windows(step)].sum())
 
     def describe(self) -> str:
         """Return how the windows were made, for a person."""

@@ -58,6 +58,12 @@ class SyntheticTask:
         """Number of tokens: a blank, the keys and the values."""
         return 1 + self.config.n_keys + self.config.n_values
 
+    @property
+    def n_answers(self) -> int:
+        """Number of targets of each sequence."""
+        given = self.config.n_pairs if self.config.kind == "recall" else 1
+        return self.seq_len // 2 - given
+
     def fingerprint(self) -> str:
         """Return a hash of everything that the sequences depend on, apart from the seed."""
         options = sorted(asdict(self.config).items())
@@ -124,6 +130,10 @@ class SyntheticBatches:
         first = (micro_step * self.plan.world_size + rank) * size
         rows = slice(first, first + size)
         return torch.from_numpy(tokens[rows]), torch.from_numpy(targets[rows])
+
+    def n_targets(self, step: int) -> int:
+        """Return the number of targets of the step, over all micro-steps and ranks."""
+        return self.plan.global_batch_size * self.task.n_answers
 
     def order_hash(self, previous: str, step: int) -> str:
         """Return a hash of what all steps up to this one drew; see `Batches.order_hash`."""

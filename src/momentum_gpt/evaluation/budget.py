@@ -7,12 +7,12 @@ same on every machine and for every run of a comparison, and known before the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from momentum_gpt.core.config import EvaluationConfig, IclConfig, TrainingConfig
+from momentum_gpt.core.config import EvaluationConfig, TrainingConfig
 from momentum_gpt.data import Tokenizer
-from momentum_gpt.evaluation.few_shot.prompts import prepare_task
+from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
 from momentum_gpt.evaluation.few_shot.queries import QUERIES
 from momentum_gpt.evaluation.perplexity import default_context_lengths
 from momentum_gpt.evaluation.suite import SEQUENCES
@@ -38,33 +38,30 @@ class EvaluationPlan:
 
     tokens: int
     """Validation targets at each context length."""
-    windows: int | None
-    """Windows of these that are measured, spread evenly; None: all."""
     induction_sequences: int
     """Sequences of the induction probe."""
     queries: int | None
     """Queries of each few-shot task; None without tasks."""
     n_tasks: int
     """Few-shot tasks."""
-    n_targets: int
-    """Targets that are scored at each context length."""
     cost: float
     """Tokens that go forward through the model, in one evaluation."""
     allowed: float
     """Tokens that may, by `evaluation.share`."""
     between: float
     """Tokens that cost as much as the training between two evaluations."""
+    notes: list[str] = field(default_factory=list)
+    """What few-shot tasks leave out, in sentences."""
 
     def fill_in(self, evaluation: EvaluationConfig) -> None:
         """Write what was chosen into the options; those that the user set stay as they are."""
         evaluation.tokens = self.tokens
-        evaluation.windows = self.windows
         evaluation.induction_sequences = self.induction_sequences
         if self.n_tasks:
             evaluation.icl.queries = self.queries
 
     def __str__(self) -> str:
-        text = f"{self.n_targets:,} targets"
+        text = f"{self.tokens:,} validation targets"
         if self.n_tasks:
             text += f", {self.queries:,} queries of each of {self.n_tasks} tasks"
         text += f": {self.cost / self.between:.2%} of the computation"
@@ -72,7 +69,7 @@ class EvaluationPlan:
         # Whole windows and sequences are rounded, so that a tenth more is not reported.
         if self.cost > 1.1 * self.allowed:
             text += ", more than evaluation.share"
-        return text
+        return "\n".join([text, *self.notes])
 
 
 def settle_evaluation(
@@ -80,7 +77,7 @@ def settle_evaluation(
 ) -> EvaluationPlan:
     """Plan the evaluations, fill in the options that are open, and return the plan.
 
-    The options are `tokens`, `windows`, `induction_sequences` and `icl.queries`.
+    The options are `tokens`, `induction_sequences` and `icl.queries`.
 
     Raises:
         UserError: a few-shot task cannot be loaded, or none of its queries fits the context.
@@ -108,37 +105,33 @@ def plan_evaluation(
 
     queries = icl.queries
     cost = 0.0
-    if icl.tasks:
-        prefixes, per_query = few_shot_cost(icl, tokenizer, seq_len)
+    tasks = [prepare_task(name, tokenizer, icl, seq_len) for name in icl.tasks]
+    if tasks:
+        prefixes, per_query = few_shot_cost(tasks)
         if queries is None:
             queries = int(min(max(FEWEST, (left - prefixes) / per_query), QUERIES))
         cost = prefixes + queries * per_query
 
     tokens = evaluation.tokens
-    windows = evaluation.windows
     per_window = reads_per_token(evaluation, seq_len) * seq_len
     if tokens is None:
-        windows = windows or max(1, int((1 - PROBED) * left / per_window))
-        # Documents apart are the first ones, as many as fill the windows; windows of a stream are
-        # spread over more of it than they read.
-        is_apart = evaluation.documents == "apart"
-        tokens = windows * seq_len if is_apart else max(TOKENS, seq_len)
+        # No more than `evaluate` takes, so that these targets are a part of those.
+        n_windows = min(int((1 - PROBED) * left / per_window), TOKENS // seq_len)
+        tokens = max(1, n_windows) * seq_len
 
     sequences = evaluation.induction_sequences
     if sequences is None:
         sequences = min(max(1, int(PROBED * left / seq_len)), SEQUENCES)
 
-    n_windows = min(windows or tokens, tokens // seq_len)
     return EvaluationPlan(
         tokens=tokens,
-        windows=windows,
         induction_sequences=sequences,
         queries=queries,
         n_tasks=len(icl.tasks),
-        n_targets=n_windows * seq_len,
-        cost=cost + n_windows * per_window + sequences * seq_len,
+        cost=cost + tokens // seq_len * per_window + sequences * seq_len,
         allowed=allowed,
         between=between,
+        notes=[note for prompts in tasks for note in prompts.notes],
     )
 
 
@@ -159,21 +152,16 @@ def reads_per_token(evaluation: EvaluationConfig, seq_len: int) -> float:
     return disjoint + sum(overlapping)
 
 
-def few_shot_cost(icl: IclConfig, tokenizer: Tokenizer, seq_len: int) -> tuple[float, float]:
+def few_shot_cost(tasks: Sequence[Prompts]) -> tuple[float, float]:
     """Return the tokens of all prefixes together, and the tokens of one query more in each task.
 
     Prefixes are those of every task, number of demonstrations and seed.
     """
-    rounds = 2 if icl.flipped else 1
     prefixes = 0.0
     per_query = 0.0
-    for name in icl.tasks:
-        prompts = prepare_task(name, tokenizer, icl, seq_len)
-        settings = prompts.settings
-        for setting in settings:
-            prefixes += rounds * len(prompts.prefix(setting))
-
-        requests = prompts.queries.requests
-        mean_size = fmean(request.n_tokens for request in requests)
-        per_query += rounds * len(settings) * mean_size
+    for prompts in tasks:
+        mean_size = prompts.queries.n_tokens / len(prompts.queries.asked)
+        for setting in prompts.settings:
+            prefixes += prompts.prefix_tokens(setting)
+            per_query += mean_size * prompts.rounds(setting)
     return prefixes, per_query

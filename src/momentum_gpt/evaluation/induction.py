@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.evaluation.scoring import score, token_losses
+from momentum_gpt.evaluation.statistics import margin, over_seeds
 
 SEED = 20221220
 """Seed of the probe's sequences: fixed, so that they are the same for every model and step."""
@@ -42,7 +43,9 @@ def induction(
         advance: called with the tokens done, `induction_tokens` in all.
 
     Returns:
-        `icl/induction/acc` and `icl/induction/loss`.
+        `icl/induction/acc` and `icl/induction/loss`; and, of two and more sequences, which were
+        drawn independently, half the width of their 95% intervals, `icl/induction/acc_margin` and
+        `icl/induction/loss_margin`.
     """
     half = seq_len // 2
 
@@ -60,8 +63,14 @@ def induction(
 
     values = score(model, showings, n_sequences, tokens_per_forward, statistics, advance)
     second = values[:, :, half:]  # (2, n_sequences, h - 1)
-    accuracy, loss = second.double().mean(dim=(1, 2)).tolist()
-    return {"icl/induction/acc": accuracy, "icl/induction/loss": loss}
+
+    metrics: dict[str, float] = {}
+    by_sequence = second.double().mean(dim=2).numpy()  # (2, n_sequences)
+    for name, of_sequences in zip(("acc", "loss"), by_sequence, strict=True):
+        metric = f"icl/induction/{name}"
+        estimate = over_seeds(of_sequences)
+        metrics |= {metric: estimate.value, **margin(metric, estimate)}
+    return metrics
 
 
 def induction_tokens(seq_len: int, n_sequences: int) -> int:

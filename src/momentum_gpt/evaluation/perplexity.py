@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from momentum_gpt.data.packing import best_fit
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
 from momentum_gpt.evaluation.records import PerplexityRecord
 from momentum_gpt.evaluation.scoring import score, token_losses
+from momentum_gpt.evaluation.statistics import Estimate, margin, over_documents
 from momentum_gpt.evaluation.targets import Targets, Windows, read
 
 MOST_NATS = 700.0
@@ -128,7 +130,9 @@ def perplexity(
         `val/bpb`, `val/ppl_word`: bits per byte of text, and perplexity per word between white
             space. The ends of documents are not counted in these two, which unlike perplexity per
             token may be compared between tokenizers.
-        `val/targets`, `val/bytes`, `val/words`: how many were scored.
+        `val/targets`, `val/documents`, `val/bytes`, `val/words`: how many were scored.
+        `val/loss_margin`, `icl/score_margin`: half the width of their 95% intervals, over
+            documents; absent where there are too few.
 
     Args:
         model: tokens (B, T) -> logits (B, T, V).
@@ -143,10 +147,10 @@ def perplexity(
     records = []
     for one in passes:
         nats = nats_of(model, targets, one.layout, tokens_per_forward, advance)
-        record = summarize(targets, nats, seq_len, one)
+        record = summarize(targets, nats, one)
         if one.length == seq_len and one.stride is None:
             at_seq_len |= whole_context(record)
-            at_seq_len |= by_position(nats, one.layout.windows, seq_len)
+            at_seq_len |= by_position(nats, targets.documents, one.layout.windows, seq_len)
         if one.is_reported:
             suffix = "/stride" if one.stride else ""
             metrics[f"val/ppl@{one.length}{suffix}"] = record.ppl
@@ -198,76 +202,118 @@ def nats_of(
     return np.concatenate([values[row, first:end] for row, first, end in parts])
 
 
-def summarize(targets: Targets, nats: np.ndarray, seq_len: int, one: Pass) -> PerplexityRecord:
+def summarize(targets: Targets, nats: np.ndarray, one: Pass) -> PerplexityRecord:
     """Return the record of the nats of all targets, (targets,), at one context length."""
-    loss = float(nats.sum()) / len(nats)
-    nats_of_text = float(nats[targets.is_text].sum())
-    n_bytes = sum(len(text.encode()) for text in targets.texts)
-    n_words = sum(len(text.split()) for text in targets.texts)
+    numbers, document = np.unique(targets.documents, return_inverse=True)
+    sums = np.bincount(document, nats)
+    sums_of_text = np.bincount(document, nats * targets.is_text)
 
-    piece, document = targets.pieces(seq_len)
+    texts: dict[int, list[str]] = {number: [] for number in numbers.tolist()}
+    n_words = dict.fromkeys(texts, 0)
+    for number, text, words in targets.texts():
+        texts[number].append(text)
+        n_words[number] += words
+    n_bytes = [len("".join(parts).encode()) for parts in texts.values()]
+
+    loss = float(nats.sum()) / len(nats)
+    nats_of_text = float(sums_of_text.sum())
     return PerplexityRecord(
         context_length=one.length,
         stride=one.stride,
         documents="apart" if targets.apart else "stream",
         loss=loss,
         ppl=math.exp(loss),
-        bpb=nats_of_text / math.log(2) / max(1, n_bytes),
-        ppl_word=math.exp(min(MOST_NATS, nats_of_text / max(1, n_words))),
+        bpb=nats_of_text / math.log(2) / max(1, sum(n_bytes)),
+        ppl_word=math.exp(min(MOST_NATS, nats_of_text / max(1, sum(n_words.values())))),
         targets=len(nats),
-        bytes=n_bytes,
-        words=n_words,
-        text_sha256=hashlib.sha256(targets.tokens.astype("<i8").tobytes()).hexdigest(),
-        nats=np.round(np.bincount(piece, nats), 4).tolist(),
-        n_targets=np.bincount(piece).tolist(),
-        document=document.tolist(),
+        bytes=sum(n_bytes),
+        words=sum(n_words.values()),
+        document=numbers.tolist(),
+        nats=np.round(sums, 4).tolist(),
+        n_targets=np.bincount(document).tolist(),
+        nats_of_text=np.round(sums_of_text, 4).tolist(),
+        n_bytes=n_bytes,
+        n_words=list(n_words.values()),
+        text=[_hash(parts) for parts in texts.values()],
     )
 
 
 def whole_context(record: PerplexityRecord) -> dict[str, float]:
     """Return the metrics that are measured only at the whole context, from its record."""
+    loss = over_documents(np.array(record.nats), np.array(record.n_targets))
     return {
         "val/loss": record.loss,
+        **margin("val/loss", loss),
         "val/bpb": record.bpb,
         "val/ppl_word": record.ppl_word,
         "val/targets": record.targets,
+        "val/documents": len(record.document),
         "val/bytes": record.bytes,
         "val/words": record.words,
     }
 
 
-def by_position(nats: np.ndarray, windows: Windows, seq_len: int) -> dict[str, float]:
-    """Return `val/loss@posP`, and `icl/score` if there are targets at every position."""
+def by_position(
+    nats: np.ndarray, documents: np.ndarray, windows: Windows, seq_len: int
+) -> dict[str, float]:
+    """Return `val/loss@posP`, and `icl/score` if there are targets at every position.
+
+    Args:
+        nats: of each target, (targets,).
+        documents: the document of each target, (targets,).
+        windows: the windows that scored them, in their order.
+        seq_len: the longest context, tokens.
+    """
     # The last `scored` targets of a window of n tokens see n - scored + 1 ... n of them.
     pairs = zip(windows.lengths, windows.scored, strict=True)
-    seen = np.concatenate([np.arange(n - scored, n) for n, scored in pairs])
-    sums = np.bincount(seen, nats, seq_len)
-    counts = np.bincount(seen, minlength=seq_len)
+    position = np.concatenate([np.arange(n - scored, n) for n, scored in pairs])  # (targets,)
 
     metrics = {}
     for exponent in range(seq_len.bit_length()):
         end = 2**exponent
-        here = slice(end // 2, end)
-        if n := counts[here].sum():
-            metrics[f"val/loss@pos{end}"] = float(sums[here].sum() / n)
-    if counts.all():
-        metrics["icl/score"] = icl_score(sums / counts)
+        here = (position >= end // 2) & (position < end)
+        if here.any():
+            metrics[f"val/loss@pos{end}"] = float(nats[here].mean())
+    if np.bincount(position, minlength=seq_len).all():
+        score = icl_score(nats, position, documents, seq_len)
+        metrics |= {"icl/score": score.value, **margin("icl/score", score)}
     return metrics
 
 
-def icl_score(loss_by_position: np.ndarray | list[float]) -> float:
+def icl_score(
+    nats: np.ndarray, position: np.ndarray, documents: np.ndarray, seq_len: int
+) -> Estimate:
     """Return the loss at a late position minus the loss at an early one, nats.
 
     The more negative, the more the context is used. Olsson et al. ("In-context learning and
     induction heads", 2022) take the 500th and the 50th token of 512. Here each is the mean over a
     sixteenth of the context around that place, (15/16, 1] and (1/16, 1/8], for less noise.
+
+    Args:
+        nats: of each target, (targets,).
+        position: how many tokens of its window each target sees, less one, (targets,).
+        documents: the document of each target, (targets,).
+        seq_len: the length of the windows, tokens.
     """
-    T = len(loss_by_position)
-    late = loss_by_position[T * 15 // 16 :]
-    early = loss_by_position[T // 16 : max(T // 8, T // 16 + 1)]
-    return float(np.mean(late) - np.mean(early))
+    is_late = position >= seq_len * 15 // 16
+    first = seq_len // 16
+    is_early = (position >= first) & (position < max(seq_len // 8, first + 1))
+    late = nats[is_late].mean()
+    early = nats[is_early].mean()
+
+    # What each target adds to the difference of two means; a document adds what its targets do.
+    influence = (nats - late) * is_late / is_late.sum()
+    influence -= (nats - early) * is_early / is_early.sum()
+    numbers, document = np.unique(documents, return_inverse=True)
+    of_documents = late - early + len(numbers) * np.bincount(document, influence)  # (documents,)
+    return over_documents(of_documents, np.ones(len(numbers)))
 
 
 def default_context_lengths(seq_len: int) -> list[int]:
     """Return a quarter, a half and the whole: 256, 512 and 1024 for the paper's model."""
     return [seq_len // part for part in (4, 2, 1) if seq_len % part == 0]
+
+
+def _hash(texts: Sequence[str]) -> str:
+    # Where one text ends and the next begins counts, too.
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]

@@ -83,14 +83,20 @@ class PerplexityRecord:
     """UTF-8 bytes of the text scored."""
     words: int
     """Words between white space in the text scored."""
-    text_sha256: str
-    """Hash of the targets."""
-    nats: list[float]
-    """Sum of nats of each piece: a document, or seq_len targets of a longer one."""
-    n_targets: list[int]
-    """Targets of each piece."""
     document: list[int]
-    """The document that each piece belongs to."""
+    """Number of each document that was scored, in the stream; the lists below are in its order."""
+    nats: list[float]
+    """Sum of nats over each document's targets."""
+    n_targets: list[int]
+    """Targets of each document."""
+    nats_of_text: list[float]
+    """Sum of nats over each document's text, without its end."""
+    n_bytes: list[int]
+    """UTF-8 bytes of each document's text that was scored."""
+    n_words: list[int]
+    """Words of it."""
+    text: list[str]
+    """First 12 digits of the sha256 of each document's text that was scored."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one JSON object."""
@@ -119,31 +125,54 @@ class FewShotRecord:
     n: int
     """Queries scored."""
     accuracies: dict[str, float]
-    """Accuracy by score: sum, per_token, per_char, per_byte, pmi, calibrated, flipped."""
+    """Accuracy by score: sum, per_token, per_char, per_byte, pmi, calibrated, flipped.
+
+    Of a text to foresee it is greedy, and of answers that the model writes exact and contains.
+    """
     acc: float
-    """The headline accuracy."""
-    soft: float
-    """Mean share of the right candidate."""
-    majority: float
-    """Share of the most frequent right candidate."""
-    chosen: list[int]
-    """How often each candidate was chosen."""
+    """The headline accuracy: that by the task's `score`."""
     right: list[int]
-    """1 or 0 for each query."""
-    loss: list[float]
-    """-log of the right candidate's share for each query, nats."""
+    """1 or 0 for each query, by the task's `score`."""
     queries: list[int]
-    """The queries' numbers among the examples of the test split."""
+    """The numbers of the queries' rows in the test split."""
     seconds: float
-    """Time that scoring took."""
+    """Time that scoring took; 0 where the record of another k_asked has the same k."""
+    demonstrations: list[int]
+    """The numbers of the rows of the train split that were shown, in their order.
+
+    Where the task has parts, they are in the order of the parts.
+    """
+    content_sha256: str
+    """Hash of the template, the queries with their candidates, and the demonstrations."""
+    rows_left_out: dict[str, int] = field(default_factory=dict)
+    """Rows of the data set that are neither asked nor shown, by split and reason."""
+    chosen: list[int] = field(default_factory=list)
+    """How often each candidate was chosen; [] where there is nothing to choose."""
+    loss: list[float] = field(default_factory=list)
+    """-log of the right candidates' share for each query, nats; of a text to foresee, -log p.
+
+    [] of answers that the model writes.
+    """
+    soft: float | None = None
+    """Mean share of the right candidates; of a text to foresee, its mean probability."""
+    majority: float | None = None
+    """Accuracy of always choosing the candidate number that is right most often."""
+    f1: list[float] | None = None
+    """Overlap of each answer that the model wrote with the nearest right one, 0 to 1."""
+    ppl: float | None = None
+    """Perplexity of the texts to foresee, each as a whole."""
+    by_group: dict[str, float] | None = None
+    """Accuracy in each part of the task, such as a subject."""
     scores: dict[str, Any] | None = None
     """Scores of each query's candidates, nats; None for a line written in training."""
+    written: list[str] | None = None
+    """The answers that the model wrote; None for a line written in training."""
     verified: float | None = None
     """Largest difference to a plain forward pass, nats, where asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as one JSON object; accuracies get keys such as `acc/sum`."""
-        # `scores` and `verified` are left out where there are none.
+        # What there is none of is left out.
         line = {name: value for name, value in asdict(self).items() if value is not None}
         accuracies = line.pop("accuracies")
         return line | {ACCURACY + name: value for name, value in accuracies.items()}
@@ -192,12 +221,12 @@ def keep_records(run_dir: Path, origin: Origin, measured: Measured) -> None:
     """Add what was measured to the files in `evaluations/`.
 
     A checkpoint's lines replace those of the same settings. Lines of training, whose `origin` has
-    no checkpoint, leave out the metrics and the scores of single candidates, which are long.
+    no checkpoint, leave out the metrics, and what is long: scores of single candidates and answers.
     """
     folder = _folder(run_dir)
     few_shot = measured.few_shot
     if origin.checkpoint is None:
-        few_shot = [replace(record, scores=None) for record in few_shot]
+        few_shot = [replace(record, scores=None, written=None) for record in few_shot]
     else:
         _drop(folder, origin)
 

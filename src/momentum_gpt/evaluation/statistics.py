@@ -1,83 +1,160 @@
-"""Intervals and tests for paired differences: may one say that B is better than A?
+"""How sure a mean is, and whether it may be 0: intervals and tests.
 
-Both sides of a pair were measured on the same document, the same query, or with the same training
-seed. The tests and intervals are scipy's, except where it cannot express what is drawn again.
+The unit is what was drawn independently, and each kind of unit has its estimate:
+
+    documents                   `over_documents`: a loss per token, or a difference of two losses
+    queries and demonstrations  `over_queries`: an accuracy, or a difference of two accuracies
+    training seeds              `over_seeds`: a metric, or its difference between two variants
+
+A paired comparison is an estimate of the differences between two sides that were measured on the
+same document, the same query, or with the same training seed.
 
 References:
-    Student's t-test and its interval; Efron (1979), percentile bootstrap; McNemar (1947), exact
-    form; Fisher (1935), sign-flip test; Holm (1979), adjustment for several tests.
+    Hartigan ("Using subsample values as typical values", 1969); Fisher (1935), sign-flip test;
+    Student's t-test; Satterthwaite (1946), degrees of freedom of a sum of variances; McNemar
+    (1947), exact form; Holm (1979), adjustment for several tests.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 10_000
-"""Samples that a bootstrap draws."""
+LEVEL = 0.05
+"""Intervals hold with a probability of 1 - LEVEL, and a p-value below LEVEL counts."""
 
-FLIPS = 2**15
-"""Sign flips of a sign-flip test: all of them for up to 15 pairs, else as many drawn at random."""
+POWER = 0.8
+"""How often the smallest detectable difference is found."""
+
+SUBSETS = 2**14
+"""Subsets of the documents that are looked at: all of them for up to 14, else as many drawn."""
+
+BLOCKS = 1000
+"""More documents than this are joined, neighbours first: the result hardly changes."""
+
+FEW_DRAWS = 5
+"""With fewer draws of the demonstrations, their spread is known only roughly."""
 
 Interval = tuple[float, float]
 """Lower and upper end; (nan, nan) where there is too little data for an interval."""
 
-NO_INTERVAL = (math.nan, math.nan)
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and how sure it is."""
+
+    value: float
+    interval: Interval
+    """95% confidence interval; (nan, nan) where there is too little data for one."""
+    p_value: float
+    """Two-sided p-value of a true value of 0; 1 where nothing is known of the spread."""
+    detectable: float
+    """The true value that as much data would tell from 0 four times out of five; nan if unknown."""
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the interval; nan without one."""
+        low, high = self.interval
+        return (high - low) / 2
 
 
-def mean_interval(values: np.ndarray, level: float = 0.95) -> Interval:
-    """Return the confidence interval of the mean of independent values (n,), by Student's t.
+def unknown(value: float) -> Estimate:
+    """Return the estimate of which nothing but the value is known."""
+    return Estimate(value, (math.nan, math.nan), 1.0, math.nan)
 
-    A single value has no interval: (nan, nan).
+
+def over_documents(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
+    """Return the estimate of sum(sums) / sum(sizes), where documents were drawn.
+
+    The means of all subsets of the documents divide the line into parts that hold the true value
+    with equal probability (Hartigan's theorem). It is exact for any number of documents of any
+    sizes, if what a document deviates by is as likely to be positive as negative. The p-value is
+    that of flipping the signs of documents. There is no interval of fewer than 6 documents.
+
+    Args:
+        sums: the sum over each document's targets, (documents,).
+        sizes: the number of its targets, (documents,).
     """
-    if len(values) < 2:
-        return NO_INTERVAL
-    low, high = _t_test(values).confidence_interval(level)
-    return float(low), float(high)
+    value = float(sums.sum() / sizes.sum())
+    means = np.sort(_means_of_subsets(*in_blocks(sums, sizes)))  # (subsets,)
+    outside = int(LEVEL / 2 * (len(means) + 1))  # parts of the line beyond each end
+    if not outside:
+        return unknown(value)
+
+    interval = (float(means[outside - 1]), float(means[-outside]))
+    # The margin of a normal distribution, and what a true value must exceed it by.
+    quantiles = stats.norm.ppf([1 - LEVEL / 2, POWER])
+    detectable = (interval[1] - interval[0]) / 2 * quantiles.sum() / quantiles[0]
+    return Estimate(value, interval, _p_value(means), float(detectable))
 
 
-def paired_t(differences: np.ndarray) -> float:
-    """Return Student's two-sided p-value of a mean difference of 0, from differences (n,), n >= 2.
+def over_seeds(values: np.ndarray) -> Estimate:
+    """Return the estimate of the mean of independent values (n,), by Student's t.
 
-    If all differences are equal, the result is 1: a spread of 0 is no estimate of the noise.
+    They are those of training seeds, or of anything else that was drawn one by one.
+
+    There is no interval of a single value.
     """
-    n = len(differences)
-    mean = abs(float(np.mean(differences)))
-    error = float(np.std(differences, ddof=1)) / math.sqrt(n)
+    n = len(values)
+    value = float(np.mean(values))
+    if n < 2:
+        return unknown(value)
+    return _by_t(value, float(np.std(values, ddof=1)) / math.sqrt(n), n - 1)
 
-    # Differences that are equal differ by rounding errors once they have been subtracted.
-    if error <= 1e-9 * mean:
-        return 1.0
-    return float(_t_test(differences).pvalue)
+
+def over_queries(values: np.ndarray) -> Estimate:
+    """Return the estimate of the mean where both queries and demonstrations were drawn.
+
+    The variance is that of a two-way layout with random effects, without replication:
+
+        Var(mean) = (MS_queries + MS_draws - MS_rest) / (draws queries)
+
+    With a single draw, the interval is over queries alone and says nothing of other demonstrations.
+
+    Args:
+        values: (draws, queries).
+    """
+    n_draws, n_queries = values.shape
+    mean = float(values.mean())
+    if n_draws == 1 or n_queries == 1:
+        return over_seeds(values.ravel())
+
+    of_query = values.mean(axis=0) - mean  # (queries,)
+    of_draw = values.mean(axis=1) - mean  # (draws,)
+    rest = values - mean - of_query - of_draw[:, None]  # (draws, queries)
+
+    freedom = np.array([n_queries - 1, n_draws - 1, (n_queries - 1) * (n_draws - 1)])
+    squares = np.array(
+        [n_draws * (of_query**2).sum(), n_queries * (of_draw**2).sum(), (rest**2).sum()]
+    )
+    mean_squares = squares / freedom
+
+    # Where one of the two adds no variance, the estimate of it may be negative; it is left out.
+    total = mean_squares[0] + mean_squares[1] - mean_squares[2]
+    largest = int(mean_squares[:2].argmax())
+    if total <= mean_squares[largest]:
+        total = mean_squares[largest]
+        degrees = freedom[largest]
+    else:
+        degrees = total**2 / (mean_squares**2 / freedom).sum()
+    if n_draws < FEW_DRAWS:
+        degrees = n_draws - 1
+    return _by_t(mean, math.sqrt(total / values.size), float(degrees))
 
 
 def sign_flip(differences: np.ndarray) -> float:
     """Return the two-sided p-value of a mean difference of 0, by flipping the signs of some.
 
-    The result is exact for up to 15 pairs, and at least 2 / 2^n. For more, `FLIPS` flips are drawn
-    at random.
+    The result is exact for up to 14 pairs, and at least 2 / 2^n. For more, flips are drawn at
+    random, and it is (b + 1) / (m + 1) of m flips with b at least as far from 0.
 
     Args:
         differences: (n,).
     """
-    # One difference is as far from 0 as its negative.
-    if len(differences) < 2:
-        return 1.0
-
-    # Permuting "samples" of a single sample flips the signs of its values.
-    result = stats.permutation_test(
-        (differences,),
-        np.sum,
-        permutation_type="samples",
-        n_resamples=FLIPS,
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.pvalue)
+    return _p_value(_means_of_subsets(differences, np.ones(len(differences))))
 
 
 def mcnemar(first: np.ndarray, other: np.ndarray) -> float:
@@ -109,37 +186,27 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0) -> Interval:
-    """Return the percentile interval of the mean over queries and draws of demonstrations.
+def margin_key(metric: str) -> str:
+    """Return the key of half the width of a metric's 95% interval, such as `val/loss_margin`.
 
-    Both are drawn again with replacement, independently of each other.
-
-    Args:
-        values: (draws, queries).
+    That of `icl/sst2/acc@4` is `icl/sst2/acc_margin@4`.
     """
-    generator = np.random.default_rng(seed)
-    n_draws, n_queries = values.shape
-    means = np.empty(RESAMPLES)
+    name, at, number = metric.partition("@")
+    return f"{name}_margin{at}{number}"
 
-    # A loop of our own: scipy.stats.bootstrap draws along one axis only, and here a sample consists
-    # of whole rows and whole columns.
-    for i in range(RESAMPLES):
-        rows = generator.integers(0, n_draws, n_draws)
-        columns = generator.integers(0, n_queries, n_queries)
-        counts = np.bincount(columns, minlength=n_queries)  # (queries,)
-        means[i] = values[rows].mean(axis=0) @ counts / n_queries
 
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def margin(metric: str, estimate: Estimate) -> dict[str, float]:
+    """Return half the width of a metric's interval, by its key; {} where there is none."""
+    return {} if math.isnan(estimate.margin) else {margin_key(metric): estimate.margin}
 
 
 def in_blocks(
-    sums: np.ndarray, sizes: np.ndarray, most: int = 2000
+    sums: np.ndarray, sizes: np.ndarray, most: int = BLOCKS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Join neighbouring documents until at most `most` blocks are left; fewer stay as they are.
 
     Args:
-        sums: the sum of each document's nats, (documents,).
+        sums: the sum over each document's targets, (documents,).
         sizes: the number of its targets, (documents,).
 
     Returns:
@@ -149,64 +216,49 @@ def in_blocks(
     return np.bincount(block, sums), np.bincount(block, sizes)
 
 
-def bootstrap_ratio(
-    sums: np.ndarray, sizes: np.ndarray, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Return the percentile interval of sum(sums) / sum(sizes), by drawing documents again.
+def _means_of_subsets(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return sum(sums) / sum(sizes) of subsets of the documents, (subsets,).
 
-    A single document has no interval: (nan, nan).
-
-    Args:
-        sums: the sum of each document's nats, (documents,).
-        sizes: the number of its targets, (documents,).
+    They are all subsets but the empty one, or `SUBSETS` - 1 of them drawn at random.
     """
-    if len(sums) < 2:
-        return NO_INTERVAL
-
-    # "Paired": a document is drawn with its sum and its size. The batch bounds the memory.
-    result = stats.bootstrap(
-        (sums, sizes),
-        _ratio,
-        n_resamples=RESAMPLES,
-        batch=1000,
-        paired=True,
-        vectorized=True,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    interval = result.confidence_interval
-    return float(interval.low), float(interval.high)
+    n = len(sums)
+    numbers = np.arange(1, min(SUBSETS, 2**n))
+    generator = np.random.default_rng(0)
+    means = []
+    # In parts, to bound the memory.
+    for part in np.array_split(numbers, -(-len(numbers) // 1024)):
+        if 2**n <= SUBSETS:
+            is_in = part[:, None] >> np.arange(n) & 1  # the number's bits, (part, documents)
+        else:
+            is_in = generator.integers(0, 2, (len(part), n), dtype=np.int8)
+            is_in[~is_in.any(axis=1), 0] = 1  # none is empty
+        is_in = is_in.astype(float)  # for a fast product
+        means.append((is_in @ sums) / (is_in @ sizes))
+    return np.concatenate(means)
 
 
-def smallest_detectable(differences: np.ndarray, power: float = 0.8, level: float = 0.95) -> float:
-    """Return the true mean difference that this many pairs would find with that power.
+def _p_value(means: np.ndarray) -> float:
+    """Return the two-sided p-value of 0 among the means of subsets, (subsets,).
 
-    It is estimated from the spread of the differences (n,); nan for a single one.
+    A subset's sum is below 0 exactly if flipping the signs of the others takes the whole sum at
+    least as far from 0.
     """
-    n = len(differences)
-    if n < 2:
-        return math.nan
-
-    # The first quantile is the distance from 0 that is significant, the second the margin by which
-    # a true difference must exceed it to be found that often.
-    quantiles = stats.t.ppf([(1 + level) / 2, power], n - 1)
-    return float(quantiles.sum() * np.std(differences, ddof=1) / math.sqrt(n))
+    rounding = 1e-9 * np.abs(means).max()
+    below = int((means <= rounding).sum())
+    above = int((means >= -rounding).sum())
+    return min(1.0, 2 * (1 + min(below, above)) / (len(means) + 1))
 
 
-def smallest_detectable_ratio(sums: np.ndarray, sizes: np.ndarray) -> float:
-    """Return the same for sum(sums) / sum(sizes), (documents,) each, by linearising the ratio."""
-    # What is left of each sum has the mean 0, and its spread over the mean size is the ratio's.
-    residuals = sums - sums.sum() / sizes.sum() * sizes
-    return smallest_detectable(residuals) / float(np.mean(sizes))
+def _by_t(value: float, error: float, freedom: float) -> Estimate:
+    """Return the estimate of a value with a standard error, by Student's t."""
+    # Values that are equal differ by rounding errors once they have been subtracted, and a spread
+    # of 0 is no estimate of the noise.
+    if error <= 1e-9 * abs(value) or error == 0:
+        return Estimate(value, (value, value), 1.0, 0.0)
 
-
-def _t_test(values: np.ndarray) -> Any:
-    with warnings.catch_warnings():
-        # Where all values are equal, scipy warns of the precision of a spread that is 0.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return stats.ttest_1samp(values, 0.0)
-
-
-def _ratio(sums: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
-    return sums.sum(axis=axis) / sizes.sum(axis=axis)
+    # The second quantile is what a true value must exceed the margin by to be found that often.
+    quantiles = stats.t.ppf([1 - LEVEL / 2, POWER], freedom)
+    margin = float(quantiles[0]) * error
+    p_value = 2 * float(stats.t.sf(abs(value) / error, freedom))
+    interval = (value - margin, value + margin)
+    return Estimate(value, interval, p_value, float(quantiles.sum()) * error)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+import numpy as np
 from torch import nn
 
 from momentum_gpt.core.config import EvaluationConfig
@@ -22,6 +23,7 @@ from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
 from momentum_gpt.evaluation.induction import induction, induction_tokens
 from momentum_gpt.evaluation.perplexity import Pass, perplexity, plan_passes
 from momentum_gpt.evaluation.records import FewShotRecord, Measured
+from momentum_gpt.evaluation.statistics import margin, over_queries
 from momentum_gpt.evaluation.synthetic import measure_answers
 from momentum_gpt.evaluation.targets import TOKENS, Stream, Targets, choose_targets
 
@@ -160,12 +162,31 @@ def evaluate(
 
 
 def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:
-    """Return `icl/TASK/acc@K` and `icl/TASK/soft@K`, means over seeds.
+    """Return `icl/TASK/acc@K` and what else the task has, means over seeds.
 
-    The latter is the mean share of the right candidate.
+    `soft@K` is the mean share of the right candidates, `f1@K` the overlap of answers that the model
+    writes with the right ones, and `ppl@K` the perplexity of texts to foresee. `acc_margin@K` is
+    half the width of the accuracy's 95% interval over queries and draws of the demonstrations.
     """
-    values: dict[str, list[float]] = defaultdict(list)
+    by_setting: dict[tuple[str, int], dict[int, FewShotRecord]] = defaultdict(dict)
     for record in records:
-        values[f"icl/{record.task}/acc@{record.k}"].append(record.acc)
-        values[f"icl/{record.task}/soft@{record.k}"].append(record.soft)
-    return {key: fmean(by_seed) for key, by_seed in values.items()}
+        # Several numbers asked for may have become the same k: their records are equal.
+        by_setting[record.task, record.k][record.seed] = record
+
+    metrics: dict[str, float] = {}
+    for (task, k), by_seed in by_setting.items():
+        seeds = list(by_seed.values())
+        accuracy = f"icl/{task}/acc@{k}"
+        metrics[accuracy] = fmean(record.acc for record in seeds)
+        right = np.array([record.right for record in seeds], dtype=float)  # (draws, queries)
+        metrics |= margin(accuracy, over_queries(right))
+
+        others = {
+            "soft": [record.soft for record in seeds if record.soft is not None],
+            "f1": [fmean(record.f1) for record in seeds if record.f1 is not None],
+            "ppl": [record.ppl for record in seeds if record.ppl is not None],
+        }
+        for name, values in others.items():
+            if values:
+                metrics[f"icl/{task}/{name}@{k}"] = fmean(values)
+    return metrics

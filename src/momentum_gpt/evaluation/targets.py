@@ -1,10 +1,14 @@
-"""What perplexity is measured on: the targets of a stream of documents, and the windows over them.
+"""What perplexity is measured on: a sample of a stream of documents, and the windows over it.
 
-Every target is scored exactly once at every context length.
+The sample is a beginning of one random order of the stream's windows (or documents), the same for
+every model. So it is spread over the documents, and a smaller sample is a part of every larger one:
+what an evaluation in training measures is a part of what `evaluate` measures. Every target is
+scored exactly once at every context length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -14,12 +18,16 @@ import numpy as np
 from momentum_gpt.core.config import EvaluationConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Tokenizer
+from momentum_gpt.data.batches import Permutation
 
 TOKENS = 65_536
 """Targets at each context length, where nothing says how many."""
 
-BLOCK = 1 << 16
+BLOCK = 1 << 20
 """Tokens that are read at once to find where documents end."""
+
+ORDER = "validation"
+"""The key of the random order in which windows or documents are taken into the sample."""
 
 
 class Stream(Protocol):
@@ -50,12 +58,22 @@ class Windows(NamedTuple):
     """How many of its last targets it scores."""
 
 
+class Text(NamedTuple):
+    """What is scored of a document without a gap: all of it, or what windows have of it."""
+
+    document: int
+    """The document's number in the stream."""
+    text: str
+    n_words: int
+    """Words between white space that begin in the text."""
+
+
 @dataclass
 class Targets:
     """What is scored, in the order of the stream.
 
-    The targets lie in stretches that are read separately: all of the stream, windows spread over
-    it, or single documents.
+    The targets lie in stretches that are read separately: windows of the stream, neighbouring ones
+    in one stretch, or documents.
     """
 
     stream: Stream
@@ -63,6 +81,8 @@ class Targets:
     """(stretches,): the first target of each."""
     sizes: np.ndarray
     """(stretches,): the targets of each."""
+    ends: np.ndarray
+    """(documents,): where each document of the whole stream ends."""
     apart: bool
     """Whether each stretch is a document that is read without what stands before it."""
 
@@ -79,40 +99,37 @@ class Targets:
 
     @cached_property
     def documents(self) -> np.ndarray:
-        """The document of each target, (targets,), counted from 0.
+        """The number of each target's document in the stream, (targets,), counted from 0."""
+        return np.searchsorted(self.ends, self._places)  # the end of a document belongs to it
 
-        A document of which only separate stretches are read counts as several.
-        """
-        begins = np.zeros(len(self), dtype=np.int64)
-        if not self.apart:
-            begins[1:] = ~self.is_text[:-1]  # after the end of a document
-        begins[np.cumsum(self.sizes[:-1])] = 1  # at the first target of a stretch
-        return begins.cumsum()
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """Where each target stands in the stream, (targets,)."""
+        before = np.cumsum(self.sizes) - self.sizes  # targets of the stretches before, (stretches,)
+        return np.arange(len(self)) + np.repeat(self.starts - before, self.sizes)
 
     @cached_property
     def is_text(self) -> np.ndarray:
         """Whether each target is text and not the end of a document, (targets,)."""
         return self.tokens != self.stream.tokenizer.eos_id
 
-    @cached_property
-    def texts(self) -> list[str]:
-        """The text of each document."""
-        cuts = np.searchsorted(self.documents, np.arange(1, int(self.documents[-1]) + 1))
-        tokens = np.split(self.tokens, cuts)
-        is_text = np.split(self.is_text, cuts)
+    def texts(self) -> Iterator[Text]:
+        """Yield the text of each run of targets that follow one another in one document."""
+        # A run ends where its document does, and where its stretch does.
+        is_last = np.append(np.diff(self.documents) > 0, True)
+        is_last[np.cumsum(self.sizes) - 1] = True
 
         decode = self.stream.tokenizer.decode
-        return [decode(ids[kept]) for ids, kept in zip(tokens, is_text, strict=True)]
-
-    def pieces(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the piece of each target, (targets,), and the document of each piece, (pieces,).
-
-        A piece is a document, or up to `most` consecutive targets of a longer one.
-        """
-        begins = np.searchsorted(self.documents, np.arange(self.documents[-1] + 1))
-        offsets = np.arange(len(self)) - begins[self.documents]
-        is_first = offsets % most == 0
-        return np.cumsum(is_first) - 1, self.documents[is_first]
+        first = 0
+        for end in (np.flatnonzero(is_last) + 1).tolist():
+            ids = self.tokens[first:end]
+            text = decode(ids[self.is_text[first:end]])
+            # A run may begin within a word, which counts where it begins.
+            before = decode(read(self.stream, int(self._places[first]) - 1, 1).tolist())
+            is_within_word = before[-1:].strip() and text[:1].strip()
+            n_words = len(text.split()) - bool(is_within_word)
+            yield Text(int(self.documents[first]), text, n_words)
+            first = end
 
     def windows(self, length: int, stride: int | None = None) -> Windows:
         """Return windows of `length` tokens, or of as many as a stretch has.
@@ -152,55 +169,61 @@ def read(stream: Stream, start: int, length: int) -> np.ndarray:
 
 
 def choose_targets(stream: Stream, config: EvaluationConfig, seq_len: int) -> Targets:
-    """Return the targets to score: windows of seq_len, all or some of them, or the first documents.
+    """Return the targets to score: windows of seq_len, or documents, taken in a random order.
 
-    Windows begin at the stream's second token, as the first one has nothing before it.
+    Windows begin at the stream's second token, as the first one has nothing before it. Of documents
+    apart, the last one taken is cut; their end-of-document tokens are no targets.
 
     Raises:
         UserError: there is nothing to score.
     """
     wanted = TOKENS if config.tokens is None else config.tokens
+    ends = document_ends(stream)
     if config.documents == "apart":
-        starts, sizes = first_documents(stream, wanted)
+        starts, sizes = _documents(ends, wanted)
         if not len(starts):
             raise UserError(f"{stream.name} has no text to score: give more of it")
-        return Targets(stream, starts, sizes, apart=True)
+        return Targets(stream, starts, sizes, ends, apart=True)
 
-    n = min(wanted, len(stream) - 1) // seq_len
-    if not n:
+    n_windows = (len(stream) - 1) // seq_len
+    if not n_windows:
         raise UserError(
             f"{stream.name} has {len(stream)} tokens, fewer than one window of "
             f"model.seq_len + 1 = {seq_len + 1}: prepare more text for validation, "
             "take a smaller model.seq_len, or evaluation.documents=apart"
         )
-    if config.windows is None or config.windows >= n:
-        return Targets(stream, np.array([1]), np.array([n * seq_len]), apart=False)
-
-    # Evenly over all, so that few windows see as many different documents as possible.
-    spread = np.arange(config.windows) * n // config.windows
-    sizes = np.full(config.windows, seq_len)
-    return Targets(stream, 1 + spread * seq_len, sizes, apart=False)
+    chosen = np.sort(first_at_random(n_windows, wanted // seq_len))
+    firsts = np.flatnonzero(np.diff(chosen, prepend=-2) > 1)  # windows with a gap before them
+    counts = np.diff(firsts, append=len(chosen))
+    return Targets(stream, 1 + chosen[firsts] * seq_len, counts * seq_len, ends, apart=False)
 
 
-def first_documents(stream: Stream, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first token and the size of each document in the first n_tokens of the stream.
+def first_at_random(size: int, n: int) -> np.ndarray:
+    """Return the first n of the numbers below size in their random order, or all; (n,)."""
+    return Permutation(size, ORDER)(np.arange(min(size, n)))
 
-    The end-of-document tokens are left out, as are empty documents; the last document may be cut.
 
-    Returns:
-        starts (documents,) and sizes (documents,).
+def document_ends(stream: Stream) -> np.ndarray:
+    """Return where each document ends, (documents,): the place of its end-of-document token.
+
+    What follows the last one is a document, too, which ends where the stream does.
     """
-    # Blocks are read up to the first end of a document beyond n_tokens: no more of the stream.
-    ends: list[int] = []
-    done = 0
-    while done < len(stream) and not (ends and ends[-1] >= n_tokens):
-        block = stream.read(done, min(BLOCK, len(stream) - done))
-        ends += (done + np.flatnonzero(block == stream.tokenizer.eos_id)).tolist()
-        done += len(block)
+    found = []
+    for start in range(0, len(stream), BLOCK):
+        block = stream.read(start, min(BLOCK, len(stream) - start))
+        found.append(start + np.flatnonzero(block == stream.tokenizer.eos_id))
+    ends = np.concatenate(found)
+    return ends if len(ends) and ends[-1] == len(stream) - 1 else np.append(ends, len(stream))
 
-    all_ends = np.array(ends, dtype=np.int64)
-    starts = np.concatenate([[0], all_ends + 1])[: len(ends)]
-    stops = np.minimum(all_ends, n_tokens)
 
-    kept = stops > starts  # neither empty nor beyond n_tokens
-    return starts[kept], (stops - starts)[kept]
+def _documents(ends: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first token and the size, (documents,) each, of documents with n_tokens in all."""
+    starts = np.append(0, ends[:-1] + 1)
+    sizes = ends - starts
+    order = first_at_random(len(ends), len(ends))
+
+    # Each document gets what is left for it when those before it in the order have been taken.
+    before = np.cumsum(sizes[order]) - sizes[order]
+    sizes[order] = np.clip(n_tokens - before, 0, sizes[order])
+    kept = sizes > 0
+    return starts[kept], sizes[kept]

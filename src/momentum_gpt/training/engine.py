@@ -34,6 +34,13 @@ DERIVED_KEYS = {
 }
 """DeepSpeed's keys that we write ourselves, and the option each comes from."""
 
+AVERAGING = {
+    "gradient_allreduce_op": "mean",
+    "gradient_predivide_factor": 1.0,
+    "managed_gradient_accumulation": True,
+}
+"""DeepSpeed's keys by which it takes the mean over micro-batches and ranks; see `train_batch`."""
+
 
 def check_deepspeed_options(options: dict[str, Any], precision: str) -> str | None:
     """Check what the user tells DeepSpeed, and mend in place what does not go together.
@@ -42,11 +49,18 @@ def check_deepspeed_options(options: dict[str, Any], precision: str) -> str | No
         A message on what was mended, if anything was.
 
     Raises:
-        UserError: A key that is derived, a key that DeepSpeed does not know, or a value it refuses.
+        UserError: A key that is derived, a key that DeepSpeed does not know, a value it refuses, or
+            one that changes what the loss is divided by.
     """
     for key, option in DERIVED_KEYS.items():
         if key in options:
             raise UserError(f"deepspeed.{key} is derived and cannot be set: use {option}")
+    for key, value in AVERAGING.items():
+        if options.get(key, value) != value:
+            raise UserError(
+                f"deepspeed.{key}={options[key]} would change what the loss is divided by: "
+                f"leave it at {value}"
+            )
     stage = zero_stage(options)
     if stage not in (0, 1, 2, 3):
         raise UserError(f"deepspeed.zero_optimization.stage must be 0, 1, 2 or 3, got {stage!r}")
@@ -142,6 +156,7 @@ def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
         "bf16": {"enabled": config.training.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 2**31,
+        **AVERAGING,
     }
 
 
@@ -192,7 +207,10 @@ def _read_back(engine: Any, told: dict[str, Any]) -> None:
         "gradient_clipping": engine.gradient_clipping(),
         "bf16": {"enabled": engine.bfloat16_enabled()},
         "data_types": {"grad_accum_dtype": grad_accum_dtype},
+        "gradient_predivide_factor": engine.gradient_predivide_factor(),
+        "managed_gradient_accumulation": engine.managed_gradient_accumulation(),
     }
+    assert engine.gradient_average
     for key, value in does.items():
         assert told[key] == value, f"DeepSpeed was told {key}={told[key]} and would use {value}"
     assert engine.zero_optimization_stage() == zero_stage(told)
@@ -223,19 +241,26 @@ def set_lr(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Take one optimizer step; return this rank's mean loss, nats per token, still on the device.
+def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_targets: int) -> Tensor:
+    """Take one optimizer step; return this rank's part of the loss, still on the device.
+
+    The loss is the sum of nats over the whole global batch divided by its number of targets, in
+    nats per token. It is the sum of the ranks' parts.
 
     Args:
-        micro_batches: Tokens and targets, (B, T) each.
+        micro_batches: this rank's tokens and targets, (B, T) each.
+        n_targets: targets of the whole global batch, over micro-batches and ranks.
     """
+    # DeepSpeed takes the mean over micro-batches and ranks. So each sum of nats is divided by
+    # their mean number of targets, whatever its own number is.
+    mean_targets = n_targets / (len(micro_batches) * distributed.world_size())
     total = torch.zeros((), device=engine.device)
     for tokens, targets in micro_batches:
-        loss = engine(tokens.to(engine.device), targets.to(engine.device))
-        engine.backward(loss)
+        nats = engine(tokens.to(engine.device), targets.to(engine.device))
+        engine.backward(nats / mean_targets)
         engine.step()  # updates only after the last micro-batch
-        total += loss.detach()
-    return total / len(micro_batches)
+        total += nats.detach()
+    return total / n_targets
 
 
 def grad_norm(engine: Any) -> float | None:

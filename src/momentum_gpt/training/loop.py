@@ -11,6 +11,7 @@ from momentum_gpt.core import distributed
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import TrainingData, prefetch
+from momentum_gpt.evaluation.statistics import margin_key
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.engine import grad_norm, set_lr, train_batch
 from momentum_gpt.training.optim import lr_at
@@ -59,10 +60,11 @@ def train(
             tracker.log(position.step, position.step * training.tokens_per_step, metrics)
 
     with Interruption() as interruption:
-        for step, micro_batches in throughput.waiting(prefetch(batches, distributed.rank(), steps)):
+        coming = prefetch(batches, distributed.rank(), steps)
+        for step, micro_batches, n_targets in throughput.waiting(coming):
             lr = lr_at(step, config.optim, training.max_steps)
             set_lr(engine, lr)
-            loss = train_batch(engine, micro_batches)
+            part = train_batch(engine, micro_batches, n_targets)
 
             position.step = step + 1
             position.order_hash = batches.order_hash(position.order_hash, step)
@@ -77,11 +79,11 @@ def train(
             saving = last or stop or is_due(position.step, training.save_every)
 
             if logging or saving:
-                mean_loss = finite(distributed.mean_over_ranks(loss), position.step)
+                loss = finite(distributed.sum_over_ranks(part.double()).item(), position.step)
             if logging:
                 speed = throughput.read()
-                log({"train/loss": mean_loss, "optim/lr": lr, **speed, **norm_of(engine)})
-                progress.show(position.step, mean_loss, speed["train/tokens_per_s"])
+                log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
+                progress.show(position.step, loss, speed["train/tokens_per_s"])
             if evaluating:
                 metrics = evaluate()
                 log(metrics)
@@ -124,13 +126,22 @@ def norm_of(engine: Any) -> dict[str, float]:
 
 
 def describe(step: int, metrics: dict[str, float]) -> str:
-    """Return one line on an evaluation."""
-    parts = [f"step {step:,}", f"val/loss {metrics['val/loss']:.4f} nats"]
+    """Return one line on an evaluation: its results, their 95% intervals, and its sample."""
+    parts = [f"step {step:,}", f"val/loss {_with_margin(metrics, 'val/loss', '.4f')} nats"]
     for key, value in metrics.items():
         if "ppl@" in key:
             parts.append(f"{key.removeprefix('val/')} {value:.2f}")
     if "icl/score" in metrics:
-        parts.append(f"icl/score {metrics['icl/score']:+.3f}")
+        parts.append(f"icl/score {_with_margin(metrics, 'icl/score', '+.3f')}")
     if "val/acc" in metrics:
         parts.append(f"val/acc {metrics['val/acc']:.1%}")
+    if "val/documents" in metrics:
+        sample = f"{metrics['val/targets']:,} targets of {metrics['val/documents']:,} documents"
+        parts.append(f"on {sample}")
     return "  ".join(parts)
+
+
+def _with_margin(metrics: dict[str, float], metric: str, form: str) -> str:
+    value = format(metrics[metric], form)
+    half = metrics.get(margin_key(metric))
+    return value if half is None else f"{value} ± {half:{form.lstrip('+')}}"

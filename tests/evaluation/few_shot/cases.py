@@ -94,3 +94,20 @@ class Bigram(nn.Module):
         probabilities[..., 300] = a
         probabilities[..., 301] = b
         return probabilities.log()
+
+
+class Repeating(Bigram):
+    """Gives a high probability to that of tokens 300 and 301 that was read last in the prefix."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def forward(
+        self, tokens: Tensor, cache: Any = None, n_new: Any = None, at: Any = None
+    ) -> Tensor:
+        if len(tokens) == 1 and cache.longest == 0:
+            answers = [int(i) for i in tokens[0] if i in (300, 301)]
+            self.default = (0.1, 0.1)
+            if answers:
+                self.default = (0.8, 0.1) if answers[-1] == 300 else (0.1, 0.8)
+        return super().forward(tokens, cache, n_new, at)

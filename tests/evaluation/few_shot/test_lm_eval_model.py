@@ -14,25 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from momentum_gpt.core.config import EvaluationConfig, IclConfig, ModelConfig
 from momentum_gpt.data import Texts, load_tokenizer, read_texts
-from momentum_gpt.evaluation import evaluate
+from momentum_gpt.evaluation import FewShotRecord, evaluate
+from momentum_gpt.evaluation.few_shot.answers import contains
 from momentum_gpt.evaluation.few_shot.measure import measure_task
 from momentum_gpt.evaluation.few_shot.prompts import prepare_task
-from momentum_gpt.evaluation.few_shot.tasks import (
-    ROWS,
-    IclTask,
-    draw_demonstrations,
-    load_examples,
-    load_task,
-)
+from momentum_gpt.evaluation.few_shot.rows import IclTask
+from momentum_gpt.evaluation.few_shot.tasks import load_examples, load_task
 from momentum_gpt.export import ExportConfig, export
 from momentum_gpt.models import GPT, save_model
 from momentum_gpt.models.gpt import init_weights
 from tests.conftest import SHARED_DATA
 from tests.evaluation.few_shot.cases import write_rows
+from tests.evaluation.few_shot.hub_rows import ROWS, write_hub
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: make test-harness installs it")
 pytest.importorskip("accelerate", reason="accelerate is not installed: make test-harness does it")
@@ -117,12 +113,22 @@ def test_whole_texts_have_lm_evals_nats(folder: Path) -> None:
 
 
 def test_generation_stops_where_it_is_told(folder: Path) -> None:
+    """Short and long contexts, one that leaves no room, and two ways to stop."""
     from lm_eval.api.instance import Instance
 
     ours, theirs = both(folder)
-    options = {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}
-    instances = [Instance("generate_until", {}, ("the quick brown", options), 0)]
-    assert ours.generate_until(instances) == theirs.generate_until(instances)
+    theirs.batch_size_per_gpu = 1  # its padding on the left is not what is compared
+    contexts = ["the quick brown", "dog", " ".join(TEXT.split()[:60]), TEXT, "over the lazy"]
+    instances = []
+    for until, room in ((["\n"], 12), (["th", "x"], 20)):
+        options = {"until": until, "max_gen_toks": room, "do_sample": False}
+        for context in contexts:
+            number = len(instances)
+            instances.append(Instance("generate_until", {}, (context, options), number))
+
+    texts = ours.generate_until(instances)
+    assert texts == theirs.generate_until(instances)
+    assert len(set(texts)) > 5
 
 
 @pytest.fixture(scope="module", params=["vanilla", "momentum"])
@@ -137,6 +143,12 @@ def exported(
 
     model = GPT(ModelConfig(2, 4, 32, 2048, vocab_size=512, init_std=0.2), attention)
     init_weights(model, 0)
+    # Single bytes and control tokens are never the likeliest: where they are no text,
+    # `transformers` decodes them differently.
+    ordinary = load_tokenizer(data_folder).ordinary_ids()
+    is_ordinary = torch.zeros(512, 1)
+    is_ordinary[torch.from_numpy(ordinary)] = 1
+    model.token_embedding.weight.data *= is_ordinary
     weights = dict(model.named_parameters())
     save_model(path / "model", model, weights, data_folder / "tokenizer.model")
     export(ExportConfig(str(path / "model"), str(path / "exported")))
@@ -148,6 +160,7 @@ def harness(
     tasks: Path,
     monkeypatch: pytest.MonkeyPatch,
     samples: dict[str, list[int]] | None = None,
+    batch_size: int = 8,
     **options: Any,
 ) -> dict[str, Any]:
     """Return what lm-eval's own model of `transformers` gets in the task files, offline."""
@@ -170,7 +183,7 @@ def harness(
         model_args=arguments,
         tasks=sorted(path.stem for path in tasks.glob("*.yaml")),
         task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-        batch_size=8,
+        batch_size=batch_size,
         samples=samples,
         log_samples=True,
     )
@@ -178,33 +191,75 @@ def harness(
     return results
 
 
-CHOICES = {
-    "piqa": "{{[' ' ~ sol1, ' ' ~ sol2]}}",
-    "arc": "{{[' ' ~ choices.text[0], ' ' ~ choices.text[1], "
-    "' ' ~ choices.text[2], ' ' ~ choices.text[3]]}}",
+THEIRS = {
+    "arc_easy": {
+        "doc_to_choice": "{{choices.text}}",
+        "doc_to_target": "{{choices.label.index(answerKey)}}",
+    },
+    "piqa": {"doc_to_choice": "{{[sol1, sol2]}}"},
 }
-"""Candidates of the tasks whose rows have their own, as lm-eval writes them."""
+"""How lm-eval reads tasks whose rows have candidates of their own."""
 
 
-def write_task_file(folder: Path, task: IclTask, rows: Path, shown: list[dict[str, Any]]) -> None:
+def write_task_file(
+    folder: Path, task: IclTask, test: Path, shown: list[dict[str, Any]], **options: Any
+) -> None:
     """Write the task as lm-eval's file, with these demonstrations for every query."""
+    folder.mkdir(exist_ok=True)
+    files = {"test": str(test)}
+    if shown:
+        files["shown"] = str(folder / "shown.jsonl")
+        write_rows(folder / "shown.jsonl", shown)
     about = {
         "task": task.name,
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "dataset_kwargs": {"data_files": files},
         "output_type": "multiple_choice",
         "test_split": "test",
+        "fewshot_split": "shown" if shown else None,
         "doc_to_text": re.sub(r"{(\w+)}", r"{{\1}}", task.template),
-        "doc_to_choice": task.verbalizers or CHOICES[str(task.rows)],
-        "doc_to_target": "{{choices.label.index(answerKey)}}" if task.rows == "arc" else "label",
-        "target_delimiter": "",  # the space is the candidate's
+        "doc_to_choice": [text.removeprefix(" ") for text in task.verbalizers],
+        "doc_to_target": "label",
         "fewshot_delimiter": "\n",
         "num_fewshot": len(shown),
-        "fewshot_config": {"sampler": "first_n", "samples": shown},
-        "metric_list": [{"metric": "acc"}],
+        "fewshot_config": {"sampler": "first_n"},
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }
-    text = OmegaConf.to_yaml(OmegaConf.create({"x": about})["x"]).replace("${", "{")
-    (folder / f"{task.name}.yaml").write_text(text)
+    content = json.dumps(about | THEIRS.get(task.name, {}) | options)  # JSON is YAML, too
+    (folder / f"{task.name}.yaml").write_text(content)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def our_record(exported: tuple[GPT, Path], config: IclConfig) -> FewShotRecord:
+    model, export_folder = exported
+    prompts = prepare_task(config.tasks[0], load_tokenizer(export_folder), config, 2048)
+    (record,) = measure_task(model, prompts, 4096)
+    return record
+
+
+def samples_of(results: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+
+
+def check_scores(record: FewShotRecord, results: dict[str, Any], name: str) -> None:
+    """Compare each candidate's log-probability, and the accuracies by sum and by character."""
+    samples = samples_of(results, name)
+    assert [sample["doc_id"] for sample in samples] == record.queries
+    theirs = []
+    for sample in samples:
+        theirs.append([float(score) for score, _ in sample["filtered_resps"]])
+    assert record.scores is not None
+    ours = record.scores["sum"]
+    assert len({score for scores in theirs for score in scores}) >= len(theirs)
+    np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), atol=1e-4)
+
+    found = results["results"][name]
+    if "acc_norm,none" in found and "per_char" in record.accuracies:
+        assert found["acc_norm,none"] == pytest.approx(record.accuracies["per_char"])
+    assert found["acc,none"] == pytest.approx(record.accuracies.get("sum", record.acc))
 
 
 def check_task(
@@ -212,49 +267,21 @@ def check_task(
     folder: Path,
     name: str,
     data: str | None,
-    rows: Path,
+    test: Path,
     train: Path,
     monkeypatch: pytest.MonkeyPatch,
+    **options: Any,
 ) -> None:
-    """Compare each candidate's log-probability after the same demonstrations.
-
-    One is of lm-eval on the export, the other of our evaluation.
-    """
-    model, export_folder = exported
+    """Compare lm-eval on the export with our evaluation, after the same demonstrations."""
     config = IclConfig(tasks=[name], data=data, k=[4], seeds=1, queries=12)
-    prompts = prepare_task(name, load_tokenizer(export_folder), config, 2048)
-    (record,) = measure_task(model, prompts, 4096)
-    assert record.scores is not None
-
-    # The rows that lm-eval is to show: those of our demonstrations.
+    record = our_record(exported, config)
+    rows = lines_of(train)
     task = load_task(name)
-    by_prompt = {}
-    for line in train.read_text().splitlines():
-        row = json.loads(line)
-        by_prompt[task.template.format(**row)] = row
-    chosen = draw_demonstrations(load_examples(task, data)[0], record.k, task.name, 0)
-    folder.mkdir()
-    write_task_file(folder, task, rows, [by_prompt[example.prompt] for example in chosen])
-
-    # Rows that our reader leaves out are not counted in our numbers of queries.
-    kept = []
-    for number, line in enumerate(rows.read_text().splitlines()):
-        if task.rows is None or ROWS[task.rows](json.loads(line), task) is not None:
-            kept.append(number)
-    asked = [kept[i] for i in record.queries]
-
-    results = harness(export_folder, folder, monkeypatch, {task.name: asked}, add_bos_token=True)
-    samples = sorted(results["samples"][task.name], key=lambda sample: sample["doc_id"])
-    assert [sample["doc_id"] for sample in samples] == asked
-
-    theirs = []
-    for sample in samples:
-        theirs.append([float(score) for score, _ in sample["filtered_resps"]])
-    assert len({score for scores in theirs for score in scores}) > 12
-    np.testing.assert_allclose(record.scores["sum"], theirs, atol=1e-4)
-    if len({len(text) for text in task.verbalizers}) == 1:
-        their_accuracy = results["results"][task.name]["acc,none"]
-        assert their_accuracy == pytest.approx(record.accuracies["sum"])
+    shown = [rows[number] for number in record.demonstrations]
+    write_task_file(folder, task, test, shown, **options)
+    asked = {task.name: record.queries}
+    results = harness(exported[1], folder, monkeypatch, asked, add_bos_token=True)
+    check_scores(record, results, task.name)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -285,6 +312,215 @@ def test_a_task_file_of_ones_own_on_exported_models_gives_our_scores(
     test = tmp_path / "test.jsonl"
     train = tmp_path / "train.jsonl"
     check_task(exported, tmp_path / "tasks", str(task), None, test, train, monkeypatch)
+
+
+SUITES = {
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "openbookqa": "openbookqa/openbookqa.yaml",
+    "boolq": "super_glue/boolq/default.yaml",
+    "rte": "glue/rte/default.yaml",
+    "copa": "super_glue/copa/default.yaml",
+    "lambada": "lambada/lambada_openai.yaml",
+}
+"""Where lm-eval has its own files of these tasks."""
+
+
+def include(theirs: str, folder: Path, name: str, splits: dict[str, Path], **options: Any) -> None:
+    """Write a task that is lm-eval's own, but for its data."""
+    import lm_eval
+
+    path = Path(lm_eval.__file__).parent / "tasks" / theirs
+    about = {
+        "include": str(path),
+        "task": name,
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {split: str(path) for split, path in splits.items()}},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yaml").write_text(json.dumps(about | options))
+
+
+def suite_splits(
+    folder: Path, name: str, record: FewShotRecord
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Return the files of a suite's splits, and options that show our demonstrations first."""
+    task = load_task(name)
+    splits = {task.test_split: folder / name / f"{task.test_split}.jsonl"}
+    n = len(record.demonstrations)
+    if task.train_split:
+        rows = lines_of(folder / name / f"{task.train_split}.jsonl")
+        splits["shown"] = folder / "shown.jsonl"
+        write_rows(splits["shown"], [rows[number] for number in record.demonstrations])
+    shown = {
+        "training_split": "shown" if task.train_split else None,
+        "validation_split": None,
+        "test_split": task.test_split,
+        "fewshot_split": "shown" if task.train_split else None,
+        "fewshot_config": {"sampler": "first_n"} if n else None,
+        "num_fewshot": n,
+    }
+    return splits, shown
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_are_asked_and_scored_as_by_lm_evals_own_files(
+    exported: tuple[GPT, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On rows in the hub's layout, after a demonstration where there is something to show."""
+    write_hub(tmp_path, name)
+    config = IclConfig(tasks=[name], data=str(tmp_path), k=[1], seeds=1, separator="\n\n")
+    record = our_record(exported, config)
+    splits, shown = suite_splits(tmp_path, name, record)
+    if name == "copa":  # its candidates begin with a space, and lm-eval adds another
+        shown["target_delimiter"] = ""
+    include(SUITES[name], tmp_path / "tasks", name, splits, **shown)
+    results = harness(exported[1], tmp_path / "tasks", monkeypatch, add_bos_token=True)
+    check_scores(record, results, name)
+    if record.ppl is not None:
+        assert record.ppl == pytest.approx(results["results"][name]["perplexity,none"], rel=1e-4)
+
+
+@pytest.mark.shared_data
+def test_lambada_itself_has_lm_evals_scores(
+    exported: tuple[GPT, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SHARED_DATA / "text"
+    config = IclConfig(tasks=["lambada"], data=str(data), k=[0], queries=12)
+    record = our_record(exported, config)
+    splits = {"test": data / "lambada" / "test.jsonl"}
+    include(SUITES["lambada"], tmp_path / "tasks", "lambada", splits)
+    asked = {"lambada": record.queries}
+    results = harness(exported[1], tmp_path / "tasks", monkeypatch, asked, add_bos_token=True)
+    check_scores(record, results, "lambada")
+
+
+def test_subjects_of_mmlu_are_asked_and_scored_as_by_lm_evals_own_file(
+    exported: tuple[GPT, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm-eval's task is a single subject, and shows the rows of its demonstrations in order."""
+    write_hub(tmp_path, "mmlu")
+    config = IclConfig(tasks=["mmlu"], data=str(tmp_path), k=[2], seeds=1, separator="\n\n")
+    record = our_record(exported, config)
+    shown = lines_of(tmp_path / "mmlu" / "dev.jsonl")
+    asked = lines_of(tmp_path / "mmlu" / "test.jsonl")
+    assert record.scores is not None
+    for subject in ("anatomy", "us_foreign_policy"):
+        splits = {"dev": tmp_path / f"{subject}_dev.jsonl", "test": tmp_path / f"{subject}.jsonl"}
+        drawn = [shown[number] for number in record.demonstrations]
+        write_rows(splits["dev"], [row for row in drawn if row["subject"] == subject])
+        write_rows(splits["test"], [row for row in asked if row["subject"] == subject])
+        folder = tmp_path / f"{subject}_tasks"
+        include(f"mmlu/default/mmlu_{subject}.yaml", folder, subject, splits, num_fewshot=2)
+        results = harness(exported[1], folder, monkeypatch, add_bos_token=True)
+
+        theirs = []
+        for sample in samples_of(results, subject):
+            theirs.append([float(score) for score, _ in sample["filtered_resps"]])
+        places = [
+            i for i, number in enumerate(record.queries) if asked[number]["subject"] == subject
+        ]
+        ours = [record.scores["sum"][place] for place in places]
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        assert record.by_group is not None
+        their_accuracy = results["results"][subject]["acc,none"]
+        assert record.by_group[subject] == pytest.approx(their_accuracy)
+
+
+def test_candidates_of_a_list_of_any_length_have_lm_evals_scores(
+    exported: tuple[GPT, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, n in (("train", 9), ("test", 20)):
+        rows = []
+        for i in range(n):
+            texts = [f"{word} {i}" for word in ("red and yellow", "blue", "grün", "a")[: 2 + i % 3]]
+            keys = list("ABCD")[: len(texts)]
+            choices = {"text": texts, "label": keys}
+            rows.append({"text": f"{split} {i}", "choices": choices, "key": keys[i % len(keys)]})
+        write_rows(tmp_path / f"{split}.jsonl", rows)
+    task = tmp_path / "lists.yaml"
+    task.write_text(
+        f"dataset: {tmp_path}\n"
+        "test_split: test\n"
+        "template: 'Text: {text} Colour:'\n"
+        "candidates: choices.text\n"
+        "label: key\n"
+        "labels: choices.label\n"
+    )
+    check_task(
+        exported,
+        tmp_path / "tasks",
+        str(task),
+        None,
+        tmp_path / "test.jsonl",
+        tmp_path / "train.jsonl",
+        monkeypatch,
+        doc_to_choice="{{choices.text}}",
+        doc_to_target="{{choices.label.index(key)}}",
+    )
+
+
+def test_written_answers_are_those_of_lm_eval_and_as_right(
+    exported: tuple[GPT, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its counts of exact matches and its F1 are those of the rules for MLQA, in English."""
+    from lm_eval.tasks.mlqa.utils import process_results_en
+
+    words = ("red", "blue", "a fox", "the dog")
+    rows = []
+    for i in range(13):
+        text = " ".join(words[(i + j) % 4] for j in range(i + 1))
+        rows.append({"text": text, "answers": {"text": [words[i % 4], f"{words[i % 3]} {i}"]}})
+    write_rows(tmp_path / "train.jsonl", rows[:4])
+    write_rows(tmp_path / "test.jsonl", rows[4:])
+    task = tmp_path / "written.yaml"
+    task.write_text(
+        f"dataset: {tmp_path}\n"
+        "test_split: test\n"
+        "template: 'Text: {text} Answer:'\n"
+        "answers: answers.text\n"
+        "max_new_tokens: 16\n"
+        "stop: [e, '.']\n"
+    )
+    options = {
+        "output_type": "generate_until",
+        "doc_to_target": "{{answers.text[0]}}",
+        "doc_to_choice": None,
+        "generation_kwargs": {"until": ["e", "."], "max_gen_toks": 16, "do_sample": False},
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    record = our_record(exported, IclConfig(tasks=[str(task)], k=[2], seeds=1))
+    shown = [rows[number] for number in record.demonstrations]
+    folder = tmp_path / "tasks"
+    write_task_file(folder, load_task(str(task)), tmp_path / "test.jsonl", shown, **options)
+    results = harness(exported[1], folder, monkeypatch, batch_size=1, add_bos_token=True)
+
+    theirs = []
+    for sample, row in zip(samples_of(results, "written"), rows[4:], strict=True):
+        (text,) = sample["filtered_resps"]
+        found = process_results_en({"answers": row["answers"]["text"]}, [text])
+        theirs.append((text, int(found["exact_match"]), found["f1"]))
+    assert record.written == [text for text, _, _ in theirs]
+    assert len(set(record.written)) > 3
+    assert record.right == [exact for _, exact, _ in theirs]
+    assert record.f1 == pytest.approx([overlap for _, _, overlap in theirs], abs=1e-5)
+
+
+def test_recall_and_squad_have_lm_evals_prompts_and_its_count(tmp_path: Path) -> None:
+    from lm_eval.tasks.fda.task import FDA, contains_score
+    from lm_eval.tasks.squadv2.task import SQuAD2
+    from lm_eval.tasks.swde.task import SWDE
+
+    for name, theirs in (("fda", FDA), ("swde", SWDE), ("squad", SQuAD2)):
+        write_hub(tmp_path, name)
+        _, examples = load_examples(load_task(name), str(tmp_path))
+        for example, row in zip(examples, ROWS[name]["validation"], strict=True):
+            assert example.prompt == theirs.doc_to_text(None, row)  # type: ignore[arg-type]
+            if name != "squad":
+                for written in (f" it is {row['value'].upper()}.", " I. Be", ""):
+                    ours = contains(written, example.candidates)
+                    assert ours == contains_score(written, [row["value"]])
 
 
 def test_bits_per_byte_of_exported_models_are_ours(

@@ -14,6 +14,7 @@ from momentum_gpt.core.config import IclConfig
 from momentum_gpt.data import Tokenizer, load_tokenizer
 from tests.evaluation.few_shot.cases import (
     Bigram,
+    Repeating,
     measure,
     model_of,
     write_colours,
@@ -123,6 +124,122 @@ def test_calibration_and_pmi_are_those_worked_out_on_paper(
     for found, logs in zip(record.scores["sum"], expected, strict=True):
         assert found == pytest.approx(logs, abs=1e-5)
     assert record.soft == pytest.approx((8 / 9 + 4 / 9 + 0.25 / 0.85) / 3, rel=1e-5)
+
+
+def test_any_of_several_right_candidates_is_right(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Token 300 has the probability 1/2, token 301 1/4, and the best of all is always token 300.
+
+    | right candidates | chosen | share of the right ones, of 1/2 + 1/4 + 1/4 / 510 |
+    | 300, and another | right  | 1/2 + 1/4 / 510                                   |
+    | 301, and another | wrong  | 1/4 + 1/4 / 510                                   |
+    """
+    texts = [tokenizer.decode([i]) for i in (300, 301, 302)]
+    rows = [{"text": "q", "c": texts, "label": label} for label in ([0, 2], [1, 2])]
+    write_rows(tmp_path / "test.jsonl", rows)
+    write_rows(tmp_path / "train.jsonl", [{"text": "other", "c": texts, "label": [1]}])
+    task = tmp_path / "several.yaml"
+    task.write_text(
+        f"dataset: {tmp_path}\ntest_split: test\ntemplate: 'A {{text}}'\n"
+        "candidates: c\ncandidate: '{}'\n"
+    )
+    config = IclConfig(tasks=[str(task)], k=[1], seeds=1)
+    (record,) = measure(Bigram({}, default=(0.5, 0.25)), tokenizer, config)
+
+    rest = 0.25 / 510
+    shares = np.array([0.5 + rest, 0.25 + rest]) / (0.75 + rest)
+    assert record.right == [1, 0]
+    assert record.chosen == [2, 0, 0]
+    assert record.soft == pytest.approx(shares.mean())
+    assert record.loss == pytest.approx((-np.log(shares)).tolist(), abs=1e-5)
+    assert record.majority == 1.0  # the third candidate is right in both
+
+
+def test_a_task_says_which_score_counts(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """(300, 301) has the sum ln 0.25 and ln 0.5 per token; (300) has ln 0.4 either way."""
+    texts = [tokenizer.decode([300, 301]), tokenizer.decode([300])]
+    assert [len(tokenizer.encode(text)) for text in texts] == [2, 1]
+    write_rows(tmp_path / "test.jsonl", [{"text": "q", "label": 0}])
+    write_rows(tmp_path / "train.jsonl", [])
+    # After token 300, 301 has the probability 0.625.
+    model = Bigram({300: (0.1, 0.625)}, default=(0.4, 0.25))
+    for score, right in (("sum", 0), ("per_token", 1)):
+        folder = tmp_path / score
+        folder.mkdir()
+        path = Path(write_task(folder, "A {text}", texts))
+        text = path.read_text().replace(str(folder), str(tmp_path))
+        path.write_text(f"{text}score: {score}\ntrain_split: null\n")
+        config = IclConfig(tasks=[str(path)], k=[0], seeds=1)
+        (record,) = measure(model, tokenizer, config)
+        assert record.acc == right
+        assert record.right == [right]
+        assert record.accuracies["sum"] == 0
+        assert record.accuracies["per_token"] == 1
+
+
+def test_a_word_to_foresee_is_right_if_the_model_would_write_it(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Token 300 has 1/2 after all but one word, where it has 0.1 and token 301 has 0.3."""
+    word = tokenizer.decode([300])
+    other = tokenizer.encode("is it")[-1]
+    rows = [{"text": "a", "word": word}, {"text": "is it", "word": word}]
+    write_rows(tmp_path / "test.jsonl", rows)
+    task = tmp_path / "word.yaml"
+    task.write_text(
+        f"dataset: {tmp_path}\ntest_split: test\ntrain_split: null\n"
+        "template: '{text}'\ncontinuation: '{word}'\n"
+    )
+    config = IclConfig(tasks=[str(task)], k=[0, 4], verify=0)
+    model = Bigram({other: (0.1, 0.3)}, default=(0.5, 0.25))
+    records = measure(model, tokenizer, config)
+    # There is nothing to show: it is measured once, and is the answer to both.
+    assert [(record.k, record.k_asked) for record in records] == [(0, 0), (0, 4)]
+    assert records[0].right == [1, 0]
+    assert records[0].acc == records[0].accuracies["greedy"] == 0.5
+    assert records[0].loss == pytest.approx([math.log(2), math.log(10)], abs=1e-5)
+    assert records[0].soft == pytest.approx(0.3)
+    assert records[0].ppl == pytest.approx(math.sqrt(20))
+    assert records[0].majority is None
+
+
+def test_written_answers_are_exact_or_nearly_right(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """After "is it" the model writes token 301 once, and after all else token 300, to the end."""
+    a, b = (tokenizer.decode([i]) for i in (300, 301))
+    last = tokenizer.encode("is it")[-1]
+    rows = [
+        {"text": "is it", "right": [f"{b}{a}{a}", "other"]},
+        {"text": "a", "right": [f"{a}{a}{a}"]},
+        {"text": "a", "right": ["other"]},
+    ]
+    write_rows(tmp_path / "test.jsonl", rows)
+    task = tmp_path / "written.yaml"
+    task.write_text(
+        f"dataset: {tmp_path}\ntest_split: test\ntrain_split: null\ntemplate: '{{text}}'\n"
+        "answers: right\nmax_new_tokens: 3\nstop: []\n"
+    )
+    config = IclConfig(tasks=[str(task)], k=[0])
+    (record,) = measure(Bigram({last: (0.1, 0.3)}, default=(0.5, 0.25)), tokenizer, config)
+    assert record.written == [f"{b}{a}{a}", f"{a}{a}{a}", f"{a}{a}{a}"]
+    assert record.right == [1, 1, 0]
+    assert record.f1 == [1, 1, 0]
+    assert record.acc == record.accuracies["exact"] == pytest.approx(2 / 3)
+    assert record.soft is None
+    assert record.loss == []
+
+
+def test_wrong_answers_are_shown_where_flipped_is_measured(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """The model repeats the last answer shown: right ones make it right, wrong ones wrong."""
+    verbalizers = [tokenizer.decode([i]) for i in (300, 301)]
+    row = {"text": "thing", "label": 1}
+    write_rows(tmp_path / "train.jsonl", [row | {"text": f"thing {i}"} for i in range(4)])
+    write_rows(tmp_path / "test.jsonl", [row | {"text": f"other {i}"} for i in range(3)])
+    task = write_task(tmp_path, "{text}", verbalizers)
+    config = IclConfig(tasks=[task], k=[2], seeds=2, flipped=True)
+    records = measure(Repeating(), tokenizer, config)
+    assert [record.acc for record in records] == [1.0, 1.0]
+    assert [record.accuracies["flipped"] for record in records] == [0.0, 0.0]
 
 
 def test_a_record_is_json(tokenizer: Tokenizer, tmp_path: Path) -> None:

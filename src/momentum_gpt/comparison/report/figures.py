@@ -7,7 +7,8 @@ from statistics import fmean
 
 import plotly.graph_objects as go
 
-from momentum_gpt.comparison.runs import Run
+from momentum_gpt.comparison.runs import Run, have_other_tokenizers
+from momentum_gpt.evaluation.statistics import margin_key
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette, which readers with colour blindness can tell apart."""
@@ -65,6 +66,7 @@ def curve(
         x=x,
         y=y,
         name=name,
+        legendgroup=name,  # hidden and shown with the band
         mode=mode,
         line={"color": colour(number), "width": 2},
         marker={"size": 6},
@@ -72,16 +74,69 @@ def curve(
 
 
 def over_tokens(title: str, metric: str, unit: str) -> Draw:
-    """Return the function that draws a metric against the tokens trained on."""
+    """Return the function that draws a metric against the tokens trained on.
+
+    What was measured in training is a line, in a band of its intervals where it has them. What
+    `evaluate` has measured afterwards, on more of the same sample, is a diamond at the end.
+    """
 
     def draw(runs: Sequence[Run]) -> go.Figure:
-        traces = []
+        traces: list[go.Scatter] = []
         for number, run in enumerate(runs):
             tokens, values = run.series(metric)
+            traces += _band(run, number, metric)
             traces.append(curve(run.name, number, tokens, values))
+            traces += _afterwards(run, number, metric)
         return chart(title, "tokens trained on", unit, traces)
 
     return draw
+
+
+def _band(run: Run, number: int, metric: str) -> list[go.Scatter]:
+    """Return the band of a metric's 95% intervals in training; [] without any."""
+    tokens = []
+    lower = []
+    upper = []
+    for record in run.records:
+        half = record.get(margin_key(metric))
+        if half is not None:
+            tokens.append(record["tokens"])
+            lower.append(record[metric] - half)
+            upper.append(record[metric] + half)
+    return [band(run.name, colour(number), tokens, lower, upper)] if tokens else []
+
+
+def _afterwards(run: Run, number: int, metric: str) -> list[go.Scatter]:
+    """Return the point that `evaluate` has measured, with its 95% interval; [] without one."""
+    if metric not in run.afterwards:
+        return []
+    point = curve(run.name, number, [run.final["tokens"]], [run.afterwards[metric]], "markers")
+    point.update(
+        marker={"symbol": "diamond", "size": 10, "line": {"color": "white", "width": 1}},
+        error_y={"array": [run.margin(metric) or 0.0], "thickness": 2},
+        legendgroup=run.name,
+        showlegend=False,
+    )
+    return [point]
+
+
+def band(
+    name: str, fill_colour: str, x: Sequence[int], lower: Sequence[float], upper: Sequence[float]
+) -> go.Scatter:
+    """Return the band between two lines, in the legend's group of that name."""
+    # It is one outline: along the upper ends, and back along the lower ones.
+    return go.Scatter(
+        x=[*x, *reversed(x)],
+        y=[*upper, *reversed(lower)],
+        legendgroup=name,
+        showlegend=False,
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=fill_colour,
+        opacity=0.15,
+        hoverinfo="skip",
+    )
 
 
 def induction_accuracy(runs: Sequence[Run]) -> go.Figure:
@@ -191,3 +246,14 @@ FIGURES: tuple[Draw, ...] = (
     speed,
 )
 """The figures of `report.html`, in their order."""
+
+ACROSS_TOKENIZERS: tuple[Draw, ...] = (
+    over_tokens("Validation loss, bits per byte", "val/bpb", "bits per byte"),
+    speed,
+)
+"""The figures of runs with different tokenizers."""
+
+
+def figures_of(runs: Sequence[Run]) -> tuple[Draw, ...]:
+    """Return the figures that may hold all the runs."""
+    return ACROSS_TOKENIZERS if have_other_tokenizers(runs) else FIGURES

@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from momentum_gpt.comparison.certificate import AGAINST, common_ground
-from momentum_gpt.comparison.paired import notes
-from momentum_gpt.comparison.report.figures import FIGURES, colour
-from momentum_gpt.comparison.runs import Run, config_differences
-from momentum_gpt.comparison.table import Table, columns
+from momentum_gpt.comparison.certificate import AGAINST
+from momentum_gpt.comparison.paired import Comparison, notes
+from momentum_gpt.comparison.report.figures import colour, figures_of
+from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences
+from momentum_gpt.comparison.table import columns
 
 # Names of runs come from folders, so every text is escaped; a template that asks for what it is
 # not given fails.
@@ -51,12 +51,15 @@ def embedded(figures: Sequence[go.Figure]) -> list[Markup]:
     return parts
 
 
-def report(runs: Sequence[Run], tables: Sequence[Table]) -> str:
+def report(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], common_ground: Sequence[str]
+) -> str:
     """Return the page of a comparison.
 
     Args:
         runs: the runs, the first of which the others are compared with.
-        tables: how sure the differences are.
+        comparisons: how sure the differences are.
+        common_ground: what the runs share and what they do not, a sentence each.
     """
     return render(
         "report.html.jinja",
@@ -64,10 +67,10 @@ def report(runs: Sequence[Run], tables: Sequence[Table]) -> str:
         runs=runs,
         colour=colour,
         columns=columns(runs),
-        tables=tables,
-        notes=notes(tables),
-        common_ground=common_ground(runs),
-        against=AGAINST,
-        figures=embedded([draw(runs) for draw in FIGURES]),
+        tables=[comparison.table() for comparison in comparisons],
+        notes=notes(comparisons),
+        common_ground=common_ground,
+        against=(AGAINST, LEFT_OUT),
+        figures=embedded([draw(runs) for draw in figures_of(runs)]),
         config_differences=config_differences(runs),
     )

@@ -18,14 +18,14 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from momentum_gpt.core import distributed
-from momentum_gpt.core.config import Sampling
+from momentum_gpt.core.config import EvaluationConfig
 from momentum_gpt.core.terminal import Advance, ignore_progress, progress_bar
 from momentum_gpt.data import Texts, load_tokenizer
+from momentum_gpt.evaluation.few_shot.greedy import Opening, Writing, write_on
 from momentum_gpt.evaluation.few_shot.shared_prefix import Request, n_tokens_of, score_and_choose
 from momentum_gpt.evaluation.perplexity import lay_out, nats_of
-from momentum_gpt.evaluation.targets import Targets, first_documents
+from momentum_gpt.evaluation.targets import choose_targets
 from momentum_gpt.models import load_model
-from momentum_gpt.models.decoding import generate
 from momentum_gpt.models.weights import model_folder
 
 HEAD = 64
@@ -119,79 +119,98 @@ class NativeLM(TemplateLM):
         """
         texts = [request.args[0] for request in requests]
         stream = Texts(texts, self.tokenizer, sys.maxsize, "the requests")
-        starts, sizes = first_documents(stream, len(stream))
-        targets = Targets(stream, starts, sizes, apart=True)
+        everything = EvaluationConfig(tokens=len(stream), documents="apart")
+        targets = choose_targets(stream, everything, self.seq_len)
 
         layout = lay_out(targets, self.seq_len)
         title = "Running loglikelihood_rolling requests, tokens"
         with _bar(title, layout.n_tokens, disable_tqdm) as advance:
             nats = nats_of(self.model, targets, layout, self.tokens_per_forward, advance)
 
-        # Texts without a token are no documents of the stream.
-        by_document = iter(np.bincount(targets.documents, nats).tolist())
-        return [-next(by_document) if text else 0.0 for text in texts]
+        by_text = np.bincount(targets.documents, nats, minlength=len(texts))
+        return (0.0 - by_text).tolist()  # 0 for a text without a token
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return greedy continuations, each up to the first of the texts in `until`."""
-        found = []
+        """Return greedy continuations, each up to the first of the texts in `until`.
+
+        A context that leaves no room for the new tokens loses its beginning, as in lm-eval's own
+        models.
+        """
+        by_options: dict[tuple[int, tuple[str, ...]], list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            options = request.args[1]
+            room = min(options.get("max_gen_toks", NEW_TOKENS), self.seq_len - 1)
+            by_options[room, tuple(options.get("until", []))].append(place)
+
+        texts = [""] * len(requests)
         with _bar("Running generate_until requests", len(requests), disable_tqdm) as advance:
-            for request in requests:
-                found.append(self._generate(*request.args))
-                advance(1)
-        return found
+            for (room, until), places in by_options.items():
+                contexts = [requests[place].args[0] for place in places]
+                for place, text in zip(places, self._write(contexts, room, until), strict=True):
+                    texts[place] = text
+                advance(len(places))
+        return texts
 
-    def _generate(self, context: str, options: dict[str, Any]) -> str:
-        n_new = min(options.get("max_gen_toks", NEW_TOKENS), self.seq_len - 1)
-        prompt = self.tokenizer.encode(context) or [self.eot_token_id]
-        prompt = prompt[-(self.seq_len - n_new) :]
+    def _write(self, contexts: list[str], room: int, until: tuple[str, ...]) -> list[str]:
+        """Return what the model writes after each context, with the same options."""
+        prompts = []
+        for context in contexts:
+            tokens = self.tok_encode(context) or [self.eot_token_id]
+            prompts.append(tokens[-(self.seq_len - room) :])
 
-        ids: list[int] = []
-        greedy = Sampling(temperature=0)
-        stop = frozenset([self.eot_token_id])
-        for (token,) in generate(self.model, [prompt], n_new, greedy, stop):
-            if token is not None and token != self.eot_token_id:
-                ids.append(token)
-            text = self.tokenizer.decode(ids)
-            ends = [text.find(until) for until in options.get("until", []) if until in text]
-            if ends:
-                return text[: min(ends)]
-        return self.tokenizer.decode(ids)
+        writing = Writing(self.tokenizer, until)
+        texts = [""] * len(contexts)
+        for places in by_beginning(prompts):
+            prefix = shared_beginning([prompts[place] for place in places])
+            openings = []
+            for number, place in enumerate(places):
+                openings.append(Opening(prompts[place][len(prefix) :], room, number))
+
+            written = write_on(self.model, prefix, openings, writing, self.tokens_per_forward)
+            for place, tokens in zip(places, written, strict=True):
+                texts[place] = writing.text(tokens)
+        return texts
 
 
 def group_requests(pairs: list[Pair]) -> list[Group]:
     """Return groups of pairs whose contexts agree in their first HEAD tokens."""
-    by_head: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, (context, _) in enumerate(pairs):
-        by_head[tuple(context[:HEAD])].append(place)
-
     groups = []
-    for places in by_head.values():
+    for places in by_beginning([context for context, _ in pairs]):
         prefix, requests = share_prefix([pairs[place] for place in places])
         groups.append(Group(prefix, requests, places))
     return groups
 
 
-def share_prefix(pairs: list[Pair]) -> tuple[list[int], list[Request]]:
-    """Return the tokens that all contexts begin with, and a request for each different context.
+def by_beginning(contexts: list[list[int]]) -> list[list[int]]:
+    """Return the places of contexts that agree in their first HEAD tokens, group by group."""
+    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, context in enumerate(contexts):
+        places[tuple(context[:HEAD])].append(place)
+    return list(places.values())
 
-    The prefix leaves at least one token of every context.
-    """
-    contexts = [context for context, _ in pairs]
+
+def shared_beginning(contexts: list[list[int]]) -> list[int]:
+    """Return the tokens that all contexts begin with; at least one of every context is left."""
     # Of sorted lists the first and the last have the shortest common beginning.
     first = min(contexts)
     last = max(contexts)
     most = min(map(len, contexts)) - 1
     n = next((i for i in range(most) if first[i] != last[i]), most)
+    return first[:n]
 
+
+def share_prefix(pairs: list[Pair]) -> tuple[list[int], list[Request]]:
+    """Return the tokens that all contexts begin with, and a request for each different context."""
+    prefix = shared_beginning([context for context, _ in pairs])
     by_context: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for number, context in enumerate(contexts):
+    for number, (context, _) in enumerate(pairs):
         by_context[tuple(context)].append(number)
 
     requests = []
     for context_ids, numbers in by_context.items():
         answers = [pairs[number][1] for number in numbers]
-        requests.append(Request(list(context_ids[n:]), answers, numbers))
-    return contexts[0][:n], requests
+        requests.append(Request(list(context_ids[len(prefix) :]), answers, numbers))
+    return prefix, requests
 
 
 @contextmanager

@@ -9,21 +9,29 @@ continues from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from momentum_gpt.core.terminal import Advance, ignore_progress
+from momentum_gpt.evaluation.few_shot.greedy import Writing, write_on
 from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting
-from momentum_gpt.evaluation.few_shot.queries import Queries
 from momentum_gpt.evaluation.few_shot.shared_prefix import (
-    Request,
     n_tokens_of,
-    score_requests,
+    requests_of,
+    score_and_choose,
 )
-from momentum_gpt.evaluation.few_shot.summary import HEADLINE, Scores, summarize
+from momentum_gpt.evaluation.few_shot.summary import (
+    Scores,
+    Summary,
+    log_bias,
+    summarize,
+    summarize_foreseen,
+    summarize_written,
+)
 from momentum_gpt.evaluation.records import FewShotRecord
 
 
@@ -33,7 +41,9 @@ def measure_task(
     tokens_per_forward: int,
     advance: Advance = ignore_progress,
 ) -> Iterator[FewShotRecord]:
-    """Yield a record for each setting of a task. Every rank must go through all of them.
+    """Yield a record for each number of demonstrations that was asked for, and each seed.
+
+    Every rank must go through all of them.
 
     Args:
         model: a `GPT`, or what is called as one.
@@ -43,7 +53,11 @@ def measure_task(
     """
     alone = score_alone(model, prompts, tokens_per_forward, advance)
     for setting in prompts.settings:
-        yield measure_setting(model, prompts, setting, alone, tokens_per_forward, advance)
+        record = measure_setting(model, prompts, setting, alone, tokens_per_forward, advance)
+        yield record
+        # More was asked for than fits: what was measured is the answer to each of these, too.
+        for k_asked in setting.asked[1:]:
+            yield replace(record, k_asked=k_asked, seconds=0.0)
 
 
 def measure_setting(
@@ -61,69 +75,83 @@ def measure_setting(
     """
     began = time.perf_counter()
     queries = prompts.queries
-
-    prefix = prompts.prefix(setting)
-    found = score(model, prefix, queries.calibrated_requests, tokens_per_forward, advance)
-    n_queries = len(queries.requests)
-    scores = Scores(found[:n_queries], alone, found[n_queries:])
-
-    # Without demonstrations there are no answers to be wrong.
-    if prompts.config.flipped and setting.k:
-        wrong = prompts.prefix(setting, flip=True)
-        scores.flipped = score(model, wrong, queries.requests, tokens_per_forward, advance)
-
     verified = None
-    if prompts.config.verify:
-        n = prompts.config.verify
-        verified = verify(model, prefix, queries, scores.asked, n, advance)
+    if prompts.task.asking == "write":
+        summary = write(model, prompts, setting, tokens_per_forward, advance)
+    else:
+        scores, summary = choose(model, prompts, setting, alone, tokens_per_forward, advance)
+        if prompts.config.verify:
+            verified = verify(model, prompts, setting, scores.asked, advance)
 
-    summary = summarize(scores, queries)
     return FewShotRecord(
         task=prompts.task.name,
         k=setting.k,
-        k_asked=setting.k_asked,
+        k_asked=setting.asked[0],
         seed=setting.seed,
         left_out=queries.left_out,
-        n=n_queries,
-        acc=summary.accuracies[HEADLINE],
+        rows_left_out=prompts.examples.left_out,
+        n=len(queries.asked),
+        acc=summary.accuracies[prompts.task.headline],
         queries=queries.numbers,
+        demonstrations=[example.number for example in prompts.all_demonstrations(setting)],
+        content_sha256=prompts.content_sha256(setting),
         verified=verified,
         seconds=time.perf_counter() - began,
         **vars(summary),
     )
 
 
-def task_tokens(prompts: Prompts) -> int:
-    """Return the tokens that go forward through the model in `measure_task`."""
-    queries = prompts.queries
-    in_queries = n_tokens_of(queries.requests)
-    with_calibration = n_tokens_of(queries.calibrated_requests)
-
-    total = 1 + n_tokens_of(queries.contentless)  # after the end of a document
-    for setting in prompts.settings:
-        prefix = prompts.prefix(setting)
-        total += len(prefix) + with_calibration
-        if prompts.config.flipped and setting.k:
-            total += len(prompts.prefix(setting, flip=True)) + in_queries
-
-        for prompt, answers in _first(queries, prompts.config.verify):
-            for answer in answers:
-                # The last token of an answer is only predicted.
-                total += len(prefix) + len(prompt) + len(answer) - 1
-    return total
-
-
-def score(
+def choose(
     model: nn.Module,
-    prefix: list[int],
-    requests: Sequence[Request],
+    prompts: Prompts,
+    setting: Setting,
+    alone: list[np.ndarray],
     tokens_per_forward: int,
-    advance: Advance = ignore_progress,
-) -> list[np.ndarray]:
-    """Return the log-probabilities of each request's answers, nats, (answers,) each, float64."""
-    scores = score_requests(model, prefix, requests, tokens_per_forward, advance)
-    ends = np.cumsum([len(request.answers) for request in requests])
-    return np.split(scores, ends[:-1])
+    advance: Advance,
+) -> tuple[Scores, Summary]:
+    """Return the scores of each query's candidates, and what follows from them."""
+    scores = score_queries(model, prompts, setting, tokens_per_forward, advance)
+    if prompts.task.asking == "foresee":
+        return scores, summarize_foreseen(scores, prompts.queries)
+
+    scores.alone = alone
+    if prompts.rounds(setting) == 2:
+        wrong = score_queries(model, prompts, setting, tokens_per_forward, advance, flip=True)
+        scores.flipped = wrong.asked
+    return scores, summarize(scores, prompts.queries)
+
+
+def score_queries(
+    model: nn.Module,
+    prompts: Prompts,
+    setting: Setting,
+    tokens_per_forward: int,
+    advance: Advance,
+    flip: bool = False,
+) -> Scores:
+    """Return the scores of each query's candidates, in the order of the queries.
+
+    Args:
+        flip: after demonstrations with wrong answers; without calibration.
+    """
+    queries = prompts.queries
+    scores = Scores.of(len(queries.asked))
+    for group, places in queries.groups.items():
+        prefix = prompts.prefix(setting, group, flip)
+        calibration = [] if flip else queries.calibration
+        requests = requests_of([*queries.rows(group), *calibration])
+        logp, chosen = score_and_choose(model, prefix, requests, tokens_per_forward, advance)
+
+        members = [queries.asked[place] for place in places]
+        ends = np.cumsum([len(query.scored) for query in members])
+        *asked, without_content = np.split(logp, ends)
+        for place, values, is_chosen in zip(places, asked, np.split(chosen, ends), strict=False):
+            scores.asked[place] = values
+            scores.chosen[place] = is_chosen
+        if calibration:
+            bias = log_bias(without_content.reshape(len(calibration), -1), members[0])
+            scores.bias |= dict.fromkeys(places, bias)
+    return scores
 
 
 def score_alone(
@@ -134,36 +162,79 @@ def score_alone(
 ) -> list[np.ndarray]:
     """Return the scores of each query's candidates after a prompt without content.
 
-    They are what a candidate gets without a query, which pmi subtracts.
+    They are what a candidate gets without a query, which pmi subtracts. Tasks whose candidates are
+    not what is scored have none.
     """
     queries = prompts.queries
+    requests = queries.contentless
+    if not requests:
+        return []
     document_end = [prompts.tokenizer.eos_id]
-    found = score(model, document_end, queries.contentless, tokens_per_forward, advance)
+    logp, _ = score_and_choose(model, document_end, requests, tokens_per_forward, advance)
 
     # All queries have the same candidates where the task has verbalizers: they were scored once.
-    return found * len(queries.candidates) if prompts.task.verbalizers else found
+    if prompts.task.verbalizers:
+        return [logp] * len(queries.asked)
+    ends = np.cumsum([len(query.scored) for query in queries.asked])
+    return np.split(logp, ends[:-1])
+
+
+def write(
+    model: nn.Module,
+    prompts: Prompts,
+    setting: Setting,
+    tokens_per_forward: int,
+    advance: Advance,
+) -> Summary:
+    """Return how right the answers are that the model writes."""
+    queries = prompts.queries
+    writing = Writing(prompts.tokenizer, prompts.task.stop)
+    texts = [""] * len(queries.asked)
+    for group, places in queries.groups.items():
+        prefix = prompts.prefix(setting, group)
+        openings = queries.openings(group)
+        written = write_on(model, prefix, openings, writing, tokens_per_forward, advance)
+        for place, tokens in zip(places, written, strict=True):
+            texts[place] = writing.text(tokens)
+    return summarize_written(texts, queries)
+
+
+def task_tokens(prompts: Prompts) -> int:
+    """Return the tokens that go forward through the model in `measure_task`."""
+    queries = prompts.queries
+    in_calibration = n_tokens_of(requests_of(queries.calibration)) * len(queries.groups)
+    total = 0
+    if queries.contentless:
+        total += 1 + n_tokens_of(queries.contentless)  # after the end of a document
+
+    for setting in prompts.settings:
+        total += prompts.prefix_tokens(setting) + in_calibration
+        total += prompts.rounds(setting) * queries.n_tokens
+        for prefix, prompt, answers in plain_rows(prompts, setting):
+            for answer in answers:
+                # The last token of an answer is only predicted.
+                total += len(prefix) + len(prompt) + len(answer) - 1
+    return total
 
 
 @torch.no_grad()
 def verify(
     model: nn.Module,
-    prefix: list[int],
-    queries: Queries,
+    prompts: Prompts,
+    setting: Setting,
     scores: list[np.ndarray],
-    n: int,
     advance: Advance = ignore_progress,
 ) -> float:
     """Return the largest difference, nats, to plain passes over whole prompts.
 
     Args:
-        prefix: tokens before each query.
-        scores: of each query's candidates.
-        n: how many queries are scored again, the first ones.
+        scores: of each query's candidates; the first `evaluation.icl.verify` are compared.
     """
     device = next(model.parameters()).device
     worst = 0.0
-    for (prompt, answers), values in zip(_first(queries, n), scores, strict=False):
-        for answer, value in zip(answers, values, strict=True):
+    values = iter(np.concatenate(scores).tolist())
+    for prefix, prompt, answers in plain_rows(prompts, setting):
+        for answer in answers:
             tokens = torch.tensor([[*prefix, *prompt, *answer]], device=device)
             given = tokens[:, :-1]
             wanted = tokens[0, -len(answer) :]
@@ -173,11 +244,18 @@ def verify(
             logp = logits.float().log_softmax(-1)[0, -len(answer) :]  # (answer, V)
             plain = logp[torch.arange(len(answer)), wanted].double().sum().item()
 
-            worst = max(worst, abs(plain - value))
+            worst = max(worst, abs(plain - next(values)))
             advance(given.shape[1])
     return worst
 
 
-def _first(queries: Queries, n: int) -> list[tuple[list[int], list[list[int]]]]:
-    """Return the prompts and candidates of the first n queries."""
-    return list(zip(queries.prompts, queries.candidates, strict=True))[:n]
+def plain_rows(
+    prompts: Prompts, setting: Setting
+) -> Iterator[tuple[list[int], list[int], list[list[int]]]]:
+    """Yield the prefix, the prompt and the answers of each row that is to be verified."""
+    if prompts.task.asking == "write":
+        return
+    for query in prompts.queries.asked[: prompts.config.verify]:
+        prefix = prompts.prefix(setting, query.example.group)
+        for prompt, answers in query.rows:
+            yield prefix, prompt, answers

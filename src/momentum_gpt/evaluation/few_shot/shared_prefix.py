@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ from momentum_gpt.models import Cache
 
 COPIES = 3
 """Copies of a row's scores against the whole prefix that lie in memory at once, fp32."""
+
+
+Row = tuple[list[int], list[list[int]]]
+"""Tokens that are read, and those of each answer to them."""
 
 
 class Request(NamedTuple):
@@ -43,13 +47,31 @@ class Request(NamedTuple):
         return len(self.tokens) + len(self.answers) * (longest - 1)
 
 
-def requests_of(
-    prompts: Sequence[list[int]], candidates: Sequence[list[list[int]]]
-) -> list[Request]:
-    """Return a request for each prompt; places count the candidates, prompt by prompt."""
+class Sized(Protocol):
+    """What goes into a batch."""
+
+    @property
+    def n_tokens(self) -> int: ...
+
+
+Part = TypeVar("Part", bound=Sized)
+
+
+class Share(NamedTuple, Generic[Part]):
+    """What one rank computes while the others compute theirs."""
+
+    batch: list[Part]
+    is_mine: bool
+    """Whether the result counts."""
+    n_tokens: int
+    """Tokens of all ranks together."""
+
+
+def requests_of(rows: Sequence[Row]) -> list[Request]:
+    """Return a request for each row; places count the answers, row by row."""
     requests = []
     n_answers = 0
-    for prompt, answers in zip(prompts, candidates, strict=True):
+    for prompt, answers in rows:
         places = list(range(n_answers, n_answers + len(answers)))
         requests.append(Request(prompt, answers, places))
         n_answers += len(answers)
@@ -59,17 +81,6 @@ def requests_of(
 def n_tokens_of(requests: Sequence[Request]) -> int:
     """Return the tokens that scoring the requests takes, their prefix aside."""
     return sum(request.n_tokens for request in requests)
-
-
-def score_requests(
-    model: nn.Module,
-    prefix: list[int],
-    requests: Sequence[Request],
-    tokens_per_forward: int,
-    advance: Advance = ignore_progress,
-) -> np.ndarray:
-    """Return the log-probability of each answer, nats, by place; see `score_and_choose`."""
-    return score_and_choose(model, prefix, requests, tokens_per_forward, advance)[0]
 
 
 @torch.no_grad()
@@ -100,26 +111,18 @@ def score_and_choose(
     advance(len(prefix))
 
     room = tokens_beside_scores(model, len(prefix), tokens_per_forward)
-    batches = list(batched(requests, room))
+    batches = batched(requests, room)
     every_answer = list(chain.from_iterable(request.answers for request in requests))
     has_longer = max(map(len, every_answer)) > 1
     n_answers = len(every_answer)
 
     results = torch.zeros(2, n_answers, dtype=torch.float64)
-    world = distributed.world_size()
-    for first in range(0, len(batches), world):
-        dealt = batches[first : first + world]
-        rank = distributed.rank()
-        is_mine = rank < len(dealt)
-
-        # ZeRO-3 needs equally many passes on every rank: one without a batch of its own computes
-        # another's, and the result is dropped.
-        batch = dealt[rank] if is_mine else dealt[0]
-        scored = score_batch(model, shared, batch, has_longer)
-        if is_mine:
-            for request, found in zip(batch, scored, strict=True):
+    for share in dealt(batches):
+        scored = score_batch(model, shared, share.batch, has_longer)
+        if share.is_mine:
+            for request, found in zip(share.batch, scored, strict=True):
                 results[:, request.places] = found
-        advance(sum(map(n_tokens_of, dealt)))
+        advance(share.n_tokens)
 
     scores, chosen = distributed.sum_over_ranks(results).numpy()
     return scores, chosen > 0
@@ -149,20 +152,34 @@ def tokens_beside_scores(model: nn.Module, n_prefix: int, tokens_per_forward: in
     return min(tokens_per_forward, tokens_per_forward * config.vocab_size // scores_per_token)
 
 
-def batched(requests: Sequence[Request], n_tokens: int) -> Iterator[list[Request]]:
-    """Yield batches of at most n_tokens, padding included, the longest requests first.
+def batched(parts: Sequence[Part], n_tokens: int) -> list[list[Part]]:
+    """Return batches of at most n_tokens, padding included, the longest parts first.
 
-    A single request that has more tokens is a batch, too.
+    A single part that has more tokens is a batch, too.
     """
-    batch: list[Request] = []
-    # Alike in length, requests waste little on padding; the first of a batch sets its width.
-    for request in sorted(requests, key=lambda request: -request.n_tokens):
-        if batch and (len(batch) + 1) * batch[0].n_tokens > n_tokens:
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
+    batches: list[list[Part]] = []
+    # Alike in length, parts waste little on padding; the first of a batch sets its width.
+    for part in sorted(parts, key=lambda part: -part.n_tokens):
+        if batches and (len(batches[-1]) + 1) * batches[-1][0].n_tokens <= n_tokens:
+            batches[-1].append(part)
+        else:
+            batches.append([part])
+    return batches
+
+
+def dealt(batches: Sequence[list[Part]]) -> Iterator[Share[Part]]:
+    """Yield what this rank computes, round by round; batches are dealt to the ranks in turn.
+
+    ZeRO-3 needs equally many passes on every rank: one without a batch of its own computes
+    another's, and the result is to be dropped.
+    """
+    world = distributed.world_size()
+    for first in range(0, len(batches), world):
+        together = batches[first : first + world]
+        is_mine = distributed.rank() < len(together)
+        batch = together[distributed.rank()] if is_mine else together[0]
+        n_tokens = sum(part.n_tokens for part in chain.from_iterable(together))
+        yield Share(batch, is_mine, n_tokens)
 
 
 def score_batch(

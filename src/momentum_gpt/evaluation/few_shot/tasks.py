@@ -1,7 +1,6 @@
-"""Few-shot tasks: a YAML file in conf/icl/ each, and a function where fields are not enough.
+"""Few-shot tasks: a YAML file each, in conf/icl/ or anywhere, and their examples.
 
-Examples come from the hub, by name, or from a local folder. Templates and verbalizers are those of
-Dai et al. (arXiv 2212.10559, table 8, and their released code where it differs).
+Examples come from the hub, by name, or from a local folder.
 """
 
 from __future__ import annotations
@@ -9,18 +8,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import string
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import conf_folder, sha256_of_file
+from momentum_gpt.evaluation.few_shot.rows import Example, IclTask, read_row
+from momentum_gpt.evaluation.few_shot.templates import filled, filtered
 
 TASKS_FOLDER = conf_folder() / "icl"
 
@@ -28,62 +28,19 @@ NEUTRALS = ("N/A", "", "[MASK]")
 """Texts that replace every field in a prompt without content (Zhao et al., "Calibrate Before Use",
 2021)."""
 
-
-class Example(NamedTuple):
-    """A query, or a demonstration."""
-
-    prompt: str
-    candidates: tuple[str, ...]
-    """The possible answers, each with the space before it: it follows the prompt immediately."""
-    gold: int
-    """Number of the right candidate."""
+LISTS = ("candidates", "answers", "stop")
+"""Options of a task that take a list, or a single text instead of a list of one."""
 
 
-@dataclass(eq=False)
-class IclTask:
-    """A few-shot task."""
+class Examples(NamedTuple):
+    """What a task has to show and to ask."""
 
-    dataset: str
-    """Name of the data set on the hub, a local .jsonl file, or a folder with SPLIT.jsonl files."""
-    test_split: str
-    """Split that queries are drawn from."""
-    template: str
-    """The prompt; {field} is replaced by the row's field."""
-    config: str | None = None
-    """Configuration of the hub's data set. null: its default."""
-    train_split: str = "train"
-    """Split that demonstrations are drawn from."""
-    folder: str | None = None
-    """Folder of the task in a local collection of tasks. null: the task's own name."""
-    verbalizers: list[str] = field(default_factory=list)
-    """Texts that stand for the labels 0, 1, ...; none: each row has candidates of its own."""
-    label: str = "label"
-    """Field with the label; rows whose label is below 0 are left out."""
-    rows: str | None = None
-    """Function of ROWS that reads an example from a row. null: by template and verbalizers."""
-    name: str = ""
-    """Name of the task: that of its file."""
-
-
-def arc(row: dict[str, Any], task: IclTask) -> Example | None:
-    """Return a question with four answers, whose key is a letter or, in a few, a number."""
-    texts = row["choices"]["text"]
-    labels = row["choices"]["label"]
-    if len(texts) != 4:
-        return None
-
-    candidates = tuple(f" {text}" for text in texts)
-    return Example(task.template.format(**row), candidates, labels.index(row["answerKey"]))
-
-
-def piqa(row: dict[str, Any], task: IclTask) -> Example | None:
-    """Return a goal with its two solutions."""
-    candidates = (f" {row['sol1']}", f" {row['sol2']}")
-    return Example(task.template.format(**row), candidates, row["label"])
-
-
-ROWS: dict[str, Callable[[dict[str, Any], IclTask], Example | None]] = {"arc": arc, "piqa": piqa}
-"""Functions that read an example from a row, or None from a row to leave out."""
+    train: list[Example]
+    """Examples to demonstrate with."""
+    test: list[Example]
+    """Examples to ask, which are never demonstrated."""
+    left_out: dict[str, int]
+    """Rows of the data set that are neither, by reason."""
 
 
 def task_names() -> list[str]:
@@ -106,23 +63,31 @@ def load_task(given: str) -> IclTask:
             "and no .yaml file with a task"
         )
 
-    schema = OmegaConf.structured(IclTask)
     try:
-        task = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(path)))
-    except OmegaConfBaseException as error:
+        written = OmegaConf.load(path)
+        if not isinstance(written, DictConfig):
+            raise ValueError("it has no options")
+        for name in LISTS:
+            if isinstance(written.get(name), str):
+                written[name] = [written[name]]
+        task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(IclTask), written))
+        assert isinstance(task, IclTask)
+        task.check()
+    except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path} is not a task: {str(error).splitlines()[0]}") from None
-
-    assert isinstance(task, IclTask)
     task.name = path.stem
-    is_unknown = task.rows is not None and task.rows not in ROWS
-    if is_unknown or (task.rows is None) == (not task.verbalizers):
-        raise UserError(f"{path} must have verbalizers, or rows as one of {', '.join(ROWS)}")
     return task
 
 
-@functools.cache
 def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[Example]]:
-    """Return the examples to demonstrate with, and those to ask, which are never demonstrated.
+    """Return the examples to demonstrate with, and those to ask; see `read_examples`."""
+    found = read_examples(task, data)
+    return found.train, found.test
+
+
+@functools.cache
+def read_examples(task: IclTask, data: str | None) -> Examples:
+    """Return the examples of a task.
 
     Args:
         task: the task.
@@ -132,11 +97,15 @@ def load_examples(task: IclTask, data: str | None) -> tuple[list[Example], list[
     Raises:
         UserError: the data set cannot be loaded, or a row does not fit the task.
     """
-    train = _examples(task, task.train_split, data)
-    test = _examples(task, task.test_split, data)
+    left_out: Counter[str] = Counter()
+    test = _examples(task, task.test_split, data, left_out)
+    train = _examples(task, task.train_split, data, left_out) if task.train_split else []
+
     # Data sets repeat themselves: a query among the demonstrations would show its own answer.
-    asked = {example.prompt for example in test}
-    return [example for example in train if example.prompt not in asked], test
+    asked = {example.asks for example in test}
+    shown = [example for example in train if example.asks not in asked]
+    left_out[f"{task.train_split}: also asked"] = len(train) - len(shown)
+    return Examples(shown, test, dict(+left_out))
 
 
 def task_fingerprint(task: IclTask, data: str | None) -> str:
@@ -156,9 +125,12 @@ def task_fingerprint(task: IclTask, data: str | None) -> str:
 
 def neutral_prompts(task: IclTask) -> list[str]:
     """Return the template without content, in three ways."""
-    parsed = string.Formatter().parse(task.template)
-    names = {name for _, name, _, _ in parsed if name}
-    return [task.template.format(**dict.fromkeys(names, text)) for text in NEUTRALS]
+    return [filtered(filled(task.template, text), task.clean) for text in NEUTRALS]
+
+
+def description_of(task: IclTask, group: str) -> str:
+    """Return the text before the demonstrations of a part of the task."""
+    return filled(task.description, group)
 
 
 def draw_demonstrations(train: list[Example], n: int, task: str, seed: int) -> list[Example]:
@@ -174,8 +146,11 @@ def draw_demonstrations(train: list[Example], n: int, task: str, seed: int) -> l
 
 
 def flipped(example: Example) -> Example:
-    """Return the example with a wrong answer: the next candidate."""
-    return example._replace(gold=(example.gold + 1) % len(example.candidates))
+    """Return the example with a wrong answer: the next candidate that is not right."""
+    n = len(example.candidates)
+    after = [(example.gold[0] + step) % n for step in range(1, n)]
+    wrong = next(number for number in after if number not in example.gold)
+    return example._replace(gold=(wrong,))
 
 
 def _place(task: IclTask, data: str | None) -> str:
@@ -183,16 +158,19 @@ def _place(task: IclTask, data: str | None) -> str:
     return str(Path(data) / (task.folder or task.name)) if data else task.dataset
 
 
-def _examples(task: IclTask, split: str, data: str | None) -> list[Example]:
+def _examples(task: IclTask, split: str, data: str | None, left_out: Counter[str]) -> list[Example]:
+    """Return the examples of a split, and count the rows that have no label."""
     import datasets
 
     datasets.disable_progress_bars()
     place = _place(task, data)
+    file = Path(place) if place.endswith(".jsonl") else Path(place) / f"{split}.jsonl"
     try:
-        if place.endswith(".jsonl"):
-            rows = datasets.load_dataset("json", data_files=place, split="train")
+        if file.is_file():
+            rows = datasets.load_dataset("json", data_files=str(file), split="train")
         else:
-            rows = datasets.load_dataset(place, None if data else task.config, split=split)
+            config = None if data else task.config
+            rows = datasets.load_dataset(place, config, split=split, revision=task.revision)
     except Exception as error:  # whatever the hub, the network or a reader says is for the user
         reason = " ".join(str(error).split())
         raise UserError(
@@ -200,21 +178,17 @@ def _examples(task: IclTask, split: str, data: str | None) -> list[Example]:
             "or set evaluation.icl.data=DIR"
         ) from None
 
-    read = ROWS[task.rows] if task.rows else _labelled
-    try:
-        found = [read(row, task) for row in rows]
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"task {task.name}: a row of {place!r} does not fit the task ({error!r})"
-        ) from None
-    return [example for example in found if example is not None]
-
-
-def _labelled(row: dict[str, Any], task: IclTask) -> Example | None:
-    """Return an example with the task's verbalizers; None for a row whose label is below 0."""
-    label = row[task.label]
-    if label < 0:
-        return None
-    if label >= len(task.verbalizers):
-        raise ValueError(f"label {label}, but {len(task.verbalizers)} verbalizers")
-    return Example(task.template.format(**row), tuple(task.verbalizers), label)
+    examples = []
+    for number, row in enumerate(rows):
+        try:
+            example = read_row(row, number, task)
+        except ValueError as error:
+            raise UserError(
+                f"task {task.name}: row {number} (from 0) of {place!r}, split {split!r}, does "
+                f"not fit the task: {error}; correct or remove the row, or adapt the task"
+            ) from None
+        if example is None:
+            left_out[f"{split}: no label"] += 1
+        else:
+            examples.append(example)
+    return examples

@@ -1,0 +1,91 @@
+"""Speed, with a clock that the tests set: tokens per second, waiting, and MFU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from momentum_gpt.core.config import ModelConfig
+from momentum_gpt.models import GPT
+from momentum_gpt.training import throughput
+from momentum_gpt.training.throughput import Throughput, flops_per_token
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    return clock
+
+
+def test_tokens_per_second_are_those_since_the_last_reading(clock: Clock) -> None:
+    measured = Throughput(tokens_per_step=512, flops_per_token=0.0)
+    for seconds in (3.0, 5.0):
+        measured.step()
+        clock.now += seconds
+    assert measured.read()["train/tokens_per_s"] == 2 * 512 / 8
+
+    measured.step()
+    clock.now += 4
+    assert measured.read()["train/tokens_per_s"] == 512 / 4
+
+
+def test_a_restart_forgets_what_was_counted(clock: Clock) -> None:
+    measured = Throughput(tokens_per_step=512, flops_per_token=0.0)
+    measured.step()
+    clock.now += 100
+    measured.restart()
+
+    measured.step()
+    clock.now += 2
+    assert measured.read() == {"train/tokens_per_s": 256, "train/data_wait": 0}
+
+
+def test_waiting_is_the_share_of_the_time_that_the_data_took(clock: Clock) -> None:
+    def slow_data() -> Iterator[int]:
+        for number in range(3):
+            clock.now += 1
+            yield number
+
+    measured = Throughput(tokens_per_step=512, flops_per_token=0.0)
+    seen = []
+    for number in measured.waiting(slow_data()):
+        seen.append(number)
+        clock.now += 3
+    assert seen == [0, 1, 2]
+    assert measured.read()["train/data_wait"] == 3 / 12
+
+
+def test_mfu_is_the_share_of_the_peak(clock: Clock) -> None:
+    measured = Throughput(tokens_per_step=512, flops_per_token=1000.0)
+    measured.peak = 1e6  # as if this were a GPU that is known
+    measured.step()
+    clock.now += 2
+    assert measured.read()["train/mfu"] == pytest.approx(256 * 1000 / 1e6)
+
+
+def test_the_flops_of_a_token_are_those_that_torch_counts() -> None:
+    """Of the matrix products in a forward and a backward pass, attention's included."""
+    config = ModelConfig(3, 4, 64, 256, vocab_size=96, positions="rotary")
+    model = GPT(config, {"name": "vanilla"})
+    tokens = torch.zeros(2, 256, dtype=torch.long)
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+        model(tokens, tokens).backward()
+
+    in_matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    assert counted.get_total_flops() == tokens.numel() * flops_per_token(config, in_matrices)
