@@ -18,6 +18,9 @@ from momentum_gpt.data.shards import SPLITS, ShardsManifest, read_manifest
 BAR = 40
 """Characters of the longest bar of the histogram."""
 
+FEW_DOCUMENTS = 100
+"""With fewer documents for validation, a sentence says what that means."""
+
 LINE = 110
 """Characters of a window that are shown."""
 
@@ -97,6 +100,12 @@ def facts(manifest: ShardsManifest, made: Provenance) -> list[str]:
         f"{rate:.2%} of the tokens are single bytes"
     )
     sentences = [tokenizer]
+    n_validation = sum(shard.documents for shard in manifest.splits["validation"])
+    if n_validation < FEW_DOCUMENTS:
+        sentences.append(
+            f"only {n_validation:,} documents for validation: intervals over documents are wide; "
+            "validation_fraction puts more there"
+        )
     if made.duplicates:
         sentences.append(f"{made.duplicates:,} documents left out: equal to another")
     near = made.near_duplicates
