@@ -19,7 +19,6 @@ Words are runs of letters and digits, so that punctuation and spaces hide nothin
 from __future__ import annotations
 
 import html
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -35,6 +34,8 @@ from data_prep.settings import DecontaminateConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import replacing
 from momentum_gpt.core.terminal import progress_bar
+from momentum_gpt.data.text_files import json_rows
+from momentum_gpt.data.texts import kind_of
 from momentum_gpt.evaluation.few_shot.tasks import load_examples, load_task, task_names
 
 ENTITY = re.compile(r"&?(#\d{2,5}|\b(?:quot|apos|amp|lt|gt|nbsp))\s*;", re.IGNORECASE)
@@ -136,8 +137,11 @@ def evaluation_files(sets: list[str]) -> list[str]:
     """Return the files of those sets that are files or folders, sorted."""
     found = []
     for given in map(Path, sets):
-        candidates = given.rglob("*.jsonl") if given.is_dir() else [given]
-        found += [str(path) for path in candidates if path.is_file()]
+        if given.is_dir():
+            below = [path for path in given.rglob("*") if kind_of(str(path)) == ".jsonl"]
+        else:
+            below = [given]
+        found += [str(path) for path in below if path.is_file()]
     return sorted(found)
 
 
@@ -173,7 +177,7 @@ def evaluation_items(config: DecontaminateConfig) -> Iterator[tuple[str, Item]]:
     are all strings in it.
 
     Raises:
-        UserError: there is no such task or file, or a line is not JSON.
+        UserError: there is no such task or file, or it cannot be read to its end.
     """
     # A task has precedence over a file of the same name.
     for given in named_sets(config):
@@ -206,16 +210,9 @@ def _items_of_files(given: str) -> Iterator[tuple[str, Item]]:
             f"with such files: the tasks are {', '.join(task_names())}"
         )
     for file in map(Path, files):
-        in_folder = Path(given).is_dir()
-        name = str(file.relative_to(given).with_suffix("")) if in_folder else file.stem
-        lines = file.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{file}, line {number} is not JSON ({error}): correct or remove the line"
-                ) from None
+        name = str(file.relative_to(given)) if Path(given).is_dir() else file.name
+        name = re.sub(r"\.jsonl(\.\w+)?$", "", name)
+        for _, record in json_rows(str(file)):
             yield name, Item(tuple(_strings(record)))
 
 

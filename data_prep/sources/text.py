@@ -156,8 +156,8 @@ class TextCorpus(Corpus):
 
 def _as_matched(line: bytes) -> str:
     r"""Return a line as `document_start` sees it: with \n at its end, without byte-order marks."""
-    text = line.decode("utf-8", errors="replace").lstrip(MARK)
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
+    return text.lstrip(MARK) + "\n"
 
 
 def _fragments_by_block(part: Part) -> Iterator[Fragment]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.overlap import words_of
+from data_prep.overlap import evaluation_items, words_of
+from data_prep.settings import DecontaminateConfig
 from momentum_gpt.core.errors import UserError
 from tests.conftest import SHARED_DATA
 from tests.data_prep.recall import (
@@ -23,7 +25,7 @@ from tests.data_prep.recall import (
     pages,
     texts_of,
 )
-from tests.data_prep.samples import write_json_lines
+from tests.data_prep.samples import json_lines, write_json_lines
 from tests.evaluation.few_shot.cases import write_rows
 
 SAME_WORDS = [
@@ -220,3 +222,23 @@ def test_unrelated_text_holds_none(finder: Finder) -> None:
     path = SHARED_DATA / "text" / "openwebtext_1k" / "valid.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines():
         assert finder.sets_in(json.loads(line)["text"]) == set()
+
+
+def test_the_files_of_a_set_are_read_to_their_end_plain_or_packed(tmp_path: Path) -> None:
+    """Lines end at newlines alone, and a mark at the beginning is no part of the text."""
+    rows = json_lines("one\u2028two", "three").decode("unicode_escape").encode()
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + rows.replace(b"\n", b"\r\n"))
+    (tmp_path / "in").mkdir()
+    packed = zstandard.compress(rows)
+    (tmp_path / "in" / "b.jsonl.zst").write_bytes(packed)
+    config = DecontaminateConfig([str(tmp_path)])
+    found = [(name, *item.texts) for name, item in evaluation_items(config)]
+    texts = ["one\u2028two", "three"]
+    assert found == [("a", text) for text in texts] + [("in/b", text) for text in texts]
+
+    (tmp_path / "in" / "b.jsonl.zst").write_bytes(packed[:-1])
+    with pytest.raises(UserError, match=r"b\.jsonl\.zst cannot be read .*cut short"):
+        list(evaluation_items(config))
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\xe9"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl is not UTF-8: byte 0xe9 at offset 10"):
+        list(evaluation_items(config))
