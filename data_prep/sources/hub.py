@@ -10,6 +10,7 @@ from data_prep.settings import HubCorpusConfig
 from data_prep.sources.assembly import Fragment, assembled, documents_of, texts_of
 from data_prep.sources.corpus import Corpus, Document, Faults, Part, compiled
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.data.text_files import check_packed
 
 
 class HubCorpus(Corpus):
@@ -26,6 +27,7 @@ class HubCorpus(Corpus):
     def parts(self, part_bytes: int) -> Iterator[Part]:
         """Yield ranges of rows; when streaming, the data set's own shards."""
         compiled(self.config.document_start or "")
+        check_packed(self.config.dataset)
         for name, split in self._splits():
             rows = self._load(name)
             if self.config.streaming:

@@ -10,7 +10,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from data_prep import prepare
 from data_prep.settings import TokenizerConfig
-from data_prep.train_tokenizer import train
+from data_prep.train_tokenizer import choose, train
 from momentum_gpt.data import load_tokenizer
 from tests.conftest import Result
 from tests.data_prep.samples import ONE_PROCESS, write_json_lines
@@ -26,8 +26,9 @@ def check_refused(done: Result, message: str) -> None:
 def test_a_sample_is_not_empty_because_it_is_small(
     invoke: Invoke, numbered: list[str], tmp_path: Path
 ) -> None:
-    """The share of the documents that it takes may select none of them."""
-    path = write_json_lines(tmp_path / "a.jsonl", numbered)
+    """A share of the documents is drawn by their hashes, and may be none of a few."""
+    not_drawn = [text for text in numbered if choose(text) > 2**63][:20]
+    path = write_json_lines(tmp_path / "a.jsonl", not_drawn)
     command = ["corpus=text", f"corpus.paths={path}", f"output={tmp_path / 'out'}", ONE_PROCESS]
     small = ["tokenizer.vocab_size=300", "tokenizer.sample_bytes=310", "until=tokenizer"]
     done = invoke(prepare.main, *command, *small)
