@@ -186,6 +186,15 @@ def test_answers_of_a_row_are_fields_and_short_ones_are_looked_for_with_the_ques
     assert finder.sets_in("Q: What are the first eight numbers? None.") == set()
 
 
+def test_the_length_of_a_text_is_that_of_the_text_as_it_stands(tmp_path: Path) -> None:
+    """A sentence of SST-5: eight runs of letters, two of which are names of brackets."""
+    text = "-lrb- a -rrb- shapeless blob of desperate entertainment ."
+    write_splits(tmp_path / "sst5", [{"text": text, "label": 0}])
+    finder = Finder(["sst5"], tmp_path)
+    assert finder.sets_in(f"He says: {text}") == {"sst5"}
+    assert finder.sets_in("(A) shapeless blob of desperate entertainment!") == {"sst5"}
+
+
 def test_a_text_of_two_sets_counts_for_both(tmp_path: Path) -> None:
     write_splits(tmp_path / "sst2", [{"sentence": SENTENCE, "label": 0}])
     write_splits(tmp_path / "mr", [{"text": SENTENCE, "label": 0}])
