@@ -1,7 +1,8 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
 .PHONY: help setup train recall test test-slow test-wheel test-cluster test-harness \
-        test-transformers4 checks format wheel reference check-attention bench-attention clean
+        test-transformers4 mutation checks format wheel reference check-attention \
+        bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -54,6 +55,11 @@ test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which th
 test-transformers4: .venv/.ready-for-tests .venv/transformers4/.ready  ## Test exports in transformers 4
 	$(RUN) pytest -m transformers4
 
+mutation: .venv/.ready-for-tests  ## Measure which small mistakes in the code the tests find: an hour
+	$(PIP) -e '.[harness,mutation]'
+	$(RUN) pytest --quiet tests/mutation
+	$(RUN) tests.mutation $(OPTIONS)
+
 checks: .venv/.ready-for-tests  ## Check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -84,7 +90,7 @@ $(DATA)/manifest.json: | .venv/.ready
 	touch $@
 
 .venv/.ready-for-tests: .venv/.ready
-	$(PIP) hatchling -e '.[test]'
+	$(PIP) hatchling -e '.[test,curation]'
 	touch $@
 
 # Only what differs between transformers 4 and 5; everything else is the environment's. The versions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.provenance import Contamination, Provenance, SourceMix, provenance_of
+from data_prep.provenance import Contamination, FilterCount, Provenance, SourceMix, provenance_of
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.terminal import table_text
 from momentum_gpt.data import Batches, TokenShards
@@ -17,6 +17,9 @@ from momentum_gpt.data.shards import SPLITS, ShardsManifest, read_manifest
 
 BAR = 40
 """Characters of the longest bar of the histogram."""
+
+FEW_DOCUMENTS = 100
+"""With fewer documents for validation, a sentence says what that means."""
 
 LINE = 110
 """Characters of a window that are shown."""
@@ -55,6 +58,8 @@ def describe(folder: Path, seconds: dict[str, float]) -> str:
     lines += [split_line(manifest, split) for split in SPLITS]
     lines += [f"  {sentence}" for sentence in facts(manifest, made)]
     lines.append(speed_line(made, seconds))
+    if made.curation:
+        lines += ["", curation_table(made.curation)]
     if len(made.mix) > 1:
         lines += ["", mix_table(made.mix)]
     lines += ["", *histogram(made.document_tokens)]
@@ -95,14 +100,26 @@ def facts(manifest: ShardsManifest, made: Provenance) -> list[str]:
         f"{rate:.2%} of the tokens are single bytes"
     )
     sentences = [tokenizer]
+    n_validation = sum(shard.documents for shard in manifest.splits["validation"])
+    if n_validation < FEW_DOCUMENTS:
+        sentences.append(
+            f"only {n_validation:,} documents for validation: intervals over documents are wide; "
+            "validation_fraction puts more there"
+        )
     if made.duplicates:
         sentences.append(f"{made.duplicates:,} documents left out: equal to another")
+    near = made.near_duplicates
+    if near is not None:
+        sentences.append(
+            f"{near.documents:,} documents ({near.bytes:,} bytes) left out: nearly equal to another"
+        )
     for source, reasons in made.left_out.items():
         counts = [f"{count:,} {reason}" for reason, count in reasons.items()]
         sentences.append(f"{source}: {', '.join(counts)}")
     if made.contamination is not None:
         dropped = made.made_with["decontaminate"]["drop"]
         sentences.append(contamination_line(made.contamination, dropped))
+        sentences += too_short_lines(made.contamination)
     return sentences
 
 
@@ -116,6 +133,25 @@ def contamination_line(contamination: Contamination, dropped: bool) -> str:
         f"{contamination.documents:,} training documents hold text of an evaluation set, "
         f"{'left out' if dropped else 'NOT left out'}: {', '.join(counts) or 'none'}"
     )
+
+
+def too_short_lines(contamination: Contamination) -> list[str]:
+    """Return a sentence about the items that were not looked for; none if all were."""
+    counts = []
+    for name, found in contamination.by_set.items():
+        if found.too_short:
+            counts.append(f"{name} {found.too_short:,} of {found.items:,}")
+    if not counts:
+        return []
+    return [f"items of evaluation sets with too few words to look for: {', '.join(counts)}"]
+
+
+def curation_table(counts: list[FilterCount]) -> str:
+    """Return what each filter left out, by reason."""
+    rows = []
+    for count in counts:
+        rows.append([count.filter, count.reason, f"{count.documents:,}", f"{count.bytes:,}"])
+    return table_text("", ["filter", "reason", "documents", "bytes left out"], rows)
 
 
 def mix_table(mix: list[SourceMix]) -> str:

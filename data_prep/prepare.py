@@ -7,11 +7,11 @@
     momentum-gpt prepare corpus=fineweb_edu output=data/fineweb \\
         executor=slurm executor.partition=cpu
 
-The preparation runs in stages: documents, deduplicate, decontaminate,
-tokenizer, tokenize, write, verify. The same command resumes a preparation that
-was stopped; until=STAGE stops it after a stage. A folder that is complete is
-left alone. The result depends on the text and the options, never on the number
-of workers.
+The preparation runs in stages: documents, curate, deduplicate,
+near_deduplicate, decontaminate, tokenizer, tokenize, write, verify. The same
+command resumes a preparation that was stopped; until=STAGE stops it after a
+stage. A folder that is complete is left alone. The result depends on the text
+and the options, never on the number of workers.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def stages_of(work: Work) -> list[Stage]:
 
     return [
         stages.ReadDocuments(work),  # files -> documents, cleaned, each with its split
+        stages.Curate(work),  # datatrove's filters of documents
         stages.Deduplicate(work),  # which documents have equal text
+        stages.NearDeduplicate(work),  # which have nearly equal text
         stages.Decontaminate(work),  # which documents hold text of evaluation sets
         stages.MakeTokenizer(work),  # a sample of the documents -> a tokenizer
         stages.Tokenize(work),  # documents -> token ids

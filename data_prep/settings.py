@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,8 +17,28 @@ from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.core.errors import UserError, require, require_at_least, require_choice
 
-STAGES = ("documents", "deduplicate", "decontaminate", "tokenizer", "tokenize", "write", "verify")
+STAGES = (
+    "documents",
+    "curate",
+    "deduplicate",
+    "near_deduplicate",
+    "decontaminate",
+    "tokenizer",
+    "tokenize",
+    "write",
+    "verify",
+)
 """The stages of a preparation, in the order in which they run."""
+
+FILTERS = (
+    "language",
+    "gopher_repetition",
+    "gopher_quality",
+    "c4_quality",
+    "fineweb_quality",
+    "pii",
+)
+"""datatrove's filters, in the order in which they are applied: that of FineWeb."""
 
 EXECUTORS = ("local", "slurm", "ray")
 MODEL_TYPES = ("bpe", "unigram")
@@ -38,7 +59,7 @@ class StdlibCorpusConfig:
 
 @dataclass
 class TextCorpusConfig:
-    """Local text files, plain or packed (.gz, .zst), .jsonl files and .parquet files."""
+    """Local text files, plain or packed (.gz, .bz2, .zst), .jsonl files and .parquet files."""
 
     paths: list[str]
     """Files, folders and globs.
@@ -189,13 +210,13 @@ def _refuse_missing(values: Mapping[str, Any], schema: type, section: str, kind:
 class CleanConfig:
     """What is changed in the text of a document, and which documents are left out.
 
-    By default nothing is changed and only empty documents are left out.
+    By default only newlines are changed, and only empty documents are left out.
     """
 
     normalize: str | None = None
     """Unicode normalization form: NFC | NFKC. null: the text stays as it is."""
-    newlines: bool = False
-    r"""Whether \r\n and \r become \n."""
+    newlines: bool = True
+    r"""Whether \r\n and \r become \n. Documents are cut at all three in any case."""
     min_bytes: int = 0
     """Documents with fewer bytes of UTF-8 are left out."""
     max_bytes: int | None = None
@@ -205,6 +226,56 @@ class CleanConfig:
         require_choice((None, *UNICODE_FORMS), "clean.normalize", self.normalize)
         require_at_least(0, "clean.min_bytes", self.min_bytes)
         require_at_least(1, "clean.max_bytes", self.max_bytes)
+
+
+@dataclass
+class CurateConfig:
+    """datatrove's filters of documents, by their quality and language. None is on by default.
+
+    They apply to training and validation documents.
+    """
+
+    filters: list[str] = field(default_factory=list)
+    """Filters to apply, in this order whatever the order they are given in.
+
+    language | gopher_repetition | gopher_quality | c4_quality | fineweb_quality | pii. All but
+    pii need packages of the extra `curation`.
+    """
+    arguments: Any = None
+    """Arguments of datatrove's classes, by filter, e.g. {gopher_quality: {min_doc_words: 20}}.
+
+    null: all have datatrove's defaults.
+    """
+    language: str = "eng"
+    """Language by whose rules datatrove cuts words and sentences, as a code of ISO 639-3."""
+    languages: list[str] = field(default_factory=list)
+    """Languages that the filter `language` keeps, as its model names them, e.g. [en]."""
+    language_model: str | None = None
+    """File of a fastText model for the filter `language`, e.g. lid.176.bin. null: none."""
+
+    def __post_init__(self) -> None:
+        for name in self.filters:
+            require_choice(FILTERS, "curate.filters", name)
+        rule = "a mapping from filters to their arguments, or null"
+        require(_is_nested(self.arguments), "curate.arguments", self.arguments, rule)
+        if "language" not in self.filters:
+            return
+
+        model = self.language_model
+        require(bool(self.languages), "curate.languages", self.languages, "a list such as [en]")
+        if model is None or not Path(model).is_file():
+            raise UserError(
+                f"curate.language_model must be the file of a fastText model, got {model!r}: "
+                "fetch https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.bin"
+            )
+
+
+def _is_nested(arguments: Any) -> bool:
+    if arguments is None:
+        return True
+    return isinstance(arguments, dict) and all(
+        isinstance(each, dict) for each in arguments.values()
+    )
 
 
 @dataclass
@@ -224,7 +295,7 @@ class DecontaminateConfig:
     words: int = 13
     """Number of equal words in a row that count as an overlap."""
     least_words: int = 8
-    """Items with fewer words are not looked for."""
+    """Texts of items with fewer words are not looked for."""
 
     def __post_init__(self) -> None:
         require_at_least(1, "decontaminate.words", self.words)
@@ -292,8 +363,15 @@ class PrepareConfig:
     """The tokenizer."""
     clean: CleanConfig = field(default_factory=CleanConfig)
     """What is changed in the documents."""
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    """Filters by quality and language, and the removal of personal data."""
     deduplicate: bool = True
     """Whether only the first of several documents with equal text is kept."""
+    near_deduplicate: bool = False
+    """Whether one of several training documents with nearly equal text is kept, found by MinHash.
+
+    Training documents near a validation document are left out, too.
+    """
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     """The search for text of evaluation sets."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
@@ -313,7 +391,8 @@ class PrepareConfig:
     until: str = "verify"
     """Last stage to run.
 
-    documents | deduplicate | decontaminate | tokenizer | tokenize | write | verify.
+    documents | curate | deduplicate | near_deduplicate | decontaminate | tokenizer | tokenize |
+    write | verify.
     """
 
     def __post_init__(self) -> None:

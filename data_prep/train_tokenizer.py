@@ -15,10 +15,18 @@ from pathlib import Path
 
 import psutil
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as proto
 
 from data_prep.settings import TokenizerConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.terminal import progress_bar
+from momentum_gpt.data.tokenizer import CONTROL_PIECES, SCORE_STEP
+
+NOT_FOR_SENTENCEPIECE = "\0\u2585"
+"""Characters without a piece of their own; they are encoded as bytes.
+
+NUL ends a text in sentencepiece, and it leaves out whole lines with U+2585.
+"""
 
 LONGEST_LINE = 1 << 14
 """Characters. The training sees a longer line in several parts, cut anywhere."""
@@ -106,13 +114,7 @@ def train_apart(samples: Path, config: TokenizerConfig, output: Path) -> None:
 
 
 def _train_on(samples: Path, config: TokenizerConfig) -> bytes:
-    kept = sample(_texts_in(samples), config.sample_bytes)
-    if not kept:
-        raise UserError(
-            "no document fell into the train split of this corpus: it is empty or very small; "
-            "give more text"
-        )
-    return train(kept, config)
+    return train(sample(_texts_in(samples), config.sample_bytes), config)
 
 
 def _texts_in(samples: Path) -> Iterator[str]:
@@ -128,8 +130,15 @@ def train(texts: list[str], config: TokenizerConfig) -> bytes:
     It is lossless: no normalization, byte fallback, all spaces kept, no space added in front.
 
     Raises:
-        UserError: there is too little text for the vocabulary, or it has too many characters.
+        UserError: there is no text or too little for the vocabulary, or it has too many characters.
     """
+    if not any(_lines(texts)):
+        size = sum(len(text.encode()) for text in texts)
+        raise UserError(
+            f"a tokenizer cannot be trained on these {size:,} bytes: "
+            "they hold nothing but newlines and NUL; give text"
+        )
+
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -146,16 +155,30 @@ def train(texts: list[str], config: TokenizerConfig) -> bytes:
             character_coverage=0.9995,
             max_sentence_length=4 * LONGEST_LINE,  # bytes
             unk_id=0,
+            unk_piece=CONTROL_PIECES["unk"],
             bos_id=1,
+            bos_piece=CONTROL_PIECES["bos"],
             eos_id=2,
+            eos_piece=CONTROL_PIECES["eos"],
             pad_id=3,
+            pad_piece=CONTROL_PIECES["pad"],
             num_threads=1,  # the result of unigram depends on it
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
         size = sum(len(text.encode()) for text in texts)
         raise UserError(_refusal(str(error), config.vocab_size, size)) from None
+    if config.model_type == "unigram":
+        return with_rounded_scores(model.getvalue())
     return model.getvalue()
+
+
+def with_rounded_scores(model: bytes) -> bytes:
+    """Return a unigram model whose scores are multiples of SCORE_STEP."""
+    parsed = proto.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    for piece in parsed.pieces:
+        piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
+    return parsed.SerializeToString(deterministic=True)
 
 
 def _refusal(error: str, vocab_size: int, text_bytes: int) -> str:
@@ -173,8 +196,10 @@ def _refusal(error: str, vocab_size: int, text_bytes: int) -> str:
 
 
 def _lines(texts: list[str]) -> Iterator[str]:
-    """Yield the lines of the texts, without NUL characters, which end a text in sentencepiece."""
+    """Yield the lines of the texts, without characters that sentencepiece cannot learn."""
     for text in texts:
-        for line in text.replace("\0", "").split("\n"):
+        for character in NOT_FOR_SENTENCEPIECE:
+            text = text.replace(character, "")
+        for line in text.split("\n"):
             for start in range(0, len(line), LONGEST_LINE):
                 yield line[start : start + LONGEST_LINE]

@@ -35,7 +35,8 @@ def cuts_are_exact(tokenizer: Tokenizer) -> bool:
 
     It is true of plain BPE models without a piece that crosses such a place.
     """
-    return tokenizer.is_plain_bpe and not any(map(_crosses, tokenizer.pieces))
+    is_plain_bpe = tokenizer.kind == "bpe" and tokenizer.is_plain
+    return is_plain_bpe and not any(map(_crosses, tokenizer.pieces))
 
 
 def _crosses(piece: str) -> bool:

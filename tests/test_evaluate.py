@@ -259,6 +259,12 @@ def test_text_is_recognised_by_its_content_and_kept_apart(
     assert len(measured_names) == 1
     assert f"{run_dir}, step_00000020, on {novel}" in done.out
 
+    novel.write_bytes(b"\xef\xbb\xbf" + novel.read_bytes().replace(b"\n", b"\r\n"))
+    done = invoke(evaluate.main, *options)
+    changes = r"1 byte-order marks removed, 80 newlines \r\n or \r made \n"
+    assert f"text={str(novel)!r}: {changes}\n" in done.out
+    assert len(measured_names) == 1  # it is the same text
+
     novel.write_text("def g(x):\n    return x\n" * 40)
     invoke(evaluate.main, *options)
     assert len(measured_names) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,11 +14,13 @@ import pytest
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
+from sentencepiece import sentencepiece_model_pb2
 
 from data_prep.train_tokenizer import TokenizerConfig, train
 from momentum_gpt import export
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.data import load_tokenizer
+from momentum_gpt.data.tokenizer import CONTROL_PIECES
 from momentum_gpt.models import ATTENTIONS, GPT, build_attention, load_model, save_model
 from momentum_gpt.models.attention import MomentumAttention, Variant
 from momentum_gpt.models.gpt import is_of_variant
@@ -205,15 +206,33 @@ def test_an_export_is_read_back_as_the_same_model(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_4_loads_the_same_model(data_folder: Path, tmp_path: Path, name: str) -> None:
     """The export checks logits, greedy decoding and the tokenizer, in version 4.57 here."""
-    older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
     made(tmp_path / "model", name, data_folder / "tokenizer.model")
+    check_in_transformers_4(tmp_path)
+
+
+@pytest.mark.transformers4
+def test_transformers_4_loads_the_same_unigram_model(text_folder: Path, tmp_path: Path) -> None:
+    model = unigram_of(text_folder)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.model")
+    check_in_transformers_4(tmp_path)
+
+
+def unigram_of(text_folder: Path) -> bytes:
+    texts = [path.read_text() for path in text_folder.iterdir()]
+    return train(texts, TokenizerConfig(vocab_size=512, model_type="unigram"))
+
+
+def check_in_transformers_4(folder: Path) -> None:
+    """Export the model of a folder with version 4.57, which checks it."""
+    older = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             "momentum_gpt.export",
-            f"run={tmp_path / 'model'}",
-            f"output={tmp_path / 'out'}",
+            f"run={folder / 'model'}",
+            f"output={folder / 'out'}",
         ],
         env=os.environ
         | {
@@ -280,70 +299,44 @@ def test_the_modelling_code_knows_no_variant_by_name(tmp_path: Path) -> None:
     check.check_export(tmp_path / "out", model, 3, {})
 
 
-def test_ten_thousand_texts_have_the_same_tokens(
-    invoke: Invoke, model_folder: Path, text_folder: Path, tmp_path: Path
+def test_the_tokenizer_is_exported_with_all_that_it_needs(
+    invoke: Invoke, model_folder: Path, tmp_path: Path
 ) -> None:
+    """That it splits texts in the same way is tested in tests/data/test_hf_tokenizer.py."""
     assert invoke(export.main, f"run={model_folder}", f"output={tmp_path / 'out'}").code == 0
     about = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert about["split_special_tokens"] is True
+    assert (about["eos_token"], about["pad_token"]) == (
+        CONTROL_PIECES["eos"],
+        CONTROL_PIECES["pad"],
+    )
     # Without this, transformers 4.57 would also give token_type_ids.
     assert about["model_input_names"] == ["input_ids", "attention_mask"]
 
     tokenizer = load_tokenizer(model_folder)
     assert load_tokenizer(tmp_path / "out").sha256 == tokenizer.sha256
     converted = load_tokenizer(tmp_path / "out" / "tokenizer.json")
-    assert converted.eos_id == tokenizer.eos_id
+    assert (converted.eos_id, converted.pad_id) == (tokenizer.eos_id, tokenizer.pad_id)
     assert converted.ordinary_ids().tolist() == tokenizer.ordinary_ids().tolist()
 
-    file = tmp_path / "out" / "tokenizer.json"
-    converted_tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    converted_tokenizer.encode_special_tokens = True  # what split_special_tokens does
-    text = "".join(path.read_text() for path in sorted(text_folder.iterdir()))
-    rng = random.Random(1)
-    odd = [
-        *"\0\u2581\ufeff\u200b\ue000 \t\r\n",
-        "<s>",
-        "</s>",
-        "<unk>",
-        "<0x0A>",
-        "e\u0301",
-        "日本",
-        "🙂👩‍👩‍👧",
-        "    ",
-        "ﬁ",
-    ]
-    texts = [""]
-    while len(texts) < 10_000:
-        starts = [rng.randrange(len(text)) for _ in range(3)]
-        parts = [text[start : start + rng.randrange(60)] for start in starts] + rng.choices(
-            odd, k=rng.randrange(4)
-        )
-        rng.shuffle(parts)
-        texts.append("".join(parts))
 
-    encoded = converted_tokenizer.encode_batch(texts)
-    for text, encoding in zip(texts, encoded, strict=True):
-        ids = tokenizer.encode(text)
-        assert encoding.ids == ids
-        decoded = converted_tokenizer.decode(ids, skip_special_tokens=False)
-        assert decoded == text.replace("\u2581", " ")
-
-
-def test_a_tokenizer_that_would_change_is_refused(
+def test_a_unigram_model_is_exported_and_one_with_inexact_scores_is_refused(
     invoke: Invoke, text_folder: Path, tmp_path: Path
 ) -> None:
-    texts = [path.read_text() for path in text_folder.iterdir()]
-    (tmp_path / "tokenizer.model").write_bytes(
-        train(texts, TokenizerConfig(vocab_size=400, model_type="unigram"))
-    )
-    made(tmp_path / "model", "momentum", tmp_path / "tokenizer.model")
+    model = unigram_of(text_folder)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    made(tmp_path / "model", "gpt2", tmp_path / "tokenizer.model")
     done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'out'}")
+    assert done.code == 0, done.err
+
+    parsed = sentencepiece_model_pb2.ModelProto.FromString(model)
+    parsed.pieces[300].score += 0.001
+    (tmp_path / "model" / "tokenizer.model").write_bytes(parsed.SerializeToString())
+    done = invoke(export.main, f"run={tmp_path / 'model'}", f"output={tmp_path / 'other'}")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert (
-        "other tokens, unless the tokenizer is a BPE that takes text as it is (not unigram"
-        in done.err
-    )
-    assert not list(tmp_path.glob("*out*"))
+    assert "cannot be exported: transformers would split some texts" in done.err
+    assert "its scores are no multiples of 1/64" in done.err
+    assert not list(tmp_path.glob("*other*"))
 
 
 def test_a_byte_level_tokenizer_stays_itself_and_adds_no_tokens(

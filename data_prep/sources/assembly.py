@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from data_prep.sources.corpus import Faults
+from data_prep.sources.corpus import Document, Faults
+from momentum_gpt.data.text_files import (
+    MARKS_REMOVED,
+    NoTextError,
+    text_of,
+    why_not_utf8,
+    without_mark,
+)
 
 LONGEST_DOCUMENT = 1 << 24
 """Bytes of the longest document, 16 MiB.
@@ -14,12 +21,19 @@ LONGEST_DOCUMENT = 1 << 24
 A longer one is cut into several, at the end of a line or at a space, to bound the memory.
 """
 
-Fragment = tuple[bool, bytes]
-"""Whether these bytes begin a new document, and the bytes."""
+
+class Fragment(NamedTuple):
+    """Some bytes of a document."""
+
+    begins: bool
+    """Whether they begin a new document."""
+    data: bytes
+    offset: int = 0
+    """Where they stand in the file."""
 
 
 def assembled(fragments: Iterable[Fragment], faults: Faults) -> Iterator[tuple[int, bytes]]:
-    """Yield documents, each with the number of bytes before it.
+    """Yield documents, each with the byte of the file at which it begins.
 
     What comes before the first beginning is a document of its own. A document that is longer than
     LONGEST_DOCUMENT is cut.
@@ -27,13 +41,14 @@ def assembled(fragments: Iterable[Fragment], faults: Faults) -> Iterator[tuple[i
     held: list[bytes] = []
     size = 0
     done = 0
-    for begins, data in fragments:
+    for begins, data, offset in fragments:
         if begins and held:
             yield done, b"".join(held)
-            done += size
             held = []
             size = 0
 
+        if not held:
+            done = offset
         held.append(data)
         size += len(data)
         # What is left after a cut may still be too long.
@@ -71,66 +86,57 @@ def _cut_place(data: bytes) -> int:
 
 
 def decoded(documents: Iterable[tuple[int, bytes]], path: Path, faults: Faults) -> Iterator[str]:
-    """Yield the texts of documents; one that is not UTF-8 is a fault.
+    """Yield the texts of documents, without byte-order marks; one that is not UTF-8 is a fault.
 
     Args:
-        documents: (number of bytes before it in the file, its bytes).
+        documents: (the byte of the file at which it begins, its bytes).
         path: the file, for the message.
         faults: what was wrong so far.
     """
     for before, data in documents:
         try:
-            yield data.decode("utf-8")
+            text = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            faults.met(
-                "not UTF-8",
-                f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset "
-                f"{before + error.start}; convert it first, for instance with "
-                "iconv -f ISO-8859-1 -t UTF-8",
-            )
+            faults.met("not UTF-8", why_not_utf8(path, error, before))
+        else:
+            yield unmarked(text, faults)
 
 
-def texts_of(rows: Iterable[Any], column: str, where: str, faults: Faults) -> Iterator[str]:
-    """Yield the texts of records; one without text is a fault.
+def texts_of(rows: Iterable[tuple[str, Any]], column: str, faults: Faults) -> Iterator[str]:
+    """Yield the texts of records, without byte-order marks; one without text is a fault.
 
     Args:
-        rows: the records, dictionaries if all is well.
+        rows: (its place for the message, the record: a dictionary if all is well).
         column: the key of the text.
-        where: where the records are, for the message.
         faults: what was wrong so far.
     """
-    for row in rows:
-        problem = _problem(row, column)
-        if problem is not None:
-            faults.met("no text", f"{where}{problem}")
-            continue
-
-        text = row[column]
+    for place, row in rows:
         try:
-            data = text.encode()
-        except UnicodeEncodeError as error:
-            faults.met(
-                "not UTF-8",
-                f"{where}: the text holds half a surrogate pair ({error.reason}): "
-                "correct or remove it",
-            )
+            text = unmarked(text_of(row, column, "corpus.column"), faults)
+        except NoTextError as reason:
+            faults.met("no text", f"{place}{reason}")
             continue
 
+        data = text.encode()
         if len(data) <= LONGEST_DOCUMENT:
             yield text
         else:
-            for _, shorter in assembled([(True, data)], faults):
+            for _, shorter in assembled([Fragment(True, data)], faults):
                 yield shorter.decode()
 
 
-def _problem(row: Any, column: str) -> str | None:
-    """Return why a record has no text, to follow the name of its place; None if it has one."""
-    if not isinstance(row, dict):
-        return f" has no column {column!r}: it is no JSON object"
-    if column not in row:
-        names = ", ".join(row)
-        return f" has no column {column!r}: its columns are {names}; set corpus.column"
-    if not isinstance(row[column], str):
-        found = type(row[column]).__name__
-        return f": column {column!r} holds {found}, not text; set corpus.column"
-    return None
+def unmarked(text: str, faults: Faults) -> str:
+    """Return a text without the byte-order marks that it begins with, which are counted."""
+    rest, count = without_mark(text)
+    if count:
+        faults.counts[MARKS_REMOVED] += count
+    return rest
+
+
+def documents_of(texts: Iterable[str], split: str | None, faults: Faults) -> Iterator[Document]:
+    """Yield the documents; those without text are left out and counted."""
+    for text in texts:
+        if text.strip():
+            yield Document(text, split)
+        else:
+            faults.counts["empty"] += 1

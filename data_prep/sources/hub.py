@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from data_prep.settings import HubCorpusConfig
-from data_prep.sources.assembly import assembled, texts_of
+from data_prep.sources.assembly import Fragment, assembled, documents_of, texts_of
 from data_prep.sources.corpus import Corpus, Document, Faults, Part, compiled
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.data.text_files import check_packed
 
 
 class HubCorpus(Corpus):
@@ -25,6 +27,7 @@ class HubCorpus(Corpus):
     def parts(self, part_bytes: int) -> Iterator[Part]:
         """Yield ranges of rows; when streaming, the data set's own shards."""
         compiled(self.config.document_start or "")
+        check_packed(self.config.dataset)
         for name, split in self._splits():
             rows = self._load(name)
             if self.config.streaming:
@@ -51,19 +54,23 @@ class HubCorpus(Corpus):
     def read(self, part: Part, faults: Faults) -> Iterator[Document]:
         """Yield the documents of a part."""
         config = self.config
-        where = f"data set {config.dataset!r}"
-        texts = texts_of(self._rows(part), config.column, where, faults)
+        texts = texts_of(self._named_rows(part), config.column, faults)
         if config.document_start:
             texts = _joined(texts, config.document_start, faults)
 
-        count = 0
-        for text in texts:
-            if not text.strip():
-                continue
-            if count == config.max_documents:
-                return
-            yield Document(text, part.split)
-            count += 1
+        documents = documents_of(texts, part.split, faults)
+        yield from islice(documents, config.max_documents)
+
+    def _named_rows(self, part: Part) -> Iterator[tuple[str, Any]]:
+        """Yield the rows, each with its place."""
+        where = f"data set {self.config.dataset!r}"
+        first = part.start
+        if self.config.streaming:
+            # How many rows there are before a shard is not known.
+            where += "" if self.in_order else f", shard {part.start + 1}"
+            first = 0
+        for number, row in enumerate(self._rows(part), start=first + 1):
+            yield f"{where}, row {number}", row
 
     def _rows(self, part: Part) -> Any:
         names = {split: name for name, split in self._splits()}
@@ -104,6 +111,6 @@ class HubCorpus(Corpus):
 def _joined(texts: Iterable[str], document_start: str, faults: Faults) -> Iterator[str]:
     """Yield documents of several rows each; a row that the pattern matches begins one."""
     pattern = compiled(document_start)
-    fragments = ((bool(pattern.match(text)), text.encode()) for text in texts)
+    fragments = (Fragment(bool(pattern.match(text)), text.encode()) for text in texts)
     for _, data in assembled(fragments, faults):
         yield data.decode()

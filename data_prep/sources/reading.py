@@ -1,40 +1,26 @@
-"""Local files: finding them, and reading them block by block or line by line, plain or packed."""
+"""Local files: which of them are text, and the row groups of those that are parquet files."""
 
 from __future__ import annotations
 
 import codecs
 import glob
-import gzip
 import hashlib
-import io
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import zstandard
 
 from momentum_gpt.core.errors import UserError
-
-BLOCK = 1 << 20
-"""Bytes read at once."""
+from momentum_gpt.data.text_files import BLOCK, OTHER_MARKS, PACKED, DamagedError, blocks, damaged
 
 HEAD = 1 << 13
 """Bytes at the beginning of a file by which text is told from other content."""
 
-PACKED = (".gz", ".zst")
-
-KNOWN = re.compile(r"\.(txt|jsonl)(\.gz|\.zst)?$|\.parquet$")
+KNOWN = re.compile(rf"\.(txt|jsonl)({'|'.join(map(re.escape, PACKED))})?$|\.parquet$")
 """Names of files that are read whatever they hold, so that a damaged one is not passed over."""
 
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 """Control characters that text in any encoding of one byte per character hardly ever has."""
-
-
-class DamagedError(Exception):
-    """A file that cannot be read to its end."""
 
 
 @dataclass
@@ -115,6 +101,8 @@ def is_binary(path: Path) -> bool:
         head = next(blocks(str(path), HEAD), b"")
     except DamagedError:
         return False  # reading it says what is wrong
+    if head.startswith(OTHER_MARKS):
+        return False
     if b"\0" in head:
         return True
 
@@ -125,51 +113,6 @@ def is_binary(path: Path) -> bool:
     except UnicodeDecodeError:
         return bool(CONTROL.search(head))
     return False
-
-
-def unpacked(path: Path, file: Any) -> Any:
-    """Return a binary file that reads the unpacked bytes of an opened one."""
-    if path.suffix == ".gz":
-        return gzip.GzipFile(fileobj=file)
-    if path.suffix == ".zst":
-        # Concatenated frames are common; without the option, reading ends after the first.
-        decompressor = zstandard.ZstdDecompressor()
-        return io.BufferedReader(decompressor.stream_reader(file, read_across_frames=True))
-    return file
-
-
-def _reading(path: str, act: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
-    """Yield what `act` reads from the unpacked file.
-
-    Raises:
-        DamagedError: the file cannot be read to its end.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            yield from act(unpacked(Path(path), file))
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise DamagedError(error) from None
-
-
-def blocks(path: str, size: int = BLOCK) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a file, block by block."""
-    return _reading(path, lambda file: iter(lambda: file.read(size), b""))
-
-
-def lines(path: str, start: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that begin at byte `start` or later, each with the byte it begins at."""
-
-    def act(file: Any) -> Iterator[tuple[int, bytes]]:
-        offset = 0
-        if start:
-            # Skip to the end of the line that begins before `start`.
-            file.seek(start - 1)
-            offset = start - 1 + len(file.readline())
-        for line in file:
-            yield offset, line
-            offset += len(line)
-
-    return _reading(path, act)
 
 
 def row_groups(path: Path, part_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -188,9 +131,7 @@ def row_groups(path: Path, part_bytes: int) -> Iterator[tuple[int, int, int]]:
     try:
         metadata = pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): it is damaged or cut short; fetch it again"
-        ) from None
+        raise damaged(path, error) from None
 
     start = 0
     size = 0
@@ -201,10 +142,16 @@ def row_groups(path: Path, part_bytes: int) -> Iterator[tuple[int, int, int]]:
             yield start, group + 1, size
             start = group + 1
             size = 0
+    if last < 0:
+        yield 0, 0, 0  # one empty part, so that the file is in the manifest
 
 
 def sha256_of_range(path: Path, start: int, end: int | None) -> str:
-    """Return the sha256 of bytes start ... end - 1 of a file; None: to the end."""
+    """Return the sha256 of bytes start ... end - 1 of a file; None: to the end.
+
+    Raises:
+        UserError: the file has become shorter.
+    """
     digest = hashlib.sha256()
     left = (path.stat().st_size if end is None else end) - start
     with path.open("rb") as file:
@@ -212,7 +159,7 @@ def sha256_of_range(path: Path, start: int, end: int | None) -> str:
         while left > 0:
             block = file.read(min(left, BLOCK))
             if not block:
-                break
+                raise UserError(f"{path} became shorter while it was read: run the command again")
             digest.update(block)
             left -= len(block)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.settings import StdlibCorpusConfig
+from data_prep.sources.assembly import documents_of, unmarked
 from data_prep.sources.corpus import Corpus, Document, Faults, Part
 
 SUFFIXES = (".py", ".txt", ".rst")
@@ -32,10 +33,9 @@ class StdlibCorpus(Corpus):
     def read(self, part: Part, faults: Faults) -> Iterator[Document]:
         """Yield a file as one document."""
         try:
-            text = Path(part.path).read_text(encoding="utf-8")
+            text = Path(part.path).read_bytes().decode()
         except UnicodeDecodeError:
             # A few files of the library are in other encodings, which is no mistake of the user.
             faults.counts["not UTF-8"] += 1
             return
-        if text.strip():
-            yield Document(text)
+        yield from documents_of([unmarked(text, faults)], part.split, faults)

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 from data_prep.settings import TextCorpusConfig
-from data_prep.sources.assembly import Fragment, assembled, decoded, texts_of
+from data_prep.sources.assembly import Fragment, assembled, decoded, documents_of, texts_of
 from data_prep.sources.corpus import Corpus, Document, Faults, Part, compiled
-from data_prep.sources.reading import (
-    BLOCK,
-    PACKED,
-    DamagedError,
-    Skipped,
-    blocks,
-    find_files,
-    lines,
-    row_groups,
-)
+from data_prep.sources.reading import Skipped, find_files, row_groups
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.data.text_files import BLOCK, MARK, PACKED, DamagedError, blocks, damaged, lines
 
 PARQUET_ROWS = 256
 """Rows of a parquet file that are held at once."""
 
+NEWLINE = rb"(?>\r\n|\n|\r)"
+"""The end of a line; the group keeps \\r\\n whole."""
+
 
 class TextCorpus(Corpus):
-    """Text files of any name, `.jsonl` files (each plain, `.gz` or `.zst`) and `.parquet` files."""
+    """Text files of any name, `.jsonl` files (plain or packed) and `.parquet` files."""
 
     def __init__(self, config: TextCorpusConfig) -> None:
         self.config = config
@@ -82,13 +78,13 @@ class TextCorpus(Corpus):
             texts = decoded(assembled(self._fragments(part), faults), path, faults)
 
         try:
-            for text in texts:
-                if text.strip():
-                    yield Document(text, part.split)
+            yield from documents_of(texts, part.split, faults)
         except DamagedError as damage:
             # The document that was being read is not complete, and is left out.
-            reason = f"{part.path} cannot be read ({damage})"
-            faults.met("damaged", f"{reason}: it is damaged or cut short; fetch it again")
+            faults.met("damaged", str(damage))
+        else:
+            if not part.size:
+                faults.counts["empty files"] += 1
 
     def _fragments(self, part: Part) -> Iterator[Fragment]:
         """Yield the bytes of a text file, and where new documents begin."""
@@ -96,8 +92,8 @@ class TextCorpus(Corpus):
             return self._fragments_by_start(part, self.config.document_start)
         separator = (self.config.separator or "").replace("\\n", "\n").replace("\\t", "\t")
         if separator:
-            return _fragments_by_separator(part, separator.encode())
-        return ((False, block) for block in blocks(part.path))
+            return _fragments_by_separator(part, separator)
+        return _fragments_by_block(part)
 
     def _fragments_by_start(self, part: Part, document_start: str) -> Iterator[Fragment]:
         """Yield lines; one that the regular expression matches begins a document."""
@@ -105,12 +101,12 @@ class TextCorpus(Corpus):
         # A document that began before this part belongs to an earlier part.
         started = part.start == 0
         for offset, line in lines(part.path, part.start):
-            begins = bool(pattern.match(line.decode("utf-8", errors="replace")))
+            begins = bool(pattern.match(_as_matched(line)))
             if begins and part.end is not None and offset >= part.end:
                 return
             started = started or begins
             if started:
-                yield begins, line
+                yield Fragment(begins, line, offset)
 
     def _jsonl(self, part: Part, faults: Faults) -> Iterator[str]:
         for number, (offset, line) in enumerate(lines(part.path, part.start), start=1):
@@ -129,7 +125,7 @@ class TextCorpus(Corpus):
                     message = f"{where} is not JSON ({error}): correct or remove the line"
                     faults.met("not JSON", message)
                     continue
-                yield from texts_of([record], self.config.column, where, faults)
+                yield from texts_of([(where, record)], self.config.column, faults)
 
     def _parquet(self, part: Part, faults: Faults) -> Iterator[str]:
         import pyarrow as pa
@@ -137,7 +133,7 @@ class TextCorpus(Corpus):
 
         column = self.config.column
         try:
-            with pq.ParquetFile(part.path) as file:
+            with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
                 names = file.schema_arrow.names
                 if column not in names:
                     raise UserError(
@@ -150,25 +146,54 @@ class TextCorpus(Corpus):
                     row_groups=list(range(part.start, end)),
                     columns=[column],
                 )
-                for batch in batches:
-                    yield from texts_of(batch.to_pylist(), column, part.path, faults)
+                before = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
+                rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+                named = ((f"{part.path}, row {n}", row) for n, row in enumerate(rows, before + 1))
+                yield from texts_of(named, column, faults)
         except (pa.ArrowException, OSError) as error:
-            raise DamagedError(error) from None
+            raise damaged(part.path, error) from None
 
 
-def _fragments_by_separator(part: Part, separator: bytes) -> Iterator[Fragment]:
-    """Yield what stands between separators, in fragments of bounded size."""
-    rest = b""
-    begins = True
+def _as_matched(line: bytes) -> str:
+    r"""Return a line as `document_start` sees it: with \n at its end, without byte-order marks."""
+    text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
+    return text.lstrip(MARK) + "\n"
+
+
+def _fragments_by_block(part: Part) -> Iterator[Fragment]:
+    """Yield the file as one document."""
+    offset = 0
     for block in blocks(part.path):
-        # The last document may continue in the next block.
-        *complete, rest = (rest + block).split(separator)
-        for document in complete:
-            yield begins, document
+        yield Fragment(False, block, offset)
+        offset += len(block)
+
+
+def _fragments_by_separator(part: Part, separator: str) -> Iterator[Fragment]:
+    """Yield what stands between separators, in fragments of bounded size."""
+    pattern = re.compile(re.escape(separator.encode()).replace(b"\\\n", NEWLINE))
+    longest = 2 * len(separator.encode())  # a newline may be two characters
+    rest = b""
+    offset = 0
+    begins = True
+    for block in chain(blocks(part.path), [b""]):
+        data = rest + block
+        start = 0
+        for found in pattern.finditer(data):
+            # At the end of a block, more of a newline may follow.
+            if block and found.end() == len(data):
+                break
+            yield Fragment(begins, data[start : found.start()], offset + start)
+            start = found.end()
             begins = True
+
+        # The last document may continue in the next block.
+        rest = data[start:]
+        offset += start
         if len(rest) > 2 * BLOCK:
             # Hold back what may be the beginning of a separator.
-            yield begins, rest[: -len(separator)]
-            rest = rest[-len(separator) :]
+            yield Fragment(begins, rest[:-longest], offset)
+            offset += len(rest) - longest
+            rest = rest[-longest:]
             begins = False
-    yield begins, rest
+    if rest:
+        yield Fragment(begins, rest, offset)

@@ -1,4 +1,4 @@
-"""Stage 3: look for text of the evaluation sets in the training documents."""
+"""Stage 5: look for text of the evaluation sets in the training documents."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.executors import Meter
-from data_prep.overlap import evaluation_files, read_index, write_index
+from data_prep.overlap import (
+    SetSize,
+    evaluation_files,
+    hashes_of,
+    named_sets,
+    read_index,
+    words_of,
+    write_index,
+)
 from data_prep.provenance import Contamination, SetContamination
-from data_prep.stages.deduplicate import without_duplicates
-from data_prep.stages.documents import Documents, bytes_read
+from data_prep.stages.documents import bytes_read
+from data_prep.stages.near_deduplicate import different_documents, without_near_duplicates
 from data_prep.stages.stage import Stage, Work, report_file, report_files, written_at
 from momentum_gpt.core.files import read_json, replacing, write_json
+from momentum_gpt.evaluation.few_shot.tasks import task_names
 
 EXAMPLE_CHARACTERS = 160
 """Length of the beginning of a document that is shown as an example."""
@@ -39,7 +48,7 @@ class Decontaminate(Stage):
     """Leave the hashes of the evaluation sets, and for each task the documents that overlap."""
 
     name = "decontaminate"
-    needs = ("documents", "deduplicate")
+    needs = ("documents", "curate", "deduplicate", "near_deduplicate")
 
     def options(self) -> Any:
         """Return the options, and when the evaluation sets were written."""
@@ -56,20 +65,24 @@ class Decontaminate(Stage):
             )
             return
 
+        left = set(task_names()) - set(named_sets(config))
+        if config.sets == ["known"] and left:
+            print(
+                f"{config.data} does not hold these tasks, which are not looked for: "
+                f"{', '.join(sorted(left))}"
+            )
         # Written last, so that it says that the index is there, too.
-        texts = self.folder / "texts.json"
-        if not texts.is_file():
-            write_json(texts, write_index(config, self.folder / "index.npz"))
+        sizes = self.folder / "sets.json"
+        if not sizes.is_file():
+            found = write_index(config, self.folder / "index.npz")
+            write_json(sizes, {name: asdict(size) for name, size in found.items()})
         pipeline = [*unique_documents(self.work), FindOverlaps(self.folder)]
         self.run_tasks(pipeline, len(self.work.inputs), bytes_read(self.work))
 
 
 def unique_documents(work: Work) -> list[Any]:
     """Return the steps that yield a task's documents, without duplicates."""
-    steps: list[Any] = [Documents(work.folder / "documents" / "documents")]
-    if work.config.deduplicate:
-        steps.append(without_duplicates(work))
-    return steps
+    return [*different_documents(work), *without_near_duplicates(work)]
 
 
 def kept_documents(work: Work) -> list[Any]:
@@ -104,9 +117,10 @@ class FindOverlaps(PipelineStep):
             if document.metadata["split"] != "train":
                 continue
 
+            hashes = hashes_of(words_of(document.text))
             found: set[str] = set()
             for table in tables:
-                found.update(names[place] for place in table.sets_in(document.text))
+                found.update(names[place] for place in table.sets_in(hashes))
             if found:
                 numbers.append(number)
                 _count(report, found, document.text)
@@ -162,6 +176,13 @@ def contamination(work: Work) -> Contamination | None:
         examples = {**report.examples, **examples}
 
     found = {}
-    for name, texts in read_json(folder / "texts.json").items():
-        found[name] = SetContamination(texts, by_set[name], examples.get(name))
+    for name, values in read_json(folder / "sets.json").items():
+        size = SetSize(**values)
+        found[name] = SetContamination(
+            texts=size.texts,
+            documents=by_set[name],
+            example=examples.get(name),
+            items=size.items,
+            too_short=size.too_short,
+        )
     return Contamination(documents, found)

@@ -1,4 +1,4 @@
-"""Stage 2: find documents with equal text, with datatrove's exact deduplication."""
+"""Stage 3: find documents with equal text, with datatrove's exact deduplication."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datatrove.pipeline.dedup.exact_dedup import (
     ExactFindDedups,
 )
 
-from data_prep.stages.documents import Documents
+from data_prep.stages.documents import Documents, documents_folder
 from data_prep.stages.stage import Stage, Work
 
 TASKS_PER_FINDER = 16
@@ -42,7 +42,7 @@ class Deduplicate(Stage):
     """Leave the numbers of the documents to drop, for each task, in `duplicates/`."""
 
     name = "deduplicate"
-    needs = ("documents",)
+    needs = ("documents", "curate")
 
     def options(self) -> Any:
         """Return whether it is done at all."""
@@ -59,7 +59,7 @@ class Deduplicate(Stage):
 
         # One task for each input, as in every stage, so that ranks mean the same documents.
         sign = [
-            Documents(self.result_of("documents") / "documents"),
+            Documents(documents_folder(self.work) / "documents"),
             ExactDedupSignature(signatures, DEDUP, finders),
         ]
         self.run_tasks(sign, tasks, subfolder="sign")

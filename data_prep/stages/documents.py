@@ -20,6 +20,7 @@ from data_prep.sources import Document, Faults, Part, build_sources, split_of
 from data_prep.stages.stage import Input, Stage, Work, report_file, report_files, written_at
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
+from momentum_gpt.data.text_files import NEWLINES_CHANGED, with_newlines
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class DocumentsReport:
     parts: list[dict[str, Any]] = field(default_factory=list)
     """A HashedPart for each part."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Number of documents that were left out or cut, by reason."""
+    """Number of documents that were left out or cut, by reason.
+
+    The byte-order marks and newlines that were changed are counted here, too.
+    """
     first: dict[str, str] = field(default_factory=dict)
     """The first message of each kind of fault."""
 
@@ -83,8 +87,13 @@ class ReadDocuments(Stage):
         self.run_tasks(pipeline, len(inputs), total)
 
         if not any(report.documents for report in documents_reports(self.folder)):
+            counts: Counter[str] = Counter()
+            for reasons in left_out(self.work).values():
+                counts.update(reasons)
+            found = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
             raise UserError(
-                "there is no document in this corpus: its files are empty; add files with text"
+                f"there is no document in this corpus ({found or 'it has no files'}): "
+                "add files with text"
             )
 
 
@@ -93,9 +102,15 @@ def documents_reports(folder: Path) -> list[DocumentsReport]:
     return [DocumentsReport(**read_json(path)) for path in report_files(folder)]
 
 
+def documents_folder(work: Work) -> Path:
+    """Return the folder of the stage whose documents go on: curated, if there are filters."""
+    return work.folder / ("curate" if work.config.curate.filters else "documents")
+
+
 def bytes_read(work: Work) -> int:
-    """Return the UTF-8 bytes of all documents that the stage kept."""
-    return sum(report.bytes for report in documents_reports(work.folder / "documents"))
+    """Return the UTF-8 bytes of all documents that go on."""
+    reports = report_files(documents_folder(work))
+    return sum(read_json(path)["bytes"] for path in reports)
 
 
 class Read(PipelineStep):
@@ -154,11 +169,12 @@ def cleaned(text: str, clean: CleanConfig, faults: Faults) -> str | None:
     if clean.normalize:
         text = unicodedata.normalize(clean.normalize, text)  # type: ignore[arg-type]
     if clean.newlines:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text, count = with_newlines(text)
+        if count:
+            faults.counts[NEWLINES_CHANGED] += count
 
-    # A text of spaces alone is left out in any case.
     size = len(text.encode())
-    if size < clean.min_bytes or not text.strip():
+    if size < clean.min_bytes:
         faults.counts[f"shorter than {clean.min_bytes} bytes"] += 1
         return None
     if clean.max_bytes is not None and size > clean.max_bytes:
@@ -176,12 +192,26 @@ class Documents(JsonlReader):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), compression="zstd", add_file_path=False)
+        self.reports = folder.parent
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """Yield datatrove's documents."""
+        """Yield datatrove's documents.
+
+        Raises:
+            UserError: there are fewer than were written; datatrove's reader just ends.
+        """
+        expected = DocumentsReport(**read_json(report_file(self.reports, rank))).documents
         name = f"{rank:05d}.jsonl.zst"
+        count = 0
         if self.data_folder.isfile(name):
-            yield from self.read_file(name)
+            for document in self.read_file(name):
+                count += 1
+                yield document
+        if count != expected:
+            raise UserError(
+                f"{self.data_folder.path}/{name} holds {count:,} documents, not the {expected:,} "
+                f"that were written: remove {self.reports.parent} and run the command again"
+            )
 
 
 def left_out(work: Work) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Stage 5: encode the documents of each task."""
+"""Stage 7: encode the documents of each task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 7: read everything back."""
+"""Stage 9: read everything back."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Stage 6: gather the encoded documents into shards, and write the manifest."""
+"""Stage 8: gather the encoded documents into shards, and write the manifest."""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.executors import Meter
 from data_prep.overview import document_lengths
 from data_prep.provenance import Provenance, SourceMix
+from data_prep.settings import PrepareConfig
+from data_prep.stages.curate import curation
 from data_prep.stages.decontaminate import contamination
 from data_prep.stages.deduplicate import duplicate_count
 from data_prep.stages.documents import left_out, parts_read
+from data_prep.stages.near_deduplicate import near_duplicates
 from data_prep.stages.stage import Stage
 from data_prep.stages.tokenize import tokens_reports
 from data_prep.stream import (
@@ -32,7 +36,7 @@ from data_prep.stream import (
     spans_of,
 )
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import read_json, replacing, write_json
+from momentum_gpt.core.files import read_json, replacing, sha256_of_file, write_json
 from momentum_gpt.data import load_tokenizer, write_shard
 from momentum_gpt.data.shards import SPLITS, ShardEntry, ShardsManifest, token_dtype
 from momentum_gpt.data.tokenizer import tokenizer_file
@@ -43,12 +47,23 @@ BLOCK_TOKENS = 1 << 20
 PACKAGES = ("momentum-gpt", "sentencepiece", "datatrove")
 """Packages that the result depends on."""
 
+CURATION_PACKAGES = ("spacy", "fasttext-numpy2-wheel")
+"""Packages that it depends on, too, where datatrove's filters or MinHash were used."""
+
 
 class Write(Stage):
     """Leave `output/`: the shards, the tokenizer and the manifest."""
 
     name = "write"
-    needs = ("documents", "deduplicate", "decontaminate", "tokenizer", "tokenize")
+    needs = (
+        "documents",
+        "curate",
+        "deduplicate",
+        "near_deduplicate",
+        "decontaminate",
+        "tokenizer",
+        "tokenize",
+    )
 
     @property
     def output(self) -> Path:
@@ -140,18 +155,34 @@ class Write(Stage):
         sizes = {}
         for split in SPLITS:
             sizes[split] = sum(report.bytes[split] for report in encoded)
+        model = self.config.curate.language_model
         return Provenance(
             bytes=sizes,
             by_byte=sum(report.by_byte for report in encoded),
             mix=mix,
             left_out=left_out(self.work),
+            curation=curation(self.work),
+            language_model_sha256=sha256_of_file(Path(model)) if model else None,
             duplicates=duplicate_count(self.work),
+            near_duplicates=near_duplicates(self.work),
             contamination=contamination(self.work),
             made_with=self.config.made_with(),
-            versions={name: version(name) for name in PACKAGES},
+            versions=versions_of(self.config),
             sources=parts_read(self.work),
             document_tokens=document_lengths(indices),
         )
+
+
+def versions_of(config: PrepareConfig) -> dict[str, str]:
+    """Return the versions of the packages that the result depends on."""
+    names = list(PACKAGES)
+    if config.curate.filters or config.near_deduplicate:
+        names += CURATION_PACKAGES
+    versions = {}
+    for name in names:
+        with suppress(PackageNotFoundError):  # not every filter needs each of them
+            versions[name] = version(name)
+    return versions
 
 
 def entry_file(folder: Path, rank: int) -> Path:

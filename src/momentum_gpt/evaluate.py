@@ -23,6 +23,7 @@ measured again.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,9 @@ class TextConfig:
 
     source: str | None = None
     """Text to measure: files, a folder or a glob (.txt is one document, .jsonl, .json, .parquet,
-    plain or .gz), or the name of a data set on the hub; `text=` is short for it. null: none."""
+    plain, .gz, .bz2 or .zst), or the name of a data set on the hub. null: none.
+
+    `text=` is short for it."""
     config: str | None = None
     """Configuration of the hub's data set. null: its default."""
     split: str = "test"
@@ -170,9 +173,14 @@ def open_data(config: EvaluateConfig, folder: Path) -> EvaluationData:
         return TokenShards(config.data, "validation")
     text = config.text
     if text.source:
-        documents = read_texts(text.source, text.config, text.split, text.field)
+        name = f"text={text.source!r}"
+        changed: Counter[str] = Counter()
+        documents = read_texts(text.source, text.config, text.split, text.field, changed)
         n_tokens = config.evaluation.tokens or TOKENS
-        return Texts(documents, load_tokenizer(folder), n_tokens, f"text={text.source!r}")
+        texts = Texts(documents, load_tokenizer(folder), n_tokens, name)
+        if changed:
+            print(f"{name}: {', '.join(f'{count:,} {what}' for what, count in changed.items())}")
+        return texts
     return open_validation(config_of(Path(config.run)))
 
 

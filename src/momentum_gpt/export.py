@@ -101,7 +101,8 @@ def write_and_check(folder: Path, source: Path, model: GPT) -> Checked:
         print(f"{source} has no tokenizer, so the export has none either")
     else:
         eos_id = tokenizer.eos_id
-        pad_id = export_tokenizer(folder, tokenizer, source, model.config.seq_len)
+        pad_id = tokenizer.pad_id
+        export_tokenizer(folder, tokenizer, source, model.config.seq_len)
         texts = tokenized_texts(tokenizer)
     write_model(folder, model, eos_id, pad_id)
     return check_export(folder, model, eos_id, texts)
@@ -117,17 +118,16 @@ def tokenizer_of(folder: Path) -> Tokenizer | None:
     return None
 
 
-def export_tokenizer(folder: Path, tokenizer: Tokenizer, source: Path, seq_len: int) -> int:
-    """Write the tokenizer as `transformers` loads it, and return the id of the padding token."""
+def export_tokenizer(folder: Path, tokenizer: Tokenizer, source: Path, seq_len: int) -> None:
+    """Write the tokenizer as `transformers` loads it."""
     from momentum_gpt.data.hf_tokenizer import write_tokenizer
     from momentum_gpt.data.tokenizer import ByteLevelTokenizer, tokenizer_file
 
     file = tokenizer_file(source)
-    pad_id = write_tokenizer(folder, tokenizer, file, seq_len)
+    write_tokenizer(folder, tokenizer, file, seq_len)
     if not isinstance(tokenizer, ByteLevelTokenizer):
         # So that our own load_tokenizer reads the same tokenizer from the export.
         shutil.copy(file, folder)
-    return pad_id
 
 
 def tokenized_texts(tokenizer: Tokenizer) -> dict[str, TokenizedText]:

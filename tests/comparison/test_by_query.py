@@ -151,3 +151,19 @@ def test_all_draws_that_both_have_are_used(tmp_path: Path) -> None:
 
     (only,) = by_query(a, b)
     assert (only.sample, only.pairs, only.first) == ("2 draws", 4, 0.75)
+
+
+def test_written_answers_are_compared_by_their_overlap_too(tmp_path: Path) -> None:
+    """F1 gains 0.5, 0, 0.5, 0 on four queries: mean 0.25, and no McNemar's test of it."""
+    draws = {("x", 4, 0): [0, 1, 0, 1]}
+    a = write(tmp_path / "a", draws, f1=[0.0, 1.0, 0.0, 1.0])
+    b = write(tmp_path / "b", draws, f1=[0.5, 1.0, 0.5, 1.0])
+
+    accuracy, overlap = by_query(a, b)
+    assert [accuracy.unit, overlap.unit] == ["accuracy", "F1"]
+    assert (accuracy.difference, overlap.difference) == (0.0, 0.25)
+    assert overlap.p_values["t-test"] == pytest.approx(ttest_1samp([0.5, 0, 0.5, 0], 0).pvalue)
+
+    (comparison,) = with_holm([Comparison("title", "a", "b", [accuracy, overlap])])
+    table = comparison.table()
+    assert table.rows[1][table.head.index("McNemar p")] == "-"

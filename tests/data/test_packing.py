@@ -29,6 +29,28 @@ def test_no_bin_is_too_full_and_the_fit_is_the_best(sizes: list[int]) -> None:
     assert sorted(20 - loads) == sorted(room)
 
 
+def test_equal_sizes_fill_bins_in_their_order() -> None:
+    """So that the windows are the same with every numpy: other sorts may swap equal sizes."""
+    bins = best_fit(np.array([3, 5] * 500), 6)
+    assert bins[1::2].tolist() == list(range(500))
+    assert bins[::2].tolist() == [500 + place // 2 for place in range(500)]
+
+
+@pytest.mark.parametrize("seq_len", [64, 512])
+def test_the_pieces_of_a_window_stand_in_the_order_of_the_stream(
+    data_folder: Path, seq_len: int
+) -> None:
+    """A piece of seq_len fills a window alone; the others stand in their documents' order."""
+    shards = TokenShards(data_folder)
+    packed = PackedBatches(shards, seq_len, 0, BatchPlan(1, 1, 1, 1))
+    several = 0
+    for first, end in pairwise(packed.firsts):
+        places = packed.pieces[first:end].tolist()
+        several += len(places) > 1
+        assert places == sorted(places)
+    assert several > 5
+
+
 @pytest.mark.parametrize("seq_len", [32, 200, 5000])
 def test_every_token_is_a_target_once_after_the_one_before_it(
     data_folder: Path, seq_len: int
@@ -43,6 +65,7 @@ def test_every_token_is_a_target_once_after_the_one_before_it(
         seen += list(zip(tokens[real].tolist(), targets[real].tolist(), strict=True))
     stream = shards.read(0, len(shards)).tolist()
     assert sorted(seen) == sorted(pairwise(stream))
+    assert tokens.dtype == targets.dtype == np.int64
     padded = 1 - (len(shards) - 1) / (packed.n_windows * seq_len)
     assert packed.padded_share == pytest.approx(padded, abs=1e-12)
     assert f"{padded:.2%} padding" in packed.describe()
@@ -75,7 +98,8 @@ def test_the_targets_of_a_step_are_counted_without_the_padding(data_folder: Path
 
 def test_prefetched_batches_are_the_batches(data_folder: Path) -> None:
     packed = PackedBatches(TokenShards(data_folder), 64, 3, BatchPlan(8, 2, 2, 2))
-    for step, micro_batches in prefetch(packed, 1, range(5, 12)):
+    for step, micro_batches, n_targets in prefetch(packed, 1, range(5, 12)):
+        assert n_targets == packed.n_targets(step)
         for micro_step, (tokens, targets) in enumerate(micro_batches):
             expected = packed(step, micro_step, 1)
             assert (tokens == expected[0]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,13 @@ from data_prep.sources import split_of
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
 from momentum_gpt.data import TokenShards, load_tokenizer
-from momentum_gpt.data.shards import read_manifest, token_dtype
+from momentum_gpt.data.shards import (
+    ShardEntry,
+    block_hashes,
+    check_shard_file,
+    read_manifest,
+    token_dtype,
+)
 
 
 @pytest.fixture
@@ -50,8 +57,11 @@ def test_the_folder_has_several_shards_and_reads_cross_them(data_folder: Path) -
     assert np.array_equal(shards.read(0, len(shards)), whole)
     edge = int(shards.starts[1])
     assert np.array_equal(shards.read(edge - 5, 11), whole[edge - 5 : edge + 6])
-    for start, length in ((-1, 3), (len(whole) - 2, 3)):
-        with pytest.raises(IndexError):
+    assert shards.read(len(whole), 0).tolist() == []
+    assert shards.read(edge, 1).dtype == np.int64
+    for start, length, last in ((-1, 3, 1), (len(whole) - 2, 3, len(whole)), (5, -1, 3)):
+        message = rf"tokens {start} \.\.\. {last} of a stream of {len(whole)}$"
+        with pytest.raises(IndexError, match=message):
             shards.read(start, length)
 
 
@@ -107,6 +117,28 @@ def test_a_short_or_missing_shard_is_refused(copy: Path) -> None:
     shard.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         TokenShards(copy)
+
+
+def test_a_short_or_missing_file_is_found_without_opening_it(tmp_path: Path) -> None:
+    """Ten tokens of two bytes: twenty bytes can hold them, nineteen cannot."""
+    path = tmp_path / "train_00000.npy"
+    entry = ShardEntry(path.name, tokens=10, documents=1, sha256="")
+    with pytest.raises(UserError, match=r"train_00000\.npy does not exist"):
+        check_shard_file(path, entry, "uint16")
+
+    path.write_bytes(bytes(20))
+    check_shard_file(path, entry, "uint16")
+    path.write_bytes(bytes(19))
+    with pytest.raises(UserError, match="too small for the 10 tokens"):
+        check_shard_file(path, entry, "uint16")
+
+
+def test_each_16_mib_of_a_file_have_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    first, second = b"a" * 2**24, b"b" * 5
+    path.write_bytes(first + second)
+    expected = [hashlib.sha256(block).hexdigest()[:16] for block in (first, second)]
+    assert block_hashes(path) == expected
 
 
 def test_a_shard_with_a_pickle_in_it_is_not_unpickled(copy: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data_prep.train_tokenizer import TokenizerConfig, forecast, sample, train
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Tokenizer, load_tokenizer
+from momentum_gpt.data.tokenizer import CONTROL_PIECES
 
 SOURCE = Path(textwrap.__file__).read_text(encoding="utf-8")
 TEXTS = [*SOURCE.split("\n\n"), "Die Straße, naïve café — 日本語.\n"]
@@ -39,6 +40,7 @@ def test_any_text_without_the_space_mark_comes_back(tokenizer: Tokenizer, text: 
         "\n\n\n\ta\r\n",
         "\0",
         "<s></s><unk><0x0A>",
+        "".join(CONTROL_PIECES.values()),
         "ﬁ ﬀ ① Å",
         "a\u00a0b",
         "\ufeffx",
@@ -55,9 +57,28 @@ def test_runs_of_spaces_become_pieces() -> None:
     assert len(tokenizer.encode(" " * 8)) <= 2
 
 
+def test_text_that_looks_like_a_control_piece_is_learnt_like_other_text() -> None:
+    """Sentencepiece learns no piece from the names of its own control pieces."""
+    text = "a <unk> b <hub> c </s> d </p> e <pad> f <lap> g\n" * 200
+    tokenizer = Tokenizer(train([text, SOURCE], TokenizerConfig(vocab_size=500)))
+    for special, other in ((" <unk>", " <hub>"), (" </s>", " </p>"), (" <pad>", " <lap>")):
+        assert len(tokenizer.encode(special)) == len(tokenizer.encode(other))
+        assert not set(tokenizer.encode(special)) & set(tokenizer.byte_ids().tolist())
+
+
+def test_the_names_of_the_control_pieces_are_text_where_they_stand_in_text(
+    tokenizer: Tokenizer,
+) -> None:
+    control = {tokenizer.pieces.index(name): name for name in CONTROL_PIECES.values()}
+    assert sorted(control) == [0, 1, 2, 3]
+    for name in control.values():
+        assert not set(tokenizer.encode(f"a {name} b")) & set(control)
+
+
 def test_encoding_many_texts_at_once_is_encoding_each(tokenizer: Tokenizer) -> None:
-    many = tokenizer.encode_documents(TEXTS[:50], num_threads=2)
-    assert [ids.tolist() for ids in many] == [tokenizer.encode(text) for text in TEXTS[:50]]
+    texts = [*TEXTS[:50], "", SOURCE * 3]
+    many = tokenizer.encode_documents(texts, num_threads=2)
+    assert [ids.tolist() for ids in many] == [tokenizer.encode(text) for text in texts]
 
 
 def test_ordinary_ids_are_text(tokenizer: Tokenizer) -> None:
@@ -110,6 +131,22 @@ def test_endless_lines_and_nul_bytes_do_not_end_the_training() -> None:
     )
     for text in (endless[:100_000], "\0a\0"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_line_with_a_character_of_sentencepieces_own_is_learnt_from() -> None:
+    """Sentencepiece leaves out every line with U+2585."""
+    with_mark = SOURCE.replace("\n", "\u2585\n")
+    plain, marked = (
+        Tokenizer(train([text], TokenizerConfig(vocab_size=400))) for text in (SOURCE, with_mark)
+    )
+    assert marked.pieces == plain.pieces
+    assert marked.decode(marked.encode(with_mark)) == with_mark
+
+
+@pytest.mark.parametrize("texts", [[], ["\n\n"], ["\0"]])
+def test_a_sample_without_text_is_refused(texts: list[str]) -> None:
+    with pytest.raises(UserError, match="nothing but newlines and NUL; give text"):
+        train(texts, TokenizerConfig())
 
 
 def test_the_forecast_of_memory_grows_with_the_text_up_to_the_sample() -> None:

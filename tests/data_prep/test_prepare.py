@@ -88,6 +88,9 @@ def test_stages_one_by_one_make_the_whole_and_nothing_is_done_twice(
     assert contents(output) == contents(straight)
     assert not work.exists()
 
+    n = TokenShards(output, "validation").documents
+    assert (f"only {n} documents for validation" in done.out) == (n < 100)
+
 
 def test_a_second_run_does_nothing_and_another_corpus_overwrites_nothing(
     invoke: Invoke,

@@ -70,6 +70,7 @@ COMPOSED_ONLY = (
     r"/models/",  # a model that is not here
     r"corpus=(fineweb_edu|hub)",  # needs a network
     r"executor=(slurm|ray)",  # needs a cluster
+    r"curate\.filters=",  # needs the extra `curation`
     r"Salesforce/wikitext",  # needs a network
     r"momentum_gpt\.bench\.",  # takes minutes
     r"runs/paper_",  # runs that were only composed

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from momentum_gpt.evaluation.induction import induction
+from momentum_gpt.evaluation.induction import induction, induction_tokens
 
 IDS = np.arange(10, 60)
 
@@ -60,3 +60,15 @@ def test_the_sequences_are_the_same_every_time_and_shown_twice() -> None:
     assert torch.equal(one_by_one[:, :15], one_by_one[:, 16:])
     assert set(one_by_one.unique().tolist()) <= set(IDS.tolist())
     assert len(one_by_one.unique(dim=0)) == 10
+
+    # Runs that were measured before are compared with those measured now.
+    last = np.random.default_rng([20221220, 9]).choice(IDS, 16)
+    assert one_by_one[9, :16].tolist() == last.tolist()
+
+
+@pytest.mark.parametrize(("seq_len", "length"), [(4, 3), (32, 31), (33, 31)])
+def test_progress_counts_the_tokens_read(seq_len: int, length: int) -> None:
+    """Twice half the context, without the last token, which is only a target."""
+    amounts: list[float] = []
+    induction(Copier(seq_len // 2, 0.9), IDS, seq_len, 10, 64, amounts.append)
+    assert sum(amounts) == induction_tokens(seq_len, 10) == 10 * length

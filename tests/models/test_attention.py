@@ -147,6 +147,17 @@ def test_lists_of_decays_reach_their_layer_and_head() -> None:
         torch.testing.assert_close(by_head[0](q, k, v)[:, head], alone[:, head])
 
 
+def test_each_head_is_normalised_by_its_own_decay() -> None:
+    options = {"name": "momentum", "ema_decay": [[0.25, 0.75]], "normalised": True}
+    attend = build_attention(options, TINY)[0]
+    q, k, v = (x.detach() for x in heads(3))
+    term = (attend(q, k, v) - VanillaAttention(LAYER)(q, k, v))[:, :, 2]
+    for head, decay in enumerate([0.25, 0.75]):
+        values = v[:, head]
+        expected = (1 - decay) * (decay**2 * values[:, 0] + decay * values[:, 1])
+        torch.testing.assert_close(term[:, head], expected)
+
+
 def test_a_learned_decay_is_trained_and_stays_inside_its_bounds() -> None:
     attend = build_attention({"name": "momentum", "ema_decay": 0.9, "learned": True}, TINY)[0]
     torch.testing.assert_close(attend.ema_decay(torch.zeros(())), torch.full((2,), 0.9))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 
 import pytest
 import torch
 import transformers
+from torch import Tensor
 from transformers.models.xglm.modeling_xglm import XGLMSinusoidalPositionalEmbedding
 
 from momentum_gpt.core.config import ModelConfig
@@ -19,6 +21,7 @@ from momentum_gpt.models.gpt import (
     rotate,
     sinusoids,
 )
+from momentum_gpt.models.hf import modeling_momentum_gpt as exported
 from momentum_gpt.models.mixing import Documents, blocks_of, documents_of, softmax_attention
 
 MOMENTUM = {"name": "momentum", "ema_decay": 0.5}
@@ -138,11 +141,79 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
 
     def score(i: int, j: int) -> float:
-        at = [rotate(x, rotary_angles(torch.tensor([p]), 8)) for x, p in ((q, i), (k, j))]
+        at = []
+        for x, position in ((q, i), (k, j)):
+            at.append(rotate(x, rotary_angles(torch.tensor([position]), 8, torch.float32)))
         return (at[0] * at[1]).sum().item()
 
     assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
     assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)
+
+
+def rotated_by_the_formula(x: Tensor, positions: Tensor) -> Tensor:
+    """RoFormer, section 3.2.2, pair by pair: multiplication with exp(i m theta_j), in float64."""
+    half = x.shape[-1] // 2
+    theta = [10000 ** (-2 * j / x.shape[-1]) for j in range(half)]
+    result = torch.empty_like(x, dtype=torch.float64)
+    for t, m in enumerate(positions.tolist()):
+        for j in range(half):
+            pair = torch.complex(x[:, :, t, j].double(), x[:, :, t, j + half].double())
+            turned = pair * cmath.exp(1j * m * theta[j])
+            result[:, :, t, j] = turned.real
+            result[:, :, t, j + half] = turned.imag
+    return result
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-12), (torch.float32, 1e-4), (torch.bfloat16, 2**-8)],
+)
+def test_rotary_positions_are_computed_in_the_models_precision(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    """In bf16 they are computed in fp32, and only the result is rounded: to 8 binary digits."""
+    model = GPT(ModelConfig(1, 2, 32, 600, vocab_size=50, positions="rotary"), VANILLA).to(dtype)
+    positions = torch.tensor([0, 1, 7, 599])
+    _, angles = model.embed(torch.zeros(1, 4, dtype=torch.int64), positions)
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 2, 4, 16, dtype=torch.float64, generator=generator).to(dtype)
+    rotated = rotate(x, angles)
+    assert rotated.dtype == dtype
+    expected = rotated_by_the_formula(x, positions)
+    assert (rotated.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_the_exported_code_rotates_in_the_models_precision_too() -> None:
+    config = exported.MomentumGPTConfig(50, 1, 2, 32, positions="rotary")
+    model = exported.MomentumGPTForCausalLM(config).double()
+    positions = torch.tensor([0, 1, 7, 599])
+    _, angles = model.embed(torch.zeros(1, 4, dtype=torch.int64), positions[None])
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 4, 16, dtype=torch.float64, generator=generator)
+    expected = rotated_by_the_formula(x, positions)
+    torch.testing.assert_close(exported.rotate(x, angles), expected, rtol=0, atol=1e-12)
+
+
+def test_the_residual_projections_start_with_gpt2s_spread() -> None:
+    """GPT-2 scales them by 1 / sqrt(N), where N is the number of residual layers: two a block.
+
+    The spread of n numbers is known to 1 / sqrt(2 n) of itself, and their mean to 1 / sqrt(n).
+    """
+    model = GPT(ModelConfig(5, 4, 64, 16, vocab_size=100), VANILLA)
+    init_weights(model, 0)
+    residual_layers = 0
+    for name, weight in model.named_parameters():
+        if weight.ndim != 2:
+            continue
+        into_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+        residual_layers += into_residual
+        expected = 0.02 / math.sqrt(10) if into_residual else 0.02
+        n = weight.numel()
+        assert weight.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * n)), name
+        assert abs(weight.mean().item()) < 5 * expected / math.sqrt(n), name
+    assert residual_layers == 10
 
 
 def test_activation_checkpointing_changes_no_gradient() -> None:

@@ -43,7 +43,7 @@ def config(runs: str) -> TrainConfig:
     return TrainConfig(
         name="run",
         data=DataConfig("none", packing="best_fit"),
-        model=ModelConfig(1, 2, 16, SEQ_LEN, vocab_size=512),
+        model=ModelConfig(1, 1, 8, SEQ_LEN, vocab_size=512),
         attention={"name": "momentum", "ema_decay": 0.5},
         optim=OptimConfig(lr=1e-2, min_lr=1e-3, warmup_steps=1, eps=1e-3, grad_clip=0.5),
         training=TrainingConfig(STEPS, ROWS * SEQ_LEN, log_every=2, eval_every=3, save_every=5),

@@ -5,6 +5,7 @@ Both models are asked the same queries after the same demonstrations.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def by_query(
     for key, draws in of_first.items():
         pairs = _pairs(draws, of_other.get(key, {}))
         if pairs:
-            differences.append(_difference(key, pairs))
+            differences += _differences(key, pairs)
             advance(1)
     return differences
 
@@ -75,24 +76,36 @@ def _asked(record: FewShotRecord) -> tuple[list[int], list[int], str]:
     return record.queries, record.demonstrations, record.content_sha256
 
 
-def _difference(key: Key, pairs: list[tuple[FewShotRecord, FewShotRecord]]) -> PairedDifference:
-    task, k = key
+def _differences(
+    key: Key, pairs: list[tuple[FewShotRecord, FewShotRecord]]
+) -> list[PairedDifference]:
+    """Return the difference in accuracy and, of answers that the model writes, in F1."""
     rights = np.array([(a.right, b.right) for a, b in pairs], dtype=float)  # (draws, 2, queries)
-    first = rights[:, 0]  # (draws, queries)
-    other = rights[:, 1]
-    estimate = over_queries(other - first)
 
     # McNemar's test has one answer for each query: that of the first draw of demonstrations.
+    p_mcnemar = mcnemar(rights[0, 0], rights[0, 1])
+    found = [_difference(key, "accuracy", rights, p_mcnemar)]
+    if pairs[0][0].f1 is not None:
+        overlaps = np.array([(a.f1, b.f1) for a, b in pairs])
+        found.append(_difference(key, "F1", overlaps, math.nan))
+    return found
+
+
+def _difference(key: Key, unit: str, values: np.ndarray, p_mcnemar: float) -> PairedDifference:
+    """Return the difference of values (draws, 2, queries) of the first run and the other one."""
+    task, k = key
+    n_draws, _, n_queries = values.shape
+    estimate = over_queries(values[:, 1] - values[:, 0])
     return PairedDifference(
         measure=f"{task}, k={k}",
-        unit="accuracy",
+        unit=unit,
         paired_by="query",
-        pairs=first.shape[1],
-        first=float(first.mean()),
-        other=float(other.mean()),
+        pairs=n_queries,
+        first=float(values[:, 0].mean()),
+        other=float(values[:, 1].mean()),
         interval=estimate.interval,
         detectable=estimate.detectable,
-        p_values={"t-test": estimate.p_value, "McNemar": mcnemar(first[0], other[0])},
-        sample=f"{len(pairs)} draw{'s' if len(pairs) > 1 else ''}",
+        p_values={"t-test": estimate.p_value, "McNemar": p_mcnemar},
+        sample=f"{n_draws} draw{'s' if n_draws > 1 else ''}",
         digits=3,
     )

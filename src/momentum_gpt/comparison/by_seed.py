@@ -20,7 +20,7 @@ from momentum_gpt.evaluation.statistics import over_seeds, sign_flip
 LOSSES = re.compile(r"val/(loss|bpb|acc|ppl_word|ppl@\d+)|icl/(score|induction/(acc|loss))")
 """The metrics of text and of synthetic tasks."""
 
-FEW_SHOT = re.compile(r"icl/\w+/(acc|soft)@\d+")
+FEW_SHOT = re.compile(r"icl/\w+/(acc|soft|f1)@\d+")
 """The metrics of few-shot tasks."""
 
 PER_TOKEN = re.compile(r"val/(loss|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)")
@@ -34,6 +34,7 @@ UNITS = {
     "ppl_word": "per word",
     "acc": "accuracy",
     "soft": "probability",
+    "f1": "F1",
 }
 """The unit of a metric, by the last part of its name."""
 

@@ -7,6 +7,7 @@ from another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,7 @@ class PairedDifference:
     detectable: float
     """The true difference that this many pairs would find four times out of five."""
     p_values: dict[str, float]
-    """Name of each test -> its two-sided p-value; the first one counts."""
+    """Name of each test -> its two-sided p-value, nan where there is none; the first one counts."""
     p_holm: float | None = None
     """The p-value of the first test, adjusted by Holm's method; None before `with_holm`."""
     sample: str = ""
@@ -114,8 +115,9 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
     documents = [row.pairs for row in rows if row.paired_by == "document"]
     if documents and min(documents) < FEW_DOCUMENTS:
         found.append(
-            f"Only {min(documents)} documents, which may not be like others: evaluation.tokens takes "
-            "more of the validation split, and validation_fraction of `prepare` puts more into it."
+            f"Only {min(documents)} documents, which may not be like others: evaluation.tokens "
+            "takes more of the validation split, and `prepare` puts more into it with "
+            "validation_fraction."
         )
     if any(row.sample == "1 draw" for row in rows):
         found.append(
@@ -158,7 +160,8 @@ def _cells(difference: PairedDifference, first: str, other: str) -> list[tuple[s
 def _test_cells(difference: PairedDifference) -> list[tuple[str, str]]:
     cells = []
     for number, (name, p_value) in enumerate(difference.p_values.items()):
-        cells.append((f"{name} p", f"{p_value:.3f}"))
+        # A test may not be for every measure.
+        cells.append((f"{name} p", "-" if math.isnan(p_value) else f"{p_value:.3f}"))
 
         # Next to the first test, whose p-value it adjusts.
         if number == 0 and difference.p_holm is not None:

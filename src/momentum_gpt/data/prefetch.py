@@ -16,16 +16,20 @@ DEPTH = 2
 
 def prefetch(
     batches: TrainingData, rank: int, steps: range
-) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
-    """Yield each step with its micro-batches for this rank: tokens and targets, (B, T) each."""
+) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]], int]]:
+    """Yield each step, this rank's micro-batches and the number of targets over all ranks.
 
-    def make(step: int) -> list[tuple[Tensor, Tensor]]:
+    A micro-batch is tokens and targets, (B, T) each.
+    """
+
+    def make(step: int) -> tuple[list[tuple[Tensor, Tensor]], int]:
         micro_steps = range(batches.plan.grad_accum_steps)
-        return [batches(step, micro_step, rank) for micro_step in micro_steps]
+        micro_batches = [batches(step, micro_step, rank) for micro_step in micro_steps]
+        return micro_batches, batches.n_targets(step)
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         waiting = deque(thread.submit(make, step) for step in steps[:DEPTH])
         for step in steps:
             if step + DEPTH in steps:
                 waiting.append(thread.submit(make, step + DEPTH))
-            yield step, waiting.popleft().result()
+            yield step, *waiting.popleft().result()

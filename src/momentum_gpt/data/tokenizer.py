@@ -10,12 +10,35 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from momentum_gpt.core.errors import UserError
+
+SPACE = "\u2581"
+"""The character that stands for a space in sentencepiece's pieces."""
+
+CONTROL_PIECES = {
+    "unk": "<|momentum-gpt:unk|>",
+    "bos": "<|momentum-gpt:bos|>",
+    "eos": "<|momentum-gpt:eos|>",
+    "pad": "<|momentum-gpt:pad|>",
+}
+"""Names of the control pieces of our models, by what they are.
+
+Sentencepiece learns nothing from text that looks like a control piece. These names occur in no
+text, whereas its own, <unk>, <s> and </s>, are words of WikiText and HTML.
+"""
+
+SCORE_STEP = 1 / 64
+"""The scores of our unigram models are multiples of this, in nats.
+
+The sums that sentencepiece compares are then exact in fp32, and the best way to split a text is the
+same in whatever precision and order they are added.
+"""
 
 
 class Tokenizer:
@@ -53,22 +76,40 @@ class Tokenizer:
         return [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
 
     @cached_property
-    def is_plain_bpe(self) -> bool:
-        """Whether it is a BPE that takes text as it is, without normalising or adding spaces."""
-        model = proto.ModelProto.FromString(  # type: ignore[attr-defined]
-            self._processor.serialized_model_proto()
-        )
-        bpe = proto.TrainerSpec.BPE  # type: ignore[attr-defined]
-        is_bpe = model.trainer_spec.model_type == bpe
-        normalizer = model.normalizer_spec
+    def model(self) -> Any:
+        """Sentencepiece's own description of the model, a `ModelProto`."""
+        data = self._processor.serialized_model_proto()
+        return proto.ModelProto.FromString(data)  # type: ignore[attr-defined]
+
+    @property
+    def unk_id(self) -> int:
+        """Id of the token for a character without a piece, if there are no pieces for bytes."""
+        return self._processor.unk_id()
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the token for padding, or of the document end if there is none."""
+        found = self._processor.pad_id()
+        return found if found >= 0 else self.eos_id
+
+    @property
+    def kind(self) -> str:
+        """How it splits text: bpe, unigram, word or char."""
+        names = proto.TrainerSpec.ModelType  # type: ignore[attr-defined]
+        return names.Name(self.model.trainer_spec.model_type).lower()
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether it takes text as it is, without normalising or adding spaces."""
+        normalizer = self.model.normalizer_spec
         changes_text = (
-            model.trainer_spec.treat_whitespace_as_suffix
+            self.model.trainer_spec.treat_whitespace_as_suffix
             or normalizer.precompiled_charsmap
             or normalizer.add_dummy_prefix
             or normalizer.remove_extra_whitespaces
             or not normalizer.escape_whitespaces
         )
-        return is_bpe and not changes_text
+        return not changes_text
 
     def ordinary_ids(self) -> np.ndarray:
         """Return the ids that stand for text, (n,).
@@ -97,10 +138,12 @@ class ByteLevelTokenizer(Tokenizer):
     """A byte-level BPE from a `tokenizer.json`, for runs that start from imported weights."""
 
     file_name = "tokenizer.json"
-    is_plain_bpe = False
+    kind = "byte-level bpe"
 
-    ENDS = ("<|endoftext|>", "</s>")
-    """Tokens that may end a document; the first that exists does."""
+    ENDS = (CONTROL_PIECES["eos"], "<|endoftext|>", "</s>")
+    """Special tokens that may end a document; the first that exists does."""
+    PADS = (CONTROL_PIECES["pad"], "<pad>")
+    """Special tokens that may be the padding."""
     BYTE = re.compile("<0x[0-9A-F]{2}>")
     """A single byte, in a tokenizer that was a sentencepiece model."""
 
@@ -111,14 +154,28 @@ class ByteLevelTokenizer(Tokenizer):
         self.sha256 = hashlib.sha256(model).hexdigest()
         self.vocab_size = self._tokenizer.get_vocab_size()
 
-        ends = [i for i in map(self._tokenizer.token_to_id, self.ENDS) if i is not None]
-        if not ends:
+        end = self._special(self.ENDS)
+        if end is None:
             names = ", ".join(self.ENDS)
-            raise UserError(f"the tokenizer has none of {names}, which separate documents")
-        self.eos_id = ends[0]
+            raise UserError(
+                f"the tokenizer has no special token {names}, which separates documents"
+            )
+        self.eos_id = end
 
         # Text that looks like a special token is text.
         self._tokenizer.encode_special_tokens = True
+
+    def _special(self, names: Sequence[str]) -> int | None:
+        """Return the id of the first special token with one of the names."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        ids = {token.content: i for i, token in added.items() if token.special}
+        return next((ids[name] for name in names if name in ids), None)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the token for padding, or of the document end if there is none."""
+        found = self._special(self.PADS)
+        return self.eos_id if found is None else found
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without an end-of-document token."""

@@ -165,27 +165,26 @@ def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:
     """Return `icl/TASK/acc@K` and what else the task has, means over seeds.
 
     `soft@K` is the mean share of the right candidates, `f1@K` the overlap of answers that the model
-    writes with the right ones, and `ppl@K` the perplexity of texts to foresee.
-    `icl/TASK/acc_margin@K` is half the width of the accuracy's 95% interval over queries and draws
-    of the demonstrations.
+    writes with the right ones, and `ppl@K` the perplexity of texts to foresee. `acc_margin@K` is
+    half the width of the accuracy's 95% interval over queries and draws of the demonstrations.
     """
     by_setting: dict[tuple[str, int], dict[int, FewShotRecord]] = defaultdict(dict)
     for record in records:
-        # Where two numbers of demonstrations became the same k, their records are the same, too.
+        # Several numbers asked for may have become the same k: their records are equal.
         by_setting[record.task, record.k][record.seed] = record
 
-    metrics = {}
-    for (task, k), draws in by_setting.items():
-        seeds = list(draws.values())
-        right = np.array([record.right for record in seeds], dtype=float)  # (draws, queries)
+    metrics: dict[str, float] = {}
+    for (task, k), by_seed in by_setting.items():
+        seeds = list(by_seed.values())
         accuracy = f"icl/{task}/acc@{k}"
         metrics[accuracy] = fmean(record.acc for record in seeds)
+        right = np.array([record.right for record in seeds], dtype=float)  # (draws, queries)
         metrics |= margin(accuracy, over_queries(right))
 
         others = {
             "soft": [record.soft for record in seeds if record.soft is not None],
-            "ppl": [record.ppl for record in seeds if record.ppl is not None],
             "f1": [fmean(record.f1) for record in seeds if record.f1 is not None],
+            "ppl": [record.ppl for record in seeds if record.ppl is not None],
         }
         for name, values in others.items():
             if values:

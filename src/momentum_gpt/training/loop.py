@@ -60,10 +60,11 @@ def train(
             tracker.log(position.step, position.step * training.tokens_per_step, metrics)
 
     with Interruption() as interruption:
-        for step, micro_batches in throughput.waiting(prefetch(batches, distributed.rank(), steps)):
+        coming = prefetch(batches, distributed.rank(), steps)
+        for step, micro_batches, n_targets in throughput.waiting(coming):
             lr = lr_at(step, config.optim, training.max_steps)
             set_lr(engine, lr)
-            part = train_batch(engine, micro_batches, batches.n_targets(step))
+            part = train_batch(engine, micro_batches, n_targets)
 
             position.step = step + 1
             position.order_hash = batches.order_hash(position.order_hash, step)

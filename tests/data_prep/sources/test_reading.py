@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_prep.sources import Corpus
+from data_prep.sources import Corpus, Faults
 from data_prep.sources.reading import HEAD, Skipped, find_files, is_binary
 from data_prep.sources.text import TextCorpus
 from momentum_gpt.core.errors import UserError
@@ -82,7 +86,8 @@ def test_a_glob_skips_binary_files_and_a_file_that_is_named_is_read(tmp_path: Pa
         # Text in another encoding is an error that names the file, not a file to skip.
         ("naïve".encode("latin-1"), False),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\x01\x02", True),
-        ("utf-16".encode("utf-16"), True),
+        ("utf-16".encode("utf-16"), False),
+        ("utf-16 without a mark".encode("utf-16-le"), True),
         (PNG, True),
     ],
 )
@@ -109,11 +114,52 @@ def test_a_zst_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
     assert texts(kind="text", paths=[str(tmp_path)]) == ["one", "two"]
 
 
-def test_a_gz_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
-    packed = gzip.compress(json_lines(*map(str, range(1000))))
-    (tmp_path / "a.jsonl.gz").write_bytes(packed[:-20])
-    with pytest.raises(UserError, match=r"a\.jsonl\.gz cannot be read .*damaged or cut short"):
-        texts(kind="text", paths=[str(tmp_path)])
+PACK = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}
+
+
+@pytest.mark.parametrize("suffix", PACK)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_a_packed_file_that_is_cut_short_anywhere_is_an_error(
+    tmp_path: Path, suffix: str, name: str
+) -> None:
+    """Also in the last of several frames, of which the others are complete."""
+    pack = PACK[suffix]
+    first, second = (pack(json_lines(*map(str, range(n, n + 50)))) for n in (0, 50))
+    path = tmp_path / f"{name}.{suffix}"
+    path.write_bytes(first + second)
+    assert len("".join(texts(kind="text", paths=str(path)))) > 100
+
+    frames = first + second
+    cuts = [0, 1, 5, len(first) // 2, len(first) - 1, len(first) + 1, len(frames) - 1]
+    for cut in cuts:
+        path.write_bytes(frames[:cut])
+        with pytest.raises(UserError, match=rf"{name}\.{suffix} cannot be read .*cut short"):
+            texts(kind="text", paths=str(path))
+
+
+def test_a_packed_file_with_other_content_behind_it_is_an_error(tmp_path: Path) -> None:
+    for suffix, pack in PACK.items():
+        path = tmp_path / f"a.txt.{suffix}"
+        path.write_bytes(pack(b"text") + b"garbage")
+        with pytest.raises(UserError, match="cannot be read"):
+            texts(kind="text", paths=str(path))
+
+
+def test_empty_files_are_counted_and_have_a_part_in_the_manifest(
+    tmp_path: Path, corpus_of: Callable[..., Corpus]
+) -> None:
+    (tmp_path / "a.txt").write_bytes(b"")
+    (tmp_path / "b.jsonl").write_bytes(b"")
+    (tmp_path / "c.txt.zst").write_bytes(b"")
+    with pq.ParquetWriter(tmp_path / "d.parquet", pa.schema({"text": pa.string()})):
+        pass  # no rows
+    corpus = corpus_of()
+    parts = list(corpus.parts(10**9))
+    assert [Path(part.path).name[0] for part in parts] == list("abcd")
+
+    faults = Faults(skip=True)
+    assert [document for part in parts for document in corpus.read(part, faults)] == []
+    assert faults.counts == Counter({"empty files": 3, "damaged": 1})
 
 
 def test_a_path_without_text_is_named(tmp_path: Path) -> None:

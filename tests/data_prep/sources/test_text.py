@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.sources import Corpus, Document, Faults
+from data_prep.sources import Corpus, Document, Faults, text
 from momentum_gpt.core.errors import UserError
 from tests.data_prep.samples import json_lines, texts
 
@@ -58,6 +58,7 @@ def test_validation_files_are_validation(
         (b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
         (b'{"body": "a"}\n', "line 1 has no column 'text': its columns are body"),
         (b'{"text": 3}\n', "column 'text' holds int, not text"),
+        (b'{"text": "a"}\n\n{"text": null}\n', "line 3: column 'text' is null: leave out the row"),
         (b'{"text": "\\ud800"}\n', "half a surrogate pair"),
         (b"[1]\n", "it is no JSON object"),
     ],
@@ -120,6 +121,95 @@ def test_parquet_is_read_by_row_groups(
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="damaged or cut short"):
         texts(kind="text", paths=str(path), column="body")
+
+
+def test_a_row_of_a_parquet_file_and_a_changed_byte_are_named(
+    tmp_path: Path, corpus_of: Callable[..., Corpus]
+) -> None:
+    path = tmp_path / "a.parquet"
+    rows: list[str | None] = [f"document {number}" for number in range(40)]
+    rows[33] = None
+    table = pa.table({"text": rows})
+    options = {"row_group_size": 9, "compression": "none", "write_page_checksum": True}
+    pq.write_table(table, path, **options)
+    with pytest.raises(UserError, match=r"a\.parquet, row 34: column 'text' is null"):
+        texts(kind="text", paths=str(path))
+    corpus = corpus_of()
+    *_, fourth, _ = corpus.parts(1)
+    with pytest.raises(UserError, match=r"a\.parquet, row 34: column 'text' is null"):
+        list(corpus.read(fourth, Faults()))
+
+    path.write_bytes(path.read_bytes().replace(b"document 7", b"Document 7"))
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read .*damaged"):
+        texts(kind="text", paths=str(path))
+
+
+BREAKS = {"lf": "\n", "crlf": "\r\n", "cr": "\r"}
+
+
+@pytest.mark.parametrize("part_bytes", [1, 7, 100, 10**9])
+@pytest.mark.parametrize("newline", BREAKS.values(), ids=BREAKS)
+def test_documents_are_cut_at_the_newlines_of_every_system(
+    tmp_path: Path, part_bytes: int, newline: str, corpus_of: Callable[..., Corpus]
+) -> None:
+    expected = [f"= {number} =\n" + "line\n" * (number % 4) for number in range(30)]
+    path = tmp_path / "a.txt"
+    path.write_bytes("".join(expected).replace("\n", newline).encode())
+
+    corpus = corpus_of(document_start="= [0-9]+ =$")
+    found = [text.replace(newline, "\n") for text in read_by_parts(corpus, part_bytes)]
+    assert found == expected
+
+    path.write_bytes("\n\n".join(expected).replace("\n", newline).encode())
+    found = read_by_parts(corpus_of(separator="\\n\\n\\n"), part_bytes)
+    assert [text.replace(newline, "\n") + "\n" for text in found[:-1]] == expected[:-1]
+
+
+def test_a_separator_may_stand_across_two_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ["a" * number + "\r\nb" for number in range(1, 40)]
+    (tmp_path / "a.txt").write_bytes("\r\n\r\n".join(expected).encode())
+    blocks_of = text.blocks
+    for size in range(1, 12):
+        monkeypatch.setattr(text, "blocks", lambda path, size=size: blocks_of(path, size))
+        monkeypatch.setattr(text, "BLOCK", size)
+        assert texts(kind="text", paths=str(tmp_path), separator="\\n\\n") == expected
+
+
+def test_byte_order_marks_are_removed_at_the_beginning_of_documents_and_counted(
+    tmp_path: Path, corpus_of: Callable[..., Corpus]
+) -> None:
+    """Files that begin with one are often joined; further on it is a character."""
+    (tmp_path / "a.txt").write_bytes("\ufeff= 1\na\ufeffb\n\ufeff= 2\nc\n".encode())
+    (tmp_path / "b.jsonl").write_bytes(b"\xef\xbb\xbf" + json_lines("d", "\ufeffe"))
+    pq.write_table(pa.table({"text": ["\ufefff", "\ufeff"]}), tmp_path / "c.parquet")
+    corpus = corpus_of(document_start="= ")
+    faults = Faults()
+    found = []
+    for part in corpus.parts(10**9):
+        found += [document.text for document in corpus.read(part, faults)]
+    assert found == ["= 1\na\ufeffb\n", "= 2\nc\n", "d", "e", "f"]
+    assert faults.counts == {"byte-order marks removed": 6, "empty": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be"])
+def test_other_encodings_of_unicode_are_named(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "a.md").write_bytes(f"{mark}text".encode(encoding))
+    with pytest.raises(UserError, match=r"a\.md is UTF-16 or UTF-32: convert it first"):
+        texts(kind="text", paths=str(tmp_path))
+
+
+def test_the_offset_of_a_bad_byte_is_that_in_the_file(
+    tmp_path: Path, corpus_of: Callable[..., Corpus]
+) -> None:
+    content = b"= 1\r\na\r\n= 2\r\nb\r\n= 3\r\n\xe9\n"
+    (tmp_path / "a.txt").write_bytes(content)
+    for options in ({"document_start": "= "}, {"separator": "= "}, {}):
+        corpus = corpus_of(**options)
+        with pytest.raises(UserError, match=f"at offset {content.index(0xE9)};"):
+            read_by_parts(corpus, 9)
 
 
 @pytest.mark.parametrize("text", ["a line of words\n" * 20, "word " * 100, "日本語" * 60])

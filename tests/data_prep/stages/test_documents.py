@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,13 +38,14 @@ def test_text_is_changed_only_as_requested(
     arguments = ["corpus=text", f"corpus.paths={path}", "tokenizer.vocab_size=300", ONE_PROCESS]
 
     unchanged = tmp_path / "unchanged"
-    assert invoke(prepare.main, *arguments, f"output={unchanged}").code == 0
+    keep = "clean.newlines=false"
+    assert invoke(prepare.main, *arguments, keep, f"output={unchanged}").code == 0
     assert sorted(all_documents(unchanged)) == sorted(texts)
 
     changed = tmp_path / "changed"
-    clean = ["clean.normalize=NFC", "clean.newlines=true", "clean.min_bytes=10"]
+    clean = ["clean.normalize=NFC", "clean.min_bytes=10"]
     done = invoke(prepare.main, *arguments, *clean, f"output={changed}")
-    assert "text: 1 shorter than 10 bytes" in done.out
+    assert r"text: 800 newlines \r\n or \r made \n, 1 shorter than 10 bytes" in done.out
     expected = [f"\u00e9 {text}\nend\n" for text in numbered] + [with_nul]
     assert sorted(all_documents(changed)) == sorted(expected)
 
@@ -81,6 +83,56 @@ def test_bad_input_is_an_error_or_a_counted_skip(
     assert set(numbered[:201]) <= set(found) <= set(numbered)
     made = provenance_of(read_manifest(output))
     assert made.left_out["text"]["no text"] == 2
+
+
+def test_what_was_changed_and_passed_over_is_in_the_summary_and_the_manifest(
+    invoke: Invoke, numbered: list[str], data_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    write_json_lines(folder / "a.jsonl", ["\ufeff" + numbered[0], " ", *numbered[1:50]])
+    (folder / "b.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r")
+    (folder / "c.md").write_bytes(b"")
+    arguments = [f"corpus.paths={folder}", f"tokenizer.path={data_folder}", ONE_PROCESS]
+    done = invoke(prepare.main, "corpus=text", *arguments, f"output={tmp_path / 'out'}")
+    assert done.code == 0, done.err
+    expected = {
+        "byte-order marks removed": 2,
+        "empty": 1,
+        "empty files": 1,
+        r"newlines \r\n or \r made \n": 2,
+    }
+    assert provenance_of(read_manifest(tmp_path / "out")).left_out == {"text": expected}
+    for what, count in expected.items():
+        assert f"{count} {what}" in done.out
+    assert sorted(all_documents(tmp_path / "out")) == sorted([*numbered[:50], "one\ntwo\n"])
+
+
+def test_a_corpus_without_documents_says_what_it_had(invoke: Invoke, tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "a.txt").write_text(" \n")
+    (folder / "b.txt").write_text("")
+    (folder / "c.txt").write_text("short")
+    arguments = [f"corpus.paths={folder}", f"output={tmp_path / 'out'}", "clean.min_bytes=9"]
+    done = invoke(prepare.main, "corpus=text", *arguments, ONE_PROCESS)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    message = "no document in this corpus (1 empty, 1 empty files, 1 shorter than 9 bytes): add"
+    assert message in done.err
+
+
+def test_documents_that_are_lost_between_two_stages_are_missed(
+    invoke: Invoke, numbered: list[str], tmp_path: Path
+) -> None:
+    """datatrove's reader ends without a word where a packed file is cut short."""
+    path = write_json_lines(tmp_path / "a.jsonl", numbered)
+    command = ["corpus=text", f"corpus.paths={path}", f"output={tmp_path / 'out'}", ONE_PROCESS]
+    assert invoke(prepare.main, *command, "until=documents").code == 0
+    (packed,) = tmp_path.glob(".out.partial/documents/documents/*.zst")
+    packed.write_bytes(packed.read_bytes()[: packed.stat().st_size // 2])
+    done = invoke(prepare.main, *command)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert re.search(r"00000.jsonl.zst holds \d+ documents, not the 400 that were", done.err)
 
 
 @pytest.mark.shared_data

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.evaluation.few_shot.rows import IclTask
@@ -136,3 +138,15 @@ def test_the_documentation_names_every_option_and_every_filter() -> None:
     page = text_of("docs/few-shot-tasks.md")
     names = {entry.name for entry in fields(IclTask)} - {"name"}
     assert {name for name in names | FILTERS.keys() if f"`{name}`" not in page} == set()
+
+
+def test_a_packed_split_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
+    """`datasets` would read its first frame and end without a word."""
+    rows = [json.dumps({"sentence": f"sentence {n}", "label": 0}) + "\n" for n in range(4)]
+    (tmp_path / "sst2").mkdir()
+    for split in ("train", "validation"):
+        frames = [zstandard.compress("".join(part).encode()) for part in (rows[:2], rows[2:])]
+        path = tmp_path / "sst2" / f"{split}.jsonl.zst"
+        path.write_bytes(b"".join(frames)[: -2 if split == "train" else None])
+    with pytest.raises(UserError, match=r"train\.jsonl\.zst cannot be read .*cut short"):
+        load_examples(load_task("sst2"), str(tmp_path))

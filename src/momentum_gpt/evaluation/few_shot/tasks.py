@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import conf_folder, sha256_of_file
+from momentum_gpt.data.text_files import check_packed
 from momentum_gpt.evaluation.few_shot.rows import Example, IclTask, read_row
 from momentum_gpt.evaluation.few_shot.templates import filled, filtered
 
@@ -164,6 +165,7 @@ def _examples(task: IclTask, split: str, data: str | None, left_out: Counter[str
 
     datasets.disable_progress_bars()
     place = _place(task, data)
+    check_packed(place)
     file = Path(place) if place.endswith(".jsonl") else Path(place) / f"{split}.jsonl"
     try:
         if file.is_file():

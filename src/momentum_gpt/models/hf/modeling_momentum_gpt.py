@@ -331,7 +331,10 @@ class MomentumGPTForCausalLM(PreTrainedModel, GenerationMixin):
             return x + self.position_embedding(positions), None
         if self.config.positions == "sinusoidal":
             return x + sinusoids(positions, self.config.d_model).to(x.dtype), None
-        return x, rotary_angles(positions, self.config.d_model // self.config.n_heads)
+
+        d_head = self.config.d_model // self.config.n_heads
+        precise = torch.promote_types(x.dtype, torch.float32)
+        return x, rotary_angles(positions, d_head, precise)
 
 
 def positions_of(real: Tensor | None, S: int, device: torch.device) -> Tensor:
@@ -366,18 +369,19 @@ def sinusoids(positions: Tensor, d_model: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def rotary_angles(positions: Tensor, d_head: int) -> Tensor:
-    """Return the angles of rotary positions in fp32: (B or 1, 1, T, D / 2).
+def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> Tensor:
+    """Return the angles of rotary positions: (B or 1, 1, T, D / 2).
 
     RoFormer (arXiv 2104.09864), with base 10,000.
     """
-    frequencies = 10000.0 ** (-torch.arange(0, d_head, 2, device=positions.device) / d_head)
+    even = torch.arange(0, d_head, 2, dtype=dtype, device=positions.device)
+    frequencies = 10000.0 ** (-even / d_head)
     return (positions[..., None] * frequencies)[:, None]
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate each pair (x_j, x_{j + D/2}) of x (B, H, T, D) by its angle."""
-    first, second = x.float().chunk(2, dim=-1)
+    """Rotate each pair (x_j, x_{j + D/2}) of x (B, H, T, D) by its angle, in the angles' dtype."""
+    first, second = x.to(angles.dtype).chunk(2, dim=-1)
     sine = angles.sin()
     cosine = angles.cos()
     rotated = [first * cosine - second * sine, second * cosine + first * sine]
