@@ -142,4 +142,6 @@ def apply(step: Any, document: Document) -> str | None:
         document.text = step.format(document.text)
         return None
     stays, reason = get_filter_result(step.filter(document))
+    if stays and not document.text.strip():
+        return "no text left"
     return None if stays else reason or "left out"

@@ -42,6 +42,7 @@ ENTITY = re.compile(r"&?(#\d{2,5}|\b(?:quot|apos|amp|lt|gt|nbsp))\s*;", re.IGNOR
 """HTML's entities: AG News has lost their ampersands, and in Subj a space is before the end."""
 
 APOSTROPHE = re.compile("[`\u00b4\u02b9\u02bc\u02c8\u2018\u2019\u201b\u2032\uff07]")
+"""What is written for an apostrophe."""
 
 WITHOUT_WIDTH = regex.compile(r"\p{Cf}+")
 """Soft hyphens, zero-width spaces and joiners, marks of the direction of writing."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
@@ -22,6 +22,10 @@ from momentum_gpt.core.files import read_json, write_json
 
 CHANGED = "text changed"
 """What stands for a reason where a filter changed a document and did not leave it out."""
+
+
+Counts = dict[tuple[str, str], FilterCount]
+"""What was done, by filter and reason."""
 
 
 @dataclass
@@ -92,47 +96,44 @@ class ApplyFilters(PipelineStep):
         steps = build_steps(self.config)
         meter = Meter(self.folder / "progress", rank)
         report = CurateReport()
-        documents: Counter[tuple[str, str]] = Counter()
-        sizes: Counter[tuple[str, str]] = Counter()
-
+        counts: Counts = {}
         for document in data:
-            size = len(document.text.encode())
-            meter.add(size)
-            stays = True
-            for name, step in steps.items():
-                before = document.text
-                reason = apply(step, document)
-                stays = reason is None
-                if stays and document.text == before:
-                    continue
-
-                size = len(document.text.encode()) if stays else 0
-                outcome = (name, reason or CHANGED)
-                documents[outcome] += 1
-                sizes[outcome] += len(before.encode()) - size
-                if not stays:
-                    break
-            if stays:
+            meter.add(len(document.text))
+            if passes(document, steps, counts):
                 report.documents += 1
-                report.bytes += size
+                report.bytes += len(document.text.encode())
                 yield document
 
         meter.close()
-        for name, reason in documents:
-            count = FilterCount(name, reason, documents[name, reason], sizes[name, reason])
-            report.counts.append(asdict(count))
+        report.counts = [asdict(count) for count in counts.values()]
         write_json(report_file(self.folder, rank), asdict(report))
+
+
+def passes(document: Document, steps: dict[str, Any], counts: Counts) -> bool:
+    """Apply the filters in turn, and count what they do; return whether the document stays."""
+    for name, step in steps.items():
+        before = document.text
+        reason = apply(step, document)
+        after = document.text if reason is None else ""
+        if after != before:
+            size = len(before.encode()) - len(after.encode())
+            _add(counts, FilterCount(name, reason or CHANGED, 1, size))
+        if reason is not None:
+            return False
+    return True
+
+
+def _add(counts: Counts, count: FilterCount) -> None:
+    key = (count.filter, count.reason)
+    total = counts.setdefault(key, FilterCount(count.filter, count.reason, 0, 0))
+    total.documents += count.documents
+    total.bytes += count.bytes
 
 
 def curation(work: Work) -> list[FilterCount]:
     """Return what each filter did, in the order in which they were applied."""
-    total: dict[tuple[str, str], FilterCount] = {}
+    counts: Counts = {}
     for path in report_files(work.folder / "curate"):
         for values in CurateReport(**read_json(path)).counts:
-            count = FilterCount(**values)
-            sum_ = total.setdefault(
-                (count.filter, count.reason), FilterCount(count.filter, count.reason, 0, 0)
-            )
-            sum_.documents += count.documents
-            sum_.bytes += count.bytes
-    return [total[key] for key in sorted(total, key=lambda key: (FILTERS.index(key[0]), key[1]))]
+            _add(counts, FilterCount(**values))
+    return sorted(counts.values(), key=lambda count: (FILTERS.index(count.filter), count.reason))
