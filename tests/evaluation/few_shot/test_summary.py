@@ -83,7 +83,7 @@ def test_a_summary_has_only_what_was_asked_for() -> None:
         prompts=[[5]],
         candidates=[[[1], [2], [3]]],
     )
-    certain = [np.array([0.0, -200.0, -400.0])]
+    certain = [np.array([-800.0, -1000.0, -1200.0])]  # exp(-800) is 0 in floating point
     summary = summarize(Scores(asked=certain, alone=certain), queries)
     assert not {"calibrated", "flipped"} & set(summary.accuracies)
     assert summary.chosen == [1, 0, 0]
