@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -128,7 +129,10 @@ def test_nothing_is_left_of_a_mutant_that_starts_processes(project: Path, tmp_pa
     copy = Copy(project, project.with_name("copy"))
     mutant = Mutant("src/momentum_gpt/data/count.py", 1, code, (), ())
     assert copy.try_mutant(mutant, ["tests/data"], 5) == TIMEOUT
-    assert is_dead(int(pid.read_text()))
+    end = time.monotonic() + 10
+    while not is_dead(int(pid.read_text())):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def is_dead(pid: int) -> bool:
