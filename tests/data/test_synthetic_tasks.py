@@ -90,3 +90,15 @@ def test_sequences_that_are_too_short_are_refused() -> None:
         SyntheticTask(TaskConfig("recall", n_pairs=4), seq_len=8)
     with pytest.raises(UserError, match=r"task\.n_values must be at least task\.n_pairs, got 3"):
         TaskConfig("recall", n_pairs=4, n_values=3)
+
+
+def test_the_shortest_sequences_hold_the_task() -> None:
+    """Four pairs, a query and its answer; for induction, two tokens twice."""
+    shortest = SyntheticTask(TaskConfig("recall", n_pairs=4), seq_len=10)
+    _, targets = shortest.draw(seed=0, number=0, n=3)
+    assert (targets != NO_TARGET).sum(axis=1).tolist() == [1, 1, 1]
+
+    _, targets = SyntheticTask(TaskConfig("induction"), seq_len=4).draw(seed=0, number=0, n=3)
+    assert (targets != NO_TARGET).sum(axis=1).tolist() == [1, 1, 1]
+    with pytest.raises(UserError, match="does not hold a sequence and its copy: use at least 4"):
+        SyntheticTask(TaskConfig("induction"), seq_len=3)

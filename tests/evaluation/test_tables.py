@@ -28,6 +28,8 @@ from tests.evaluation.test_records import FEW_SHOT, PERPLEXITY
         ("val/loss@pos16", 4.5, "4.5000", "nats per token"),
         ("val/ppl@64", 1234.5678, "1,234.568", "per token"),
         ("val/ppl@64/stride", 72.9, "72.900", "per token"),
+        ("val/ppl@64", 999999.25, "999,999.250", "per token"),
+        ("val/ppl@64", 1e6, "1.0e+06", "per token"),
         ("val/ppl_word", 2.5e20, "2.5e+20", "per word"),
         ("val/bpb", 2.0, "2.0000", "bits per byte"),
         ("icl/score", -0.5, "-0.5000", "nats per token"),

@@ -170,6 +170,14 @@ def test_a_learned_decay_is_trained_and_stays_inside_its_bounds() -> None:
     assert (attend.ema_decay(v) != 0.9).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_no_step_takes_a_learned_decay_to_0_or_to_1(dtype: torch.dtype) -> None:
+    attend = build_attention({"name": "momentum", "ema_decay": 0.9, "learned": True}, TINY)[0]
+    with torch.no_grad():
+        attend.decay_logits.copy_(torch.tensor([-1000.0, 1000.0]))
+    assert attend.ema_decay(torch.zeros((), dtype=dtype)).tolist() == [2**-20, 1 - 2**-20]
+
+
 def test_layers_without_momentum_have_no_decay_to_learn() -> None:
     model = GPT(TINY, {"name": "momentum", "ema_decay": 0.5, "learned": True, "layers": [1]})
     assert [name for name, _ in model.named_parameters() if "decay" in name] == [

@@ -27,8 +27,8 @@ UNSEEN = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.Assert)
 TRIVIAL_CALLS = m.Call(func=m.Name("isinstance") | m.Name("len") | m.Name("cast"))
 """Without their argument they fail at once."""
 
-CHECKS = m.Arg(keyword=m.Name("strict") | m.Name("encoding"))
-"""Arguments that only check something: they change no result."""
+CHECKS = m.Arg(keyword=m.Name("strict") | m.Name("encoding") | m.Name("device"))
+"""Arguments that change no result: they check something, or the tests have but one device."""
 
 TEXTS = m.FormattedString() | m.ConcatenatedString() | m.SimpleString()
 

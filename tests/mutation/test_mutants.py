@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("mutmut", reason="mutmut is not installed: make mutation")
@@ -28,7 +30,7 @@ def half(values: Sequence[int], names: Sequence[str]) -> int | None:
     for value, name in zip(values, names, strict=True):
         if value < 3:
             raise ValueError(f"{value + 1} is too small", "a text for people")
-        open(name, encoding="utf-8")
+        open(name, encoding="utf-8", device=value)
     return values[0]
 '''
 
@@ -48,6 +50,7 @@ def test_only_mistakes_that_tests_could_find_are_drawn() -> None:
     """No annotation, text, docstring, assertion or check changes."""
     names = "NAMES: dict[str, int | None] = "
     loop = "for value, name in zip({}, strict=True):"
+    opened = 'open({}encoding="utf-8", device=value)'
     assert changes(CODE) == {
         names + '{"one": 1}': {
             names + '{"XXoneXX": 1}',
@@ -59,7 +62,7 @@ def test_only_mistakes_that_tests_could_find_are_drawn() -> None:
             for arguments in ("None, names", "values, None", "names", "values")
         },
         "if value < 3:": {"if value <= 3:", "if value < 4:"},
-        'open(name, encoding="utf-8")': {'open(None, encoding="utf-8")', 'open(encoding="utf-8")'},
+        opened.format("name, "): {opened.format("None, "), opened.format("")},
         "return values[0]": {"return values[1]"},
     }
 
@@ -117,6 +120,27 @@ def test_a_mutant_is_tried_in_a_copy(project: Path, step: str, end: str, outcome
     for root in (project, copy.folder):
         assert (root / file).read_text() == counting("1", "n")
         assert not list(root.rglob("*.original"))
+
+
+def test_nothing_is_left_of_a_mutant_that_starts_processes(project: Path, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    endless = f"echo $$ > {pid}; while true; do sleep 1; done"
+    code = f"import subprocess\n\ndef count(n):\n    subprocess.run([{endless!r}], shell=True)\n"
+    copy = Copy(project, project.with_name("copy"))
+    mutant = Mutant("src/momentum_gpt/data/count.py", 1, code, (), ())
+    assert copy.try_mutant(mutant, ["tests/data"], 5) == TIMEOUT
+    end = time.monotonic() + 10
+    while not is_dead(int(pid.read_text())):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_dead(pid: int) -> bool:
+    """Whether there is no such process, or it only waits for its parent to notice its end."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_test_that_fails_without_a_mutant_ends_the_run(project: Path) -> None:

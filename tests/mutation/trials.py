@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,6 +26,9 @@ COMMANDS = {
     "comparison": ["tests/test_evaluate.py"],
 }
 """Tests of whole commands that cover a package, beside the folder that mirrors it."""
+
+MEMORY = 6 * 2**30
+"""Bytes that a process of the tests may have for data: an endless loop may fill a list."""
 
 KILLED = "killed"
 TIMEOUT = "timeout"
@@ -102,21 +108,25 @@ class Copy:
     def _pytest(self, arguments: list[str], seconds: float | None) -> tuple[int | None, str]:
         """Return its exit code and what it printed; the code is None if it was killed for time."""
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-        with subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self._environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
+        # A file and not a pipe: processes that a killed test leaves behind would keep it open.
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self._environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
             try:
-                output, _ = process.communicate(timeout=seconds)
+                code = process.wait(seconds)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                return None, ""
-        return process.returncode, output
+                code = None
+            finally:
+                _kill_session(process)
+            output.seek(0)
+            return code, output.read()
 
     def _environment(self) -> dict[str, str]:
         """The code of the copy comes before that of the installed package.
@@ -126,6 +136,13 @@ class Copy:
         """
         path = os.pathsep.join([str(self.folder / "src"), str(self.folder)])
         return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _kill_session(process: subprocess.Popen) -> None:
+    """Kill what is left of the process and of all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _files(root: Path) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from momentum_gpt.core import distributed
 from momentum_gpt.evaluation.few_shot.shared_prefix import (
     Request,
     batched,
@@ -16,6 +19,7 @@ from momentum_gpt.evaluation.few_shot.shared_prefix import (
 )
 from momentum_gpt.models import GPT
 from tests.evaluation.few_shot.cases import model_of
+from tests.training.ranks import on_ranks
 
 
 def test_batches_and_order_change_nothing() -> None:
@@ -65,7 +69,10 @@ def greedy(model: GPT, context: list[int], n: int) -> list[int]:
 @pytest.mark.parametrize("prefix", [[], list(range(4, 44))], ids=["no prefix", "prefix"])
 @pytest.mark.parametrize("longest", [1, 3])
 def test_scores_and_choices_are_those_of_plain_passes(prefix: list[int], longest: int) -> None:
-    """Of each prompt's answers, one is what the model would say, and one begins like it."""
+    """Of each prompt's answers, one is what the model would say, and one begins like it.
+
+    The last prompt, a batch of its own, has only answers of one token.
+    """
     model = model_of({"name": "momentum", "ema_decay": 0.9})
     prompts = [[5, 6, 7], [8], [9, 10]]
     candidates = []
@@ -75,12 +82,27 @@ def test_scores_and_choices_are_those_of_plain_passes(prefix: list[int], longest
         shorter = [300 + number] * max(1, longest - 1)
         candidates.append([other, said, shorter])
 
-    requests = requests_of(list(zip(prompts, candidates, strict=True)))
-    scores, chosen = score_and_choose(model, prefix, requests, 60)
+    rows = [*zip(prompts, candidates, strict=True), ([11], [[300], [301]])]
+    requests = requests_of(rows)
+    scores, chosen = score_and_choose(model, prefix, requests, 6)
     expected_scores, expected_chosen = plain_scores(model, prefix, requests)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
     assert chosen.tolist() == expected_chosen
     assert sum(expected_chosen) == 3
+
+
+def three_batches(ranks: int) -> list[float]:
+    """Score on this rank: three batches, so that the second rank has none in the last round."""
+    assert distributed.world_size() == ranks
+    requests = requests_of([(prompt, [[1], [2, 3]]) for prompt in ([5, 6], [7], [8, 9, 10])])
+    scores, _ = score_and_choose(model_of({"name": "vanilla"}), [4, 5], requests, 1)
+    return scores.tolist()
+
+
+def test_ranks_share_the_batches_and_all_get_all_scores(tmp_path: Path) -> None:
+    alone = three_batches(1)
+    for scores in on_ranks(2, three_batches, tmp_path, 2):
+        assert scores == pytest.approx(alone, abs=1e-9)
 
 
 def test_batches_hold_alike_requests_and_no_more_tokens_than_allowed() -> None:
@@ -102,6 +124,7 @@ def test_a_long_prefix_leaves_room_for_fewer_tokens() -> None:
     assert tokens_beside_scores(model, 0, 6000) == 6000
     assert tokens_beside_scores(model, 85, 6000) == 6000  # 510 scores
     assert tokens_beside_scores(model, 256, 6000) == 2000  # 1536 scores
+    assert tokens_beside_scores(model, 256, 1000) == 333
 
 
 def test_progress_counts_the_prefix_once_and_each_request_once() -> None:

@@ -77,7 +77,7 @@ def test_a_summary_is_what_its_scores_give_on_paper() -> None:
 def test_a_summary_has_only_what_was_asked_for() -> None:
     query = Query(Example("x", (" a", " b", " c"), (2,)), [([5], [[1], [2], [3]])])
     queries = Queries(load_task("sst2"), [query])
-    certain = [np.array([0.0, -200.0, -400.0])]
+    certain = [np.array([-800.0, -1000.0, -1200.0])]  # exp(-800) is 0 in floating point
     summary = summarize(Scores(certain, [np.array([True, False, False])], certain), queries)
     assert not {"calibrated", "flipped"} & set(summary.accuracies)
     assert summary.chosen == [1, 0, 0]
