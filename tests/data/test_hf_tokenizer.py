@@ -105,3 +105,13 @@ def test_what_would_split_texts_differently_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"cannot be exported: .*, because {reason}"):
         written(tmp_path, trained(**options))
+
+
+def test_transformers_begins_a_text_with_the_end_of_a_document_where_asked(tmp_path: Path) -> None:
+    """As lm-eval does with add_bos_token=True; its template allows no colon in a token's name."""
+    from transformers import AutoTokenizer
+
+    tokenizer, _ = written(tmp_path, ours("bpe"))
+    loaded = AutoTokenizer.from_pretrained(tmp_path, add_bos_token=True)
+    text = "def main():"
+    assert loaded(text)["input_ids"] == [tokenizer.eos_id, *tokenizer.encode(text)]

@@ -22,10 +22,10 @@ SPACE = "\u2581"
 """The character that stands for a space in sentencepiece's pieces."""
 
 CONTROL_PIECES = {
-    "unk": "<|momentum-gpt:unk|>",
-    "bos": "<|momentum-gpt:bos|>",
-    "eos": "<|momentum-gpt:eos|>",
-    "pad": "<|momentum-gpt:pad|>",
+    "unk": "<|momentum-gpt-unk|>",
+    "bos": "<|momentum-gpt-bos|>",
+    "eos": "<|momentum-gpt-eos|>",
+    "pad": "<|momentum-gpt-pad|>",
 }
 """Names of the control pieces of our models, by what they are.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -546,7 +547,7 @@ def test_bits_per_byte_of_exported_models_are_ours(
     )
 
     model, folder = exported
-    documents = read_texts(str(texts), None, "test", "text")
+    documents = read_texts(str(texts), None, "test", "text", Counter())
     stream = Texts(documents, load_tokenizer(folder), 10**6, "texts")
     config = EvaluationConfig(
         tokens=10**6, documents="apart", context_lengths=[2048], induction_sequences=1
