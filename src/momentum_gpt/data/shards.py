@@ -54,7 +54,7 @@ class ShardsManifest:
     """Id of the end-of-document token."""
     tokenizer_sha256: str
     splits: dict[str, list[ShardEntry]]
-    preparation: dict[str, Any] = field(default_factory=dict)
+    preparation: dict[str, Any]
     """How the data were made: options, sources, counts. Training does not read it."""
 
     def tokens(self, split: str) -> int:
