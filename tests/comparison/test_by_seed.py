@@ -136,6 +136,7 @@ def test_losses_and_few_shot_metrics_are_families_of_their_own() -> None:
 
     table = accuracies.table()
     assert [cells[-1] for cells in table.rows] == ["*", "*", "*"]
+    assert {cells[table.head.index("Holm p")] for cells in table.rows} == {"<0.001"}
     assert "sample" not in table.head
     assert table.head[-5:-2] == ["t-test p", "Holm p", "sign-flip p"]
 

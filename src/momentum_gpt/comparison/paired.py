@@ -160,10 +160,16 @@ def _cells(difference: PairedDifference, first: str, other: str) -> list[tuple[s
 def _test_cells(difference: PairedDifference) -> list[tuple[str, str]]:
     cells = []
     for number, (name, p_value) in enumerate(difference.p_values.items()):
-        # A test may not be for every measure.
-        cells.append((f"{name} p", "-" if math.isnan(p_value) else f"{p_value:.3f}"))
+        cells.append((f"{name} p", _p_text(p_value)))
 
         # Next to the first test, whose p-value it adjusts.
         if number == 0 and difference.p_holm is not None:
-            cells.append(("Holm p", f"{difference.p_holm:.3f}"))
+            cells.append(("Holm p", _p_text(difference.p_holm)))
     return cells
+
+
+def _p_text(p_value: float) -> str:
+    """Return a p-value as text, never as 0; "-" where a test is not for this measure."""
+    if math.isnan(p_value):
+        return "-"
+    return f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"

@@ -284,6 +284,7 @@ def everything(good: list[str], tmp_path_factory: pytest.TempPathFactory) -> tup
     return command, folder / "out"
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_bytes_with_all_filters(
     invoke: Invoke, everything: tuple[list[str], Path], tmp_path: Path
 ) -> None:
@@ -298,6 +299,7 @@ def test_any_number_of_workers_makes_the_same_bytes_with_all_filters(
         assert contents(output) == contents(straight)
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_make_the_whole_with_all_filters(
     invoke: Invoke, everything: tuple[list[str], Path], tmp_path: Path
 ) -> None:
