@@ -215,6 +215,7 @@ def finder() -> Finder:
     return Finder(list(FIELDS), SHARED_DATA / "icl")
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("task", FIELDS)
@@ -226,6 +227,7 @@ def test_every_real_text_of_eight_words_and_more_is_found(
     assert missed(finder, task, texts, change) == []
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_unrelated_text_holds_none(finder: Finder) -> None:
     path = SHARED_DATA / "text" / "openwebtext_1k" / "valid.jsonl"

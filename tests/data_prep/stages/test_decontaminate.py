@@ -66,6 +66,7 @@ def test_text_of_evaluation_sets_is_found_and_left_out(
     assert len(documents(kept)) == len(clean + bad + near)
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_the_known_tasks_are_found_in_text_that_holds_them(
     invoke: Invoke,
