@@ -12,7 +12,7 @@ from momentum_gpt.comparison.by_seed import FEW_SHOT, LOSSES, by_seed, variants
 from momentum_gpt.comparison.certificate import common_ground
 from momentum_gpt.comparison.compare import compare_pairs
 from momentum_gpt.comparison.runs import Run, config_differences
-from momentum_gpt.comparison.table import columns
+from momentum_gpt.comparison.table import Column, columns
 from momentum_gpt.core.config import (
     DataConfig,
     ModelConfig,
@@ -162,6 +162,13 @@ def test_across_tokenizers_only_units_of_text_are_compared() -> None:
     assert [row.measure for row in accuracies.differences] == ["icl/x/acc@4"]
     assert [column.title for column in columns(runs)][:2] == ["bits per byte", "perplexity"]
     assert "NOT the same tokenizer" in " ".join(common_ground(runs))
+
+
+def test_huge_perplexities_have_an_exponent_and_counts_are_in_full() -> None:
+    perplexity = Column("perplexity", "per word", [1.5e11, 2.0], 3)
+    assert [perplexity.cell(0), perplexity.cell(1)] == ["1.5e+11", "2.000"]
+    assert perplexity.difference(1) == "-1.5e+11"
+    assert Column("tokens", "trained on", [1310720.0], 0).cell(0) == "1,310,720"
 
 
 def test_what_is_shared_is_shared_seed_by_seed() -> None:

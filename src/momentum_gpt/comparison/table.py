@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from momentum_gpt.comparison.runs import Run, have_other_tokenizers
 from momentum_gpt.core.terminal import table_text
+from momentum_gpt.evaluation.tables import READABLE
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Column:
 
     def cell(self, row: int) -> str:
         """Return the value of a run, with half its interval where there is one."""
-        value = f"{self.values[row]:,.{self.digits}f}"
+        value = _number(self.values[row], self.digits)
         half = self.margins[row] if self.margins else None
         return value if half is None else f"{value} ± {half:.{self.digits}f}"
 
     def difference(self, row: int) -> str:
         """Return the difference between a run and the first one, with its sign."""
-        return f"{self.values[row] - self.values[0]:+,.{self.digits}f}"
+        return _number(self.values[row] - self.values[0], self.digits, sign="+")
 
 
 PROBES = (
@@ -117,6 +118,13 @@ def interval_text(bounds: tuple[float, float], digits: int) -> str:
     if math.isnan(low):
         return "-"
     return f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    """Return a number as text; a huge perplexity has an exponent, and counts are in full."""
+    if digits and abs(value) >= READABLE:
+        return f"{value:{sign}.1e}"
+    return f"{value:{sign},.{digits}f}"
 
 
 def _all_have(runs: Sequence[Run], metric: str) -> bool:
