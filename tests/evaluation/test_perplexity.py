@@ -383,6 +383,16 @@ def test_the_windows_of_one_document_are_added_up(validation: TokenShards) -> No
     assert record.document == list(nats)
     assert record.nats == pytest.approx(list(nats.values()), abs=1e-3)
 
+    # The words and bytes of all stretches of a document count.
+    n_words = dict.fromkeys(nats, 0)
+    n_bytes = dict.fromkeys(nats, 0)
+    for text in targets.texts():
+        n_words[text.document] += text.n_words
+        n_bytes[text.document] += len(text.text.encode())
+    assert len(list(targets.texts())) > len(nats)
+    assert record.n_words == list(n_words.values())
+    assert record.n_bytes == list(n_bytes.values())
+
 
 def test_the_icl_score_is_late_minus_early() -> None:
     """Of 512 positions: the mean of 480...511 minus that of 32...63."""

@@ -143,7 +143,7 @@ def test_draws_that_disagree_widen_the_interval() -> None:
 def test_without_an_effect_of_the_draws_the_queries_decide() -> None:
     """The same answers after all demonstrations: as many queries, however many draws."""
     once = np.random.default_rng(1).integers(0, 2, (1, 400)).astype(float)
-    many = over_queries(np.repeat(once, 6, axis=0))
+    many = over_queries(np.repeat(once, 5, axis=0))
     assert many.interval == pytest.approx(over_queries(once).interval, abs=1e-9)
 
 
