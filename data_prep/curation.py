@@ -84,8 +84,8 @@ def check_language(language: str) -> None:
         load_word_tokenizer(language)
     except ValueError:
         raise UserError(
-            f"curate.language={language!r} is no language that datatrove knows: give its code in "
-            "ISO 639-3, such as eng"
+            f"curate.language={language!r} is not a language that datatrove knows: give its code "
+            "in ISO 639-3, such as eng"
         ) from None
     except ImportError as error:
         raise _missing_package(error) from None

@@ -44,18 +44,7 @@ def common_ground(runs: Sequence[Run]) -> list[str]:
     else:
         sentences.append(f"{AGAINST} the same order of the training tokens{each}.")
 
-    # Losses on different texts differ even between equal models.
-    if have_other_tokenizers(runs):
-        sentences.append(
-            f"{AGAINST} the same tokenizer: what is per token is left out. Bits per byte and per "
-            "word are paired over the documents that all runs have scored whole, which "
-            "`evaluate` does with evaluation.documents=apart."
-        )
-    elif len({run.final.get("val/targets") for run in runs}) > 1:
-        sentences.append(
-            f"{AGAINST} measured on the same number of validation targets: "
-            "evaluate each run with the same evaluation.tokens."
-        )
+    sentences += _measured(runs)
 
     # With a single run per variant, a difference may be one of the seeds.
     if len({run.variant for run in runs}) == len(runs):
@@ -64,6 +53,26 @@ def common_ground(runs: Sequence[Run]) -> list[str]:
             "(training.seed)."
         )
     return sentences
+
+
+def _measured(runs: Sequence[Run]) -> list[str]:
+    """Return what speaks against comparing what was measured; [] if nothing does."""
+    if have_other_tokenizers(runs):
+        sentence = (
+            "the same tokenizer: what is per token is left out. Bits per byte and nats per word "
+            "are paired over the documents that all runs have scored whole, as `evaluate` does "
+            "with evaluation.documents=apart."
+        )
+        return [f"{AGAINST} {sentence}"]
+
+    # Losses on different texts differ even between equal models.
+    if len({run.final.get("val/targets") for run in runs}) > 1:
+        sentence = (
+            "measured on the same number of validation targets: "
+            "evaluate each run with the same evaluation.tokens."
+        )
+        return [f"{AGAINST} {sentence}"]
+    return []
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:

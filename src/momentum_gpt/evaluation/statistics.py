@@ -122,27 +122,10 @@ def over_queries(values: np.ndarray) -> Estimate:
     if n_draws == 1 or n_queries == 1:
         return over_seeds(values.ravel())
 
-    of_query = values.mean(axis=0) - mean  # (queries,)
-    of_draw = values.mean(axis=1) - mean  # (draws,)
-    rest = values - mean - of_query - of_draw[:, None]  # (draws, queries)
-
-    freedom = np.array([n_queries - 1, n_draws - 1, (n_queries - 1) * (n_draws - 1)])
-    squares = np.array(
-        [n_draws * (of_query**2).sum(), n_queries * (of_draw**2).sum(), (rest**2).sum()]
-    )
-    mean_squares = squares / freedom
-
-    # Where one of the two adds no variance, the estimate of it may be negative; it is left out.
-    total = mean_squares[0] + mean_squares[1] - mean_squares[2]
-    largest = int(mean_squares[:2].argmax())
-    if total <= mean_squares[largest]:
-        total = mean_squares[largest]
-        degrees = freedom[largest]
-    else:
-        degrees = total**2 / (mean_squares**2 / freedom).sum()
+    variance, degrees = _variance_of_mean(values)
     if n_draws < FEW_DRAWS:
         degrees = n_draws - 1
-    return _by_t(mean, math.sqrt(total / values.size), float(degrees))
+    return _by_t(mean, math.sqrt(variance), degrees)
 
 
 def sign_flip(differences: np.ndarray) -> float:
@@ -214,6 +197,28 @@ def in_blocks(
     """
     block = np.arange(len(sums)) * min(len(sums), most) // len(sums)  # (documents,)
     return np.bincount(block, sums), np.bincount(block, sizes)
+
+
+def _variance_of_mean(values: np.ndarray) -> tuple[float, float]:
+    """Return the variance of the mean of values (draws, queries), and its degrees of freedom."""
+    n_draws, n_queries = values.shape
+    mean = values.mean()
+    of_query = values.mean(axis=0) - mean  # (queries,)
+    of_draw = values.mean(axis=1) - mean  # (draws,)
+    rest = values - mean - of_query - of_draw[:, None]  # (draws, queries)
+
+    freedom = np.array([n_queries - 1, n_draws - 1, (n_queries - 1) * (n_draws - 1)])
+    sums = np.array([np.sum(of_query**2), np.sum(of_draw**2), np.sum(rest**2)])
+    mean_squares = sums * [n_draws, n_queries, 1] / freedom
+
+    # Where queries or draws add no variance, the estimate of it may be negative: it is left out.
+    of_queries, of_draws, of_rest = mean_squares
+    total = of_queries + of_draws - of_rest
+    largest = int(mean_squares[:2].argmax())
+    if total <= mean_squares[largest]:
+        return float(mean_squares[largest] / values.size), float(freedom[largest])
+    degrees = total**2 / np.sum(mean_squares**2 / freedom)
+    return float(total / values.size), float(degrees)
 
 
 def _means_of_subsets(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -134,7 +134,12 @@ def few_shot_table(records: Sequence[FewShotRecord]) -> str:
     head = ["task", "k", "asked", "seeds", "queries", "accuracy", "95% interval"]
     head += ["calibrated", "flipped", "soft", "majority"]
     more = {"F1": _f1, "perplexity": _ppl}
-    shown = [name for name, cell in more.items() if any(cell([one]) != "-" for one in records)]
+    shown = []
+    for name, cell in more.items():
+        cells = {cell([record]) for record in records}
+        if cells != {"-"}:
+            shown.append(name)
+
     rows = []
     for (task, k_asked), seeds in by_row.items():
         # Both queries and demonstration draws were drawn, so that the interval is over both.

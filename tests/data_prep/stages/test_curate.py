@@ -212,7 +212,10 @@ def test_languages_are_told_by_a_local_model(
             "For English: pip install 'momentum-gpt[curation]'",
         ),
         (["near_deduplicate=true", "curate.language=tha"], "pip install 'momentum-gpt[curation]'"),
-        (["near_deduplicate=true", "curate.language=xyz"], "curate.language='xyz' is no language"),
+        (
+            ["near_deduplicate=true", "curate.language=xyz"],
+            "curate.language='xyz' is not a language",
+        ),
     ],
 )
 def test_mistakes_are_one_line(
