@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +12,18 @@ from hypothesis import strategies as st
 
 from momentum_gpt.core.config import (
     CHANGES_NOTHING,
+    DataConfig,
     EvaluationConfig,
     ModelConfig,
     OptimConfig,
     Sampling,
+    TrainConfig,
     TrainingConfig,
     changes_nothing,
     flat,
     plan_batch,
+    read_config,
+    write_config,
 )
 from momentum_gpt.core.errors import UserError
 
@@ -93,3 +98,25 @@ def test_only_whole_names_and_sections_change_nothing() -> None:
 
 def test_a_nested_config_becomes_dotted_names() -> None:
     assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": None}) == {"a.b": 1, "a.c.d": 2, "e": None}
+
+
+def test_a_config_of_an_earlier_version_is_read_without_the_options_that_are_gone(
+    tmp_path: Path,
+) -> None:
+    config = TrainConfig(
+        name="a",
+        data=DataConfig("data"),
+        model=ModelConfig(n_layers=1, n_heads=1, d_model=4, seq_len=64),
+        attention={"name": "vanilla"},
+        optim=OptimConfig(lr=1e-3, min_lr=1e-4, warmup_steps=1),
+        training=TrainingConfig(max_steps=10, tokens_per_step=64),
+        deepspeed={},
+    )
+    path = tmp_path / "config.yaml"
+    write_config(config, path)
+    path.write_text(path.read_text().replace("evaluation:\n", "evaluation:\n  windows: 3\n"))
+    assert read_config(path) == config
+
+    path.write_text(path.read_text().replace("windows: 3", "widows: 3"))
+    with pytest.raises(UserError, match="widows"):
+        read_config(path)

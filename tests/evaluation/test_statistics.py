@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, ttest_1samp
+from scipy.stats import kstest, t, ttest_1samp
 
 from momentum_gpt.evaluation.statistics import (
     Estimate,
@@ -138,6 +138,19 @@ def test_draws_that_disagree_widen_the_interval() -> None:
     """Six draws, three of 0 and three of 1 whatever the query: Student's t over the six means."""
     values = np.repeat([0.0, 1.0], 3)[:, None] + np.zeros((6, 500))
     assert over_queries(values).interval == pytest.approx(over_seeds(values[:, 0]).interval)
+
+
+def test_the_variances_of_queries_and_of_draws_are_added() -> None:
+    """Answers that are a sum of one part by draw and one by query: Welch and Satterthwaite."""
+    by_draw = np.array([0.0, 1.0, 3.0, 4.0, 7.0, 9.0])
+    by_query = np.array([2.0, 0.0, 5.0, 1.0])
+    of_draws = by_draw.var(ddof=1) / 6
+    of_queries = by_query.var(ddof=1) / 4
+    variance = of_draws + of_queries
+    freedom = variance**2 / (of_draws**2 / 5 + of_queries**2 / 3)
+
+    estimate = over_queries(by_draw[:, None] + by_query)
+    assert estimate.margin == pytest.approx(t.ppf(0.975, freedom) * math.sqrt(variance))
 
 
 def test_without_an_effect_of_the_draws_the_queries_decide() -> None:
