@@ -1,7 +1,8 @@
 """Every command and every piece of Python that the documentation shows works, run small.
 
-The commands run in one folder, in the order of the pages, each in a forked child of this process:
-the heavy imports happen once, and nothing that a command changes outlives it.
+The commands run in one folder, in the order of the pages, each in a child of one server process:
+the heavy imports happen once there, and nothing that a command changes outlives it. The children
+are not forks of this process, where other tests have left threads and locks behind.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +104,13 @@ IMPORTED_ONCE = (
     "momentum_gpt.worker",
     "torch._inductor.compile_fx",  # DeepSpeed's optimizers import it: over a second
 )
-"""Modules that this process imports before it forks, so that no child has to."""
+"""Modules that the parent of all children imports before it forks, so that no child has to."""
+
+SECONDS = 60
+"""A command that runs longer than this hangs."""
+
+CHILDREN = multiprocessing.get_context("forkserver")
+CHILDREN.set_forkserver_preload([*IMPORTED_ONCE, __name__])
 
 
 @dataclass(frozen=True)
@@ -112,48 +119,57 @@ class Result:
     output: str
 
 
-def in_child(act: Callable[[], None], standard_input: str = "") -> Result:
-    """Call `act` in a forked child; return its exit code and what it printed."""
-    output = Path("output.log").resolve()
+@dataclass(frozen=True)
+class Program:
+    """What a child process runs: a module's `main`, or a piece of Python."""
 
-    def child() -> None:
-        with output.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.stdout = os.fdopen(1, "w")
-        sys.stderr = os.fdopen(2, "w")
-        sys.stdin = io.TextIOWrapper(io.BytesIO(standard_input.encode()))
-        try:
-            act()
-        except SystemExit:
-            raise
-        except BaseException:
-            traceback.print_exc()
-            raise SystemExit(1) from None
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+    words: list[str]
+    code: str = ""
+    standard_input: str = ""
 
-    process = multiprocessing.get_context("fork").Process(target=child)
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return Result(process.exitcode, output.read_text(errors="replace"))
-
-
-def call(words: list[str], standard_input: str = "") -> Result:
-    """Run `momentum-gpt VERB ...` or `python -m MODULE ...`."""
-    if words[0] == "momentum-gpt":
-        module, arguments = "momentum_gpt.__main__", words[1:]
-    else:
-        assert words[:2] == ["python", "-m"]
-        module, arguments = words[2], words[3:]
-
-    def act() -> None:
-        sys.argv = [words[0], *arguments]
+    def run(self) -> None:
+        if self.code:
+            exec(compile(self.code, self.words[0], "exec"), {})
+            return
+        if self.words[0] == "momentum-gpt":
+            module, arguments = "momentum_gpt.__main__", self.words[1:]
+        else:
+            assert self.words[:2] == ["python", "-m"]
+            module, arguments = self.words[2], self.words[3:]
+        sys.argv = [self.words[0], *arguments]
         importlib.import_module(module).main()
 
-    return in_child(act, standard_input)
+
+def child(program: Program, output: Path) -> None:
+    """Run the program in this process, with everything that it prints in the file `output`."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w")
+    sys.stdin = io.TextIOWrapper(io.BytesIO(program.standard_input.encode()))
+    try:
+        program.run()
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def call(program: Program) -> Result:
+    """Run the program in a child of its own; return its exit code and what it printed."""
+    output = Path("output.log").resolve()
+    process = CHILDREN.Process(target=child, args=(program, output))
+    process.start()
+    process.join(SECONDS)
+    if process.exitcode is None:
+        process.kill()
+        return Result(-1, f"{output.read_text(errors='replace')}\nstill running after {SECONDS} s")
+    return Result(process.exitcode, output.read_text(errors="replace"))
 
 
 class Checker:
@@ -187,8 +203,7 @@ class Checker:
     def python(self, page: str, program: str) -> None:
         """Run a block of Python."""
         self.command = f"{page}: {program.splitlines()[0]} ..."
-        code = compile(program, page, "exec")
-        self.succeeds(in_child(lambda: exec(code, {})))
+        self.succeeds(call(Program([page], code=program)))
 
     def unknown(self) -> None:
         self.problems.append(f"{self.command}: no rule covers this command")
@@ -219,14 +234,14 @@ class Checker:
         self.compose(["momentum-gpt", "train", ranks, *words[2:]])
 
     def compose(self, words: list[str]) -> None:
-        self.succeeds(call([*words, "--cfg", "job"]))
+        self.succeeds(call(Program([*words, "--cfg", "job"])))
 
     def run(self, words: list[str], standard_input: str = "") -> None:
         small = list(SMALL[words[1]])
         if words[1] == "train" and WITH_DASHBOARD not in words:
             small.append("tracking.wandb=disabled")
         for job in sweep(replaced(words)):
-            self.succeeds(call([*job, *small], standard_input))
+            self.succeeds(call(Program([*job, *small], standard_input=standard_input)))
 
 
 def replaced(words: list[str]) -> list[str]:
@@ -286,9 +301,6 @@ def write_inputs(folder: Path, texts: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder in which all commands have run, and what was wrong with them."""
-    for module in IMPORTED_ONCE:
-        importlib.import_module(module)
-
     path = tmp_path_factory.mktemp("docs")
     write_inputs(path, text_folder)
     checker = Checker()
