@@ -20,7 +20,8 @@ from momentum_gpt.core.config import (
 )
 from momentum_gpt.core.files import append_json_lines, read_json_lines
 from momentum_gpt.data import fixed_batch, open_training, open_validation
-from momentum_gpt.worker import Run, build_model, open_tracker
+from momentum_gpt.training.run import Run
+from momentum_gpt.worker import build_model, open_tracker
 from tests.training.oracle import mean_nats
 
 
@@ -62,9 +63,9 @@ def test_the_loss_on_the_fixed_batch_is_the_mean_over_its_targets(tmp_path: Path
     """Of the 32 places of a recall sequence, 8 are asked for."""
     c = config(tmp_path)
     validation = open_validation(c)
-    run = Run(c, open_training(c, plan_batch(c.training, 32, 1)), validation, "")
     model = build_model(c, validation, is_new=True)
-    run.engine = SimpleNamespace(module=model, device=torch.device("cpu"))
+    engine = SimpleNamespace(module=model, device=torch.device("cpu"))
+    run = Run(c, open_training(c, plan_batch(c.training, 32, 1)), validation, engine, "")
 
     tokens, targets = fixed_batch(validation, 32)
     assert (targets != -100).sum() == 8

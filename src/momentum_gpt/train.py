@@ -14,9 +14,16 @@ which the ranks read. The same command resumes a run that was interrupted.
 
 from __future__ import annotations
 
+from momentum_gpt.core import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # before the imports, which take seconds
+
+import os
 from pathlib import Path
 
 from momentum_gpt.cli import Command, is_sweep
+from momentum_gpt.core import ownership
 from momentum_gpt.core.config import TrainConfig, changes_nothing, flat, read_config, write_config
 from momentum_gpt.core.errors import UserError
 
@@ -24,37 +31,38 @@ from momentum_gpt.core.errors import UserError
 def train(config: TrainConfig) -> int:
     """Check the config, claim the run's folder, and train; return the exit code."""
     # Imported here so that --help does not load torch.
-    from momentum_gpt.training.checkpoint import latest_step
+    from momentum_gpt.training.checkpoint import is_complete
     from momentum_gpt.training.settle import settle
 
     settle(config)
-    path = claim_run_folder(config)
+    refuse_another_run(config)
+    with ownership.own(config.run_dir):
+        os.environ[ownership.DRIVER] = str(os.getpid())
+        path = config.run_dir / "config.yaml"
+        write_config(config, path)
+        max_steps = config.training.max_steps
+        if is_complete(config.run_dir / "checkpoints", max_steps):
+            print(f"{config.run_dir} is complete: all {max_steps} steps are done")
+            return 0
+        return stopping.requested() or launch(config, path)
 
-    max_steps = config.training.max_steps
-    if latest_step(config.run_dir / "checkpoints") >= max_steps:
-        print(f"{config.run_dir} is complete: all {max_steps} steps are done")
-        return 0
-    return launch(config, path)
 
+def refuse_another_run(config: TrainConfig) -> None:
+    """Raise a UserError if the folder holds a run that this one would spoil.
 
-def claim_run_folder(config: TrainConfig) -> Path:
-    """Write `config.yaml` into the run folder and return its path.
-
-    Raises:
-        UserError: the folder holds a run with another config, or `resume=never` and it holds any.
+    A folder without a checkpoint holds nothing that could be resumed: what made the start fail may
+    be changed.
     """
-    path = config.run_dir / "config.yaml"
-    if path.is_file():
-        if config.resume == "never":
-            raise UserError(
-                f"{config.run_dir} exists already and resume=never: "
-                "choose another name, or resume=auto to resume it"
-            )
-        refuse_changes(read_config(path), config)
+    from momentum_gpt.training.checkpoint import has_any
 
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    write_config(config, path)
-    return path
+    if not has_any(config.run_dir / "checkpoints"):
+        return
+    if config.resume == "never":
+        raise UserError(
+            f"{config.run_dir} exists already and resume=never: "
+            "choose another name, or resume=auto to resume it"
+        )
+    refuse_changes(read_config(config.run_dir / "config.yaml"), config)
 
 
 def refuse_changes(old: TrainConfig, new: TrainConfig) -> None:

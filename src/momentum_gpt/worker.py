@@ -6,89 +6,76 @@ Hydra: all ranks read one file, so that they cannot disagree.
 
 from __future__ import annotations
 
+from momentum_gpt.core import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # before the imports, which take seconds
+
+import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from momentum_gpt.core import distributed
+from momentum_gpt.core import distributed, ownership
 from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import RunError, UserError
 from momentum_gpt.core.files import keep_json_lines
-from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.data import (
     TokenShards,
-    TrainingData,
     ValidationData,
     describe_data,
-    fixed_batch,
     open_training,
     open_validation,
 )
-from momentum_gpt.data.synthetic_tasks import NO_TARGET
-from momentum_gpt.evaluation import Origin, evaluate, keep_records
-from momentum_gpt.models import ATTENTIONS, GPT, start_from
+from momentum_gpt.models import GPT, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
-from momentum_gpt.ops import has_kernel
 from momentum_gpt.tracking import Tracker
-from momentum_gpt.training import checkpoint
-from momentum_gpt.training.checkpoint import Checkpoint
-from momentum_gpt.training.engine import build_engine, zero_stage
-from momentum_gpt.training.loop import Position, train
+from momentum_gpt.training.bad_steps import MOST_IN_A_ROW, Rewind
+from momentum_gpt.training.checkpoint import Checkpoint, newest_good, tidy
+from momentum_gpt.training.describe import describe
+from momentum_gpt.training.engine import build_engine
+from momentum_gpt.training.loop import train
+from momentum_gpt.training.run import Run
 from momentum_gpt.training.throughput import Throughput, flops_per_token
-
-CANARY_TOLERANCE = 1e-3
-"""Largest relative difference between the loss of a restored model and the stored one."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells use it."""
 
 
 def pretrain(config: TrainConfig) -> int:
-    """Train the run to its end, or until it is interrupted; return the exit code."""
+    """Train the run to its end, or until somebody asks to stop; return the exit code."""
     plan = plan_batch(config.training, config.model.seq_len, distributed.world_size())
     batches = open_training(config, plan)
     validation = open_validation(config)
 
-    found = newest_checkpoint(config.run_dir / "checkpoints")
+    found = find_checkpoint(config)
     model = build_model(config, validation, is_new=found is None)
-    run = Run(config, batches, validation, weights_sha256(model))
+    initial_weights = weights_sha256(model)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(describe(config, describe_data(batches, validation, config), n_parameters))
 
-    run.engine = build_engine(model, config, plan)
+    engine = build_engine(model, config, plan)
+    run = Run(config, batches, validation, engine, initial_weights)
     if found is not None:
-        run.resume(found)
-    tracker = open_tracker(config, run.position.step)
-
+        resume(run, found)
     throughput = Throughput(
         config.training.tokens_per_step,
         flops_per_token(config.model, n_parameters),
     )
-    try:
-        finished = train(
-            config,
-            run.engine,
-            batches,
-            run.position,
-            run.evaluate,
-            run.save,
-            tracker,
-            throughput,
-        )
-    finally:
-        message = tracker.close() if tracker else None
-        if message:
-            say(message)
 
-    if finished:
-        return 0
-    step = run.position.step
-    say(f"stopped after step {step}, checkpoint saved; the same command resumes the run")
-    return INTERRUPTED
+    code = None
+    while code is None:
+        tracker = open_tracker(config, run.position.step)
+        try:
+            code = train(config, batches, run, tracker, throughput)
+        except Rewind as rewind:
+            go_back(run, rewind.step)
+        finally:
+            say(tracker.close() if tracker else None)
+
+    if code:
+        step = run.position.step
+        say(f"stopped after step {step}, checkpoint saved; the same command resumes the run")
+    return code
 
 
 def build_model(config: TrainConfig, validation: ValidationData, is_new: bool) -> GPT:
@@ -108,109 +95,51 @@ def build_model(config: TrainConfig, validation: ValidationData, is_new: bool) -
     return model
 
 
-@dataclass
-class Run:
-    """A run in progress: what it evaluates, saves and resumes with."""
+def find_checkpoint(config: TrainConfig) -> Checkpoint | None:
+    """Return the newest good checkpoint, if there is any, and put the folder in order.
 
-    config: TrainConfig
-    batches: TrainingData
-    validation: ValidationData
-    initial_weights_sha256: str
-    """Hash of the shared weights before the first step."""
+    Every rank must call this.
 
-    def __post_init__(self) -> None:
-        self.position = Position()
-        self.engine: Any = None
-        self.fingerprints = self.batches.fingerprints()
-
-    def evaluate(self) -> dict[str, float]:
-        """Return the metrics of the present model, and keep their records. For every rank."""
-        measured = evaluate(
-            self.engine.module,
-            self.validation,
-            self.config.evaluation,
-            self.config.model.seq_len,
-            self.config.training.max_tokens_per_forward,
-        )
-        if distributed.is_main():
-            origin = Origin(self.position.step, self.tokens)
-            keep_records(self.config.run_dir, origin, measured)
-        return measured.metrics
-
-    def save(self, position: Position) -> None:
-        """Write a checkpoint. Every rank must call this."""
-        manifest = CheckpointManifest(
-            step=position.step,
-            tokens=self.tokens,
-            order_sha256=position.order_hash,
-            canary_loss=self.canary_loss(),
-            world_size=distributed.world_size(),
-            initial_weights_sha256=self.initial_weights_sha256,
-            data_sha256=self.fingerprints["data_sha256"],
-            tokenizer_sha256=self.fingerprints["tokenizer_sha256"],
-            versions={"torch": torch.__version__},
-        )
-        tokenizer_file = None
-        if isinstance(self.validation, TokenShards):
-            tokenizer_file = self.validation.tokenizer_file
-        checkpoint.save(
-            self.engine,
-            self.config.run_dir / "checkpoints",
-            manifest,
-            tokenizer_file,
-            self.config.training.keep_checkpoints,
-        )
-
-    def resume(self, found: Checkpoint) -> None:
-        """Restore a checkpoint. Every rank must call this.
-
-        Raises:
-            UserError: it belongs to other data or to another number of ranks, or the restored
-                model does not have the loss that it had.
-        """
-        manifest = found.manifest
-        if manifest.data_sha256 != self.fingerprints["data_sha256"]:
-            source = self.config.data.path or self.config.task.kind
-            raise UserError(
-                f"{found.folder} was trained on other tokens than {source!r} holds now: "
-                "put the old data back, or choose another name"
-            )
-
-        checkpoint.restore(self.engine, found)
-        stored = manifest.canary_loss
-        now = self.canary_loss()
-        if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
-            raise UserError(
-                f"{found.folder} does not restore its model: the loss on the fixed batch is {now}, "
-                f"and was {stored} when it was saved; delete this checkpoint to use an older one"
-            )
-
-        self.initial_weights_sha256 = manifest.initial_weights_sha256
-        self.position = Position(manifest.step, manifest.order_sha256)
-        say(f"resume    from {found.folder} ({manifest.tokens:,} tokens seen)")
-
-    @torch.no_grad()
-    def canary_loss(self) -> float:
-        """Return the loss on one fixed batch, in nats per token."""
-        tokens, targets = fixed_batch(self.validation, self.config.model.seq_len)
-        device = self.engine.device
-        self.engine.module.eval()
-        nats = self.engine.module(tokens.to(device), targets.to(device))
-        self.engine.module.train()
-        return (nats / (targets != NO_TARGET).sum()).item()
-
-    @property
-    def tokens(self) -> int:
-        """Tokens trained on so far."""
-        return self.position.step * self.config.training.tokens_per_step
-
-
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest complete checkpoint, and print which newer ones are not. For every rank."""
-    found, skipped = checkpoint.newest_complete(folder)
-    for reason in skipped:
-        say(f"skipped a checkpoint: {reason}")
+    Raises:
+        UserError: there are checkpoints, but none is good.
+    """
+    folder = config.run_dir / "checkpoints"
+    found, passed_over = newest_good(folder)
+    for reason in passed_over:
+        say(f"passed over a checkpoint: {reason}")
+    if distributed.is_main():
+        tidy(folder, found.folder.name if found else None)
+    distributed.barrier()
     return found
+
+
+def resume(run: Run, found: Checkpoint) -> None:
+    """Restore a checkpoint, and say so. Every rank must call this."""
+    run.resume(found)
+    say(f"resume    from {found.folder} ({found.manifest.tokens:,} tokens seen)")
+
+
+def go_back(run: Run, bad_step: int) -> None:
+    """Go back to the last checkpoint, to leave out the update of a step. Every rank must call this.
+
+    Raises:
+        UserError: there is no checkpoint, or it was gone back to too often.
+    """
+    say(run.finish_saving())
+    found = find_checkpoint(run.config)
+    if found is None:
+        raise UserError(
+            f"step {bad_step + 1} is bad, and there is no checkpoint to go back to: use "
+            "training.bad_step=skip, or a smaller training.save_every"
+        )
+    skipped = [*run.position.skipped_steps, bad_step]
+    if sum(step >= found.manifest.step for step in skipped) > MOST_IN_A_ROW:
+        raise UserError(
+            f"more than {MOST_IN_A_ROW} steps after step {found.manifest.step} are bad: use a "
+            "lower optim.lr or a longer warm-up"
+        )
+    resume(run, found)
+    run.position.skipped_steps = skipped
 
 
 def open_tracker(config: TrainConfig, step: int) -> Tracker | None:
@@ -222,44 +151,31 @@ def open_tracker(config: TrainConfig, step: int) -> Tracker | None:
     return Tracker(config, step)
 
 
-def describe(config: TrainConfig, data: str, n_parameters: int) -> str:
-    """Return what is going to happen, as lines that are printed before the first step."""
-    model, training = config.model, config.training
-    plan = plan_batch(training, model.seq_len, distributed.world_size())
-    given = {key: value for key, value in config.attention.items() if key != "name"}
-    options = ", ".join(f"{key} {value}" for key, value in given.items())
-    lines = {
-        "run": str(config.run_dir),
-        "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, "
-        f"d_model {model.d_model}, {model.seq_len} tokens of context, vocabulary "
-        f"{model.vocab_size}, {model.positions} positions",
-        "weights": config.init or f"drawn from seed {training.seed}",
-        "attention": config.attention["name"]
-        + (f" ({options})" if options else "")
-        + summation(config.attention),
-        "data": data,
-        "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = "
-        f"{plan.world_size} rank(s) x {plan.micro_batch_size} per forward x "
-        f"{plan.grad_accum_steps} accumulated",
-        "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, "
-        f"{distributed.local_device().type}",
-    }
-    return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
-
-
-def summation(attention: dict[str, Any]) -> str:
-    """Return which form of `ema_of_past` was chosen, if the variant has a decay."""
-    if not ATTENTIONS[attention["name"]].has_decay:
-        return ""
-    if has_kernel(distributed.local_device()):
-        return ", summed by the Triton kernel"
-    return ", summed by matrix products"
-
-
-def say(text: str) -> None:
-    """Print on the main rank."""
-    if distributed.is_main():
+def say(text: str | None) -> None:
+    """Print on the main rank, if there is a text."""
+    if text and distributed.is_main():
         print(text, flush=True)
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the run's lock: shared with the driver, or its own where nobody else started the ranks.
+
+    Raises:
+        UserError: another process holds the run.
+    """
+    problem = None
+    lock = None
+    if distributed.is_main() and ownership.DRIVER not in os.environ:
+        try:
+            lock = ownership.own(run_dir)
+        except UserError as error:
+            problem = str(error)
+    problem = distributed.same_on_all_ranks(problem)
+    if problem:
+        raise UserError(problem)
+    with lock or ownership.share(run_dir):
+        yield
 
 
 def work(path: Path) -> int:
@@ -268,16 +184,21 @@ def work(path: Path) -> int:
         config = read_config(path)
         distributed.start(distributed.local_device())
         try:
-            return pretrain(config)
+            with locked(config.run_dir):
+                return pretrain(config)
         finally:
             distributed.stop()
-    except UserError as error:
+    except (UserError, RunError) as error:
         if distributed.is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return stopping.INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1])))
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ownership.die_with_parent()
+    code = work(Path(sys.argv[1]))
+    stopping.ignore()
+    sys.exit(code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,10 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 def test_an_entry_of_a_later_version_is_ignored(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
     path = tmp_path / "manifest.json"
-    write_json(path, read_json(path) | {"colour": "blue"})
+    content = read_json(path) | {"colour": "blue"}
+    del content["manifest_sha256"]
+    canonical = json.dumps(content, sort_keys=True).encode()
+    write_json(path, content | {"manifest_sha256": hashlib.sha256(canonical).hexdigest()})
     assert read_checkpoint_manifest(tmp_path) == MANIFEST
 
 

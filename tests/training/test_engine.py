@@ -20,10 +20,12 @@ from momentum_gpt.core.config import (
     plan_batch,
 )
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.training import engine as engines
 from momentum_gpt.training.optim import lr_at
+from momentum_gpt.training.saving import Saver
 from tests.training.oracle import train_plainly
 from tests.training.ranks import on_ranks
 
@@ -74,8 +76,9 @@ def steps(engine: Any, c: TrainConfig, first: int, last: int) -> list[tuple[floa
         engines.set_lr(engine, lr_at(step, c.optim, STEPS))
         tokens, targets = (part.view(split)[:, distributed.rank()] for part in batch(step))
         micro_batches = list(zip(tokens, targets, strict=True))
-        part = engines.train_batch(engine, micro_batches, int(TARGETS[step].sum()))
-        loss = distributed.sum_over_ranks(part.double()).item()
+        parts = engines.accumulate(engine, micro_batches, int(TARGETS[step].sum()))
+        assert engines.update(engine)
+        loss = distributed.sum_over_ranks(parts.double().sum()).item()
         done.append((loss, engines.grad_norm(engine)))
     return done
 
@@ -143,6 +146,13 @@ def test_two_ranks_with_one_and_two_micro_batches_are_plain_torch_at_every_stage
     check_against_the_oracle(2, [1, 2], tmp_path)
 
 
+def save(engine: Any, c: TrainConfig, folder: Path, step: int) -> None:
+    saver = Saver(folder, c.training, None)
+    saver.begin(engine, CheckpointManifest(step, 0, "", 1.0, distributed.world_size(), "", "", ""))
+    assert saver.finish() is None
+    saver.close()
+
+
 def save_and_resume(folder: str, world: int) -> list[tuple[str, Any, Any]]:
     """Straight through, and with two stops, each into a new engine."""
     results = []
@@ -154,13 +164,11 @@ def save_and_resume(folder: str, world: int) -> list[tuple[str, Any, Any]]:
         cut: list[Any] = []
         for first, last in ((0, 2), (2, 4), (4, STEPS)):
             engine = new_engine(c)
+            place = Path(folder) / f"{stage}{precision}"
             if first:
-                engines.load_engine(engine, Path(folder) / f"{stage}{precision}{first}" / "engine")
+                engines.load_engine(engine, place / f"step_{first:08d}" / "engine")
             cut += steps(engine, c, first, last)
-            place = Path(folder) / f"{stage}{precision}{last}"
-            distributed.barrier()
-            place.mkdir(exist_ok=True)
-            engines.save_engine(engine, place / "engine")
+            save(engine, c, place, last)
             weights = engines.full_weights(engine)
             engine.destroy()
         results.append((f"stage {stage}, {precision}", straight, (cut, weights)))
@@ -176,6 +184,42 @@ def test_a_resume_of_a_resume_is_the_straight_run_to_the_bit(tmp_path: Path, wor
             assert torch.equal(weights[name], cut_weights[name]), f"{what}: {name}"
 
 
+def leave_one_out(stages: list[int], world: int) -> list[bool]:
+    """Whether a step that is left out changes nothing: not that step, and not those after it."""
+    equal = []
+    for stage in stages:
+        c = config(stage, accumulate=4 // world, world=world)
+        engine = new_engine(c)
+        steps(engine, c, 0, 2)
+        before = engines.full_weights(engine)
+        plan = plan_batch(c.training, 16, world)
+        tokens, targets = (
+            part.view(plan.grad_accum_steps, world, plan.micro_batch_size, 16)[
+                :, distributed.rank()
+            ]
+            for part in batch(5)
+        )
+        engines.accumulate(engine, list(zip(tokens, targets, strict=True)), 10)
+        assert not engines.update(engine, leave_out=True)
+        after = engines.full_weights(engine)
+        done = steps(engine, c, 2, STEPS), engines.full_weights(engine)
+        engine.destroy()
+
+        engine = new_engine(c)
+        expected = steps(engine, c, 0, STEPS)[2:], engines.full_weights(engine)
+        engine.destroy()
+        same = [torch.equal(before[name], after[name]) for name in before]
+        same += [torch.equal(expected[1][name], done[1][name]) for name in before]
+        equal.append(all(same) and expected[0] == done[0])
+    return equal
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_update_that_is_left_out_leaves_no_trace(tmp_path: Path, world: int) -> None:
+    """Weights, moments, the optimizer's count of steps and gradients: at every stage."""
+    assert on_ranks(world, leave_one_out, tmp_path, [0, 1, 2, 3], world)[0] == [True] * 4
+
+
 class Evil:
     """Unpickling it writes a file."""
 
@@ -189,11 +233,12 @@ class Evil:
 def load_poisoned(folder: str) -> str:
     c = config(1)
     engine = new_engine(c)
-    engines.save_engine(engine, Path(folder) / "engine")
-    for path in (Path(folder) / "engine").glob("*.pt"):
+    save(engine, c, Path(folder), 1)
+    saved = Path(folder) / "step_00000001" / "engine"
+    for path in saved.glob("*.pt"):
         torch.save({"module": Evil(f"{folder}/it_ran")}, path)
     try:
-        engines.load_engine(engine, Path(folder) / "engine")
+        engines.load_engine(engine, saved)
     except pickle.UnpicklingError as error:
         return str(error)
     return "loaded"

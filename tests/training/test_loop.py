@@ -25,8 +25,9 @@ from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training import throughput
 from momentum_gpt.training.engine import build_engine
-from momentum_gpt.training.loop import Position, train
+from momentum_gpt.training.loop import train
 from momentum_gpt.training.optim import lr_at
+from momentum_gpt.training.run import Run
 from momentum_gpt.training.throughput import Throughput
 from tests.training.oracle import train_plainly
 from tests.training.ranks import on_ranks
@@ -72,24 +73,25 @@ def train_on_packed_rows(data: str, runs: str) -> int:
             wait(STEP_TAKES)
             super().step()
 
-    def evaluate() -> dict[str, float]:
-        wait(PAUSE_TAKES)
-        return {"val/loss": 1.0}
+    class TimedRun(Run):
+        def evaluate(self) -> dict[str, float]:
+            wait(PAUSE_TAKES)
+            return {"val/loss": 1.0}
 
-    def save(_: Position) -> None:
-        wait(PAUSE_TAKES)
+        def save(self) -> None:
+            wait(PAUSE_TAKES)
 
     throughput.time = SimpleNamespace(perf_counter=lambda: now)  # type: ignore[assignment]
     c = config(runs)
     c.run_dir.mkdir(exist_ok=True)
     plan = BatchPlan(ROWS, micro_batch_size=1, grad_accum_steps=2, world_size=2)
     batches = PackedBatches(TokenShards(data), SEQ_LEN, 0, plan)
-    position = Position()
     tracker = Tracker(c, 0) if distributed.is_main() else None
     measured = TimedThroughput(c.training.tokens_per_step, 0.0)
     engine = build_engine(new_model(c), c, plan)
-    train(c, engine, batches, position, evaluate, save, tracker, measured)
-    return position.step
+    run = TimedRun(c, batches, TokenShards(data, "validation"), engine, "")
+    assert train(c, batches, run, tracker, measured) == 0
+    return run.position.step
 
 
 @pytest.fixture(scope="module")

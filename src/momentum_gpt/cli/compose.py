@@ -29,7 +29,7 @@ from momentum_gpt.cli.mistakes import (
     one_line,
 )
 from momentum_gpt.cli.options import option_names
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import RunError, UserError
 from momentum_gpt.core.files import conf_folder
 
 Config = TypeVar("Config")
@@ -115,6 +115,9 @@ class Command:
             return self.act(replace(config, **literals) if literals else config)
         except (UserError, OmegaConfBaseException) as error:
             return refuse(error, typed_in)
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 1
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:  # `| head` has seen enough

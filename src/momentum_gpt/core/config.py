@@ -31,6 +31,7 @@ PRECISIONS = ("fp32", "bf16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 PACKINGS = ("concatenate", "best_fit")
 TASKS = ("recall", "induction")
+BAD_STEPS = ("skip", "rewind", "stop")
 RESUME_MODES = ("auto", "never")
 DOCUMENTS = ("stream", "apart")
 
@@ -43,6 +44,8 @@ CHANGES_NOTHING = (
     "training.log_every",
     "training.save_every",
     "training.keep_checkpoints",
+    "training.keep_every",
+    "training.keep_best",
 )
 """Options that change nothing of a result; a name that ends in "." stands for all options in it.
 
@@ -244,14 +247,32 @@ class TrainingConfig:
     """Steps between two checkpoints. 0: only at the end."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk."""
+    keep_every: int = 0
+    """Checkpoints at multiples of so many steps stay, too. 0: none."""
+    keep_best: bool = False
+    """Whether the checkpoint with the lowest validation loss stays, too."""
+    bad_step: str = "skip"
+    """What is done if a loss or gradient is not finite, or the loss a spike: skip | rewind | stop.
+
+    skip leaves the update out, rewind goes back to the last checkpoint and leaves it out then. What
+    the step was trained on is kept in bad_steps/. After three bad steps in a row the run stops.
+    """
+    spike: float | None = None
+    """Standard deviations above the mean of the last 128 losses that make a loss a spike.
+
+    null: losses that are finite are never bad.
+    """
 
     def __post_init__(self) -> None:
         positive = ("max_steps", "tokens_per_step", "max_tokens_per_forward", "log_every")
         for name in (*positive, "keep_checkpoints"):
             require_at_least(1, f"training.{name}", getattr(self, name))
-        for name in ("seed", "eval_every", "save_every"):
+        for name in ("seed", "eval_every", "save_every", "keep_every"):
             require_at_least(0, f"training.{name}", getattr(self, name))
         require_choice(PRECISIONS, "training.precision", self.precision)
+        require_choice(BAD_STEPS, "training.bad_step", self.bad_step)
+        above = self.spike is None or self.spike > 0
+        require(above, "training.spike", self.spike, "above 0, or null")
 
 
 @dataclass

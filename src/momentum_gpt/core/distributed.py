@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits in a collective operation before it gives up."""
@@ -79,10 +82,19 @@ def true_on_any_rank(flag: bool) -> bool:
     return bool(sum_over_ranks(torch.tensor(int(flag))).item())
 
 
-def same_on_all_ranks(value: str | None) -> str | None:
+def same_on_all_ranks(value: T) -> T:
     """Return the main rank's value on every rank."""
     if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_control_group)
     return box[0]
+
+
+def from_all_ranks(value: T) -> list[T]:
+    """Return the values of all ranks, by rank, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=_control_group)
+    return values

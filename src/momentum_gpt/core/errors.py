@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user, and the checks that raise it."""
+"""The exceptions that are meant for the user, and the checks that raise them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ class UserError(ValueError):
     """A mistake the user can correct. Every command prints it as one line and exits with code 2.
 
     The message names the value, the rule it breaks and the remedy.
+    """
+
+
+class RunError(RuntimeError):
+    """What ends a command though nobody typed anything wrong, such as a full disk.
+
+    Every command prints it as one line and exits with code 1. The message names the cause and the
+    remedy.
     """
 
 

@@ -34,11 +34,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system without locks answers."""
 
 
-def own(run_dir: Path) -> IO[str] | None:
+def own(run_dir: Path) -> IO[str]:
     """Lock the run's folder, which is made if need be; the lock lasts as long as the open file.
 
-    Returns:
-        The open file, or None where the file system has no locks.
+    On a file system without locks this says so and goes on.
 
     Raises:
         UserError: another process holds the run, or the folder cannot be written.
@@ -69,11 +68,10 @@ def own(run_dir: Path) -> IO[str] | None:
         if error.errno not in NO_LOCKS:
             raise
         print(f"{run_dir}: no locks on this file system; do not start the run twice", flush=True)
-        return None
     return file
 
 
-def share(run_dir: Path) -> IO[str] | None:
+def share(run_dir: Path) -> IO[str]:
     """Share the owner's lock, as a rank of the run; the lock lasts as long as the open file.
 
     Raises:

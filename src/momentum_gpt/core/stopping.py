@@ -33,7 +33,13 @@ SAME_KEYSTROKE = 2.0
 _asked: int | None = None
 _asked_at = 0.0
 _obeyed = threading.Event()
-_overdue: Callable[[], None] = lambda: None
+
+
+def _nothing() -> None:
+    """Do nothing before the process ends."""
+
+
+_overdue: Callable[[], None] = _nothing
 _listening = False
 
 

@@ -145,6 +145,7 @@ def evaluate(
     config: EvaluationConfig,
     seq_len: int,
     tokens_per_forward: int,
+    advance: Advance = ignore_progress,
 ) -> Measured:
     """Plan a suite and measure a model. Every rank must call this, as they share the work.
 
@@ -154,11 +155,12 @@ def evaluate(
         config: what is measured.
         seq_len: the longest context, tokens.
         tokens_per_forward: most tokens in a forward pass, on each rank.
+        advance: called with the tokens done, as often on every rank.
 
     Raises:
         UserError: there is nothing to score, or a few-shot task cannot be loaded.
     """
-    return plan_suite(data, config, seq_len).measure(model, tokens_per_forward)
+    return plan_suite(data, config, seq_len).measure(model, tokens_per_forward, advance)
 
 
 def few_shot_metrics(records: Sequence[FewShotRecord]) -> dict[str, float]:

@@ -49,6 +49,11 @@ def save_model(
         shutil.copyfile(tokenizer, folder / tokenizer.name)
 
 
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the parameters of a model folder by name, on the CPU."""
+    return load_file(folder / "model.safetensors")
+
+
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
     """Load a trained model, in evaluation mode.
 
@@ -68,7 +73,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
             model = GPT(found.config, found.attention, found.document_end)
         else:
             config = read_json(folder / "config.json")
-            weights = load_file(folder / "model.safetensors")
+            weights = read_weights(folder)
             shape = ModelConfig(**config["model"])
             model = GPT(shape, config["attention"], config.get("document_end"))
 

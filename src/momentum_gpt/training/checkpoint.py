@@ -1,7 +1,8 @@
-"""Checkpoints: written beside their name, hashed, then renamed, so that what has it is complete.
+"""Checkpoints on disk: published whole, found again if they are good, deleted when they are old.
 
 In `checkpoints/` there are `step_00001000/` with `model/`, `engine/` and `manifest.json`, and
-`latest` with the name of the newest one.
+`latest` with the name of the newest one. A checkpoint is good if its manifest and all of its files
+are what was written; saving.py gives only those a name whose values are finite.
 """
 
 from __future__ import annotations
@@ -10,144 +11,180 @@ import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from momentum_gpt.core import distributed
+from momentum_gpt.core.config import TrainingConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file, sync, write_text
 from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
-from momentum_gpt.models import save_model
-from momentum_gpt.training.engine import full_weights, load_engine, save_engine
 
 NAME = re.compile(r"step_(\d{8,})")
+
+DAMAGED = "damaged_"
+"""What the name of a checkpoint that was passed over begins with from then on."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
+    """A good checkpoint on disk."""
 
     folder: Path
     manifest: CheckpointManifest
 
 
-def save(
-    engine: Any,
-    folder: Path,
-    manifest: CheckpointManifest,
-    tokenizer_file: Path | None,
-    keep: int,
-) -> Path:
-    """Write a checkpoint, point `latest` to it, delete the oldest. Every rank must call this.
+def staging_folder(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is written before it gets its name."""
+    return folder / f".{_name(step)}.partial"
+
+
+def publish(staging: Path, manifest: CheckpointManifest) -> Path:
+    """Give a checkpoint its name, and point `latest` to it.
 
     Args:
-        folder: the run's `checkpoints/`.
-        manifest: everything but the files' hashes, which are added here.
-        tokenizer_file: copied into the checkpoint; None for a synthetic task.
-        keep: how many checkpoints stay.
+        staging: from `staging_folder`; its files are on disk.
+        manifest: with the hashes of all files.
     """
-    name = f"step_{manifest.step:08d}"
-    staging = folder / f".{name}.partial"
-
-    if distributed.is_main():
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    distributed.barrier()
-
-    save_engine(engine, staging / "engine")
-    weights = full_weights(engine)
-    distributed.barrier()
-
-    if distributed.is_main():
-        # DeepSpeed adds scripts that convert its files: model/ makes them superfluous.
-        for script in staging.glob("zero_to_*.py"):
-            script.unlink()
-        save_model(staging / "model", engine.module, weights, tokenizer_file)
-        _publish(staging, folder / name, manifest)
-        _delete_oldest(folder, keep)
-    distributed.barrier()
-    return folder / name
-
-
-def _publish(staging: Path, final: Path, manifest: CheckpointManifest) -> None:
-    """Hash the files, sync them to disk, and only then give the checkpoint its name."""
-    files = sorted(path for path in staging.rglob("*") if path.is_file())
-    hashes = {str(path.relative_to(staging)): sha256_of_file(path) for path in files}
-    replace(manifest, files=hashes).write(staging)
-    for path in files:
-        sync(path)
-
+    manifest.write(staging)
+    sync(staging)
+    final = staging.parent / _name(manifest.step)
     shutil.rmtree(final, ignore_errors=True)
     staging.rename(final)
     sync(final.parent)
     write_text(final.parent / "latest", final.name + "\n")
+    return final
 
 
-def _delete_oldest(folder: Path, keep: int) -> None:
-    for name in _names(folder)[keep:]:
-        shutil.rmtree(folder / name)
+def prune(folder: Path, training: TrainingConfig) -> None:
+    """Delete the checkpoints that need not be kept, the oldest first.
+
+    The newest `keep_checkpoints` stay, those at multiples of `keep_every`, and with `keep_best` the
+    one with the lowest validation loss.
+    """
+    names = _names(folder)
+    kept = set(names[: training.keep_checkpoints])
+    if training.keep_every:
+        kept |= {name for name in names if _step_of(name) % training.keep_every == 0}
+    if training.keep_best:
+        kept |= _best(folder, names)
+    for name in reversed(names):
+        if name not in kept:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint whose files are intact, and why newer ones were passed over.
+def _best(folder: Path, names: list[str]) -> set[str]:
+    """Return the name of the checkpoint with the lowest validation loss, if one has any."""
+    losses = {}
+    for name in names:
+        try:
+            loss = read_checkpoint_manifest(folder / name).val_loss
+        except UserError:
+            continue
+        if loss is not None:
+            losses[name] = loss
+    return {min(losses, key=losses.__getitem__)} if losses else set()
+
+
+def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest good checkpoint, and why newer ones were passed over.
 
     Every rank must call this: the main rank looks and decides for all.
+
+    Raises:
+        UserError: there are checkpoints, but none is good.
     """
     name: str | None = None
-    skipped: list[str] = []
+    passed_over: dict[str, str] = {}
     if distributed.is_main():
-        name, skipped = _newest_complete(folder)
+        name, passed_over = look_for_good(folder)
 
-    name = distributed.same_on_all_ranks(name)
+    name, reasons = distributed.same_on_all_ranks((name, list(passed_over.values())))
+    if name is None and reasons:
+        raise UserError(
+            f"{folder} has no good checkpoint: {'; '.join(reasons)}: put back what is missing, or "
+            "choose another name to begin anew"
+        )
     if name is None:
-        return None, skipped
-    return Checkpoint(folder / name, read_checkpoint_manifest(folder / name)), skipped
+        return None, reasons
+    return Checkpoint(folder / name, read_checkpoint_manifest(folder / name)), reasons
 
 
-def _newest_complete(folder: Path) -> tuple[str | None, list[str]]:
-    skipped: list[str] = []
+def look_for_good(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """Return the name of the newest good checkpoint, and name -> fault of the newer ones."""
+    passed_over: dict[str, str] = {}
     for name in _names(folder):
-        try:
-            damaged = _damaged_file(folder / name)
-        except (UserError, OSError) as error:
-            skipped.append(f"{name} is incomplete ({error})")
-            continue
-        if damaged is None:
-            return name, skipped
-        skipped.append(f"{name} is damaged ({damaged} is not what was written)")
-    return None, skipped
+        fault = fault_of(folder / name)
+        if fault is None:
+            return name, passed_over
+        passed_over[name] = f"{name} is damaged ({fault})"
+    return None, passed_over
 
 
-def _damaged_file(checkpoint: Path) -> str | None:
-    """Return the first file whose hash is not that of the manifest; None if all are intact."""
-    for file, sha256 in read_checkpoint_manifest(checkpoint).files.items():
-        if sha256_of_file(checkpoint / file) != sha256:
-            return file
+def fault_of(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint; None if all of it is what was written."""
+    try:
+        files = read_checkpoint_manifest(checkpoint).files
+        for file, sha256 in files.items():
+            if sha256_of_file(checkpoint / file) != sha256:
+                return f"{file} is not what was written"
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
     return None
 
 
-def latest_step(folder: Path) -> int:
-    """Return the step of the newest checkpoint, according to its name; 0 if there is none."""
-    latest = folder / "latest"
-    if not latest.is_file():
-        return 0
-    return int(latest.read_text().strip().removeprefix("step_"))
+def tidy(folder: Path, good: str | None) -> None:
+    """Remove what an earlier attempt left behind, once it is known where the run goes on.
 
+    Half-written folders go. What is newer than the good checkpoint was passed over: it keeps its
+    files under another name, where it cannot push the good one out. `latest` is made right.
 
-def restore(engine: Any, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint's state into the engine. Every rank must call this.
-
-    Raises:
-        UserError: the checkpoint was written by another number of ranks.
+    Args:
+        good: the name of the newest good checkpoint; None to begin anew.
     """
-    written_by = checkpoint.manifest.world_size
-    present = distributed.world_size()
-    if written_by != present:
-        raise UserError(
-            f"{checkpoint.folder} was written by {written_by} rank(s) and this run has {present}: "
-            "the optimizer's state is divided among the ranks; "
-            f"set launch.nproc_per_node={written_by}"
-        )
-    load_engine(engine, checkpoint.folder / "engine")
+    for partial in folder.glob(".step_*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    if good is None:
+        return
+    for name in _names(folder):
+        if _step_of(name) > _step_of(good):
+            aside = folder / (DAMAGED + name)
+            shutil.rmtree(aside, ignore_errors=True)
+            (folder / name).rename(aside)
+    if pointed_to(folder) != good:
+        write_text(folder / "latest", good + "\n")
+
+
+def pointed_to(folder: Path) -> str | None:
+    """Return the name that `latest` holds, if it is the name of a checkpoint."""
+    try:
+        name = (folder / "latest").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if NAME.fullmatch(name) else None
+
+
+def has_any(folder: Path) -> bool:
+    """Return whether there is a checkpoint, good or not."""
+    return bool(_names(folder))
+
+
+def is_complete(folder: Path, max_steps: int) -> bool:
+    """Return whether there is a good checkpoint of the last step, with nothing left to do."""
+    for name in _names(folder):
+        if _step_of(name) < max_steps:
+            return False
+        if fault_of(folder / name) is None:
+            return not read_checkpoint_manifest(folder / name).evaluation_is_due
+    return False
+
+
+def with_files(manifest: CheckpointManifest, parts: list[dict[str, str]]) -> CheckpointManifest:
+    """Return the manifest with the hashes of the files that all ranks have written."""
+    files: dict[str, str] = {}
+    for part in parts:
+        files |= part
+    return replace(manifest, files=dict(sorted(files.items())))
 
 
 def _names(folder: Path) -> list[str]:
@@ -156,6 +193,10 @@ def _names(folder: Path) -> list[str]:
         return []
     names = [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)]
     return sorted(names, key=_step_of, reverse=True)
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def _step_of(name: str) -> int:

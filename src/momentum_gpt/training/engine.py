@@ -19,6 +19,7 @@ from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import GPT
+from momentum_gpt.models.weights import read_weights
 from momentum_gpt.training.optim import build_optimizer
 
 DERIVED_KEYS = {
@@ -178,7 +179,11 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=told)
     _read_back(engine, told)
 
-    engine.checkpoint_engine = _safe_checkpoint_engine()
+    engine.checkpoint_engine = _checkpoint_engine()
+    # At stage 3 a rank has only its part of the weights.
+    engine.checkpoint_engine.stores_weights = zero_stage(told) == 3
+    # DeepSpeed adds scripts that convert its files: model/ makes them superfluous.
+    engine._copy_recovery_script = lambda folder: None
     if config.training.compile:
         engine.compile()
     return engine
@@ -216,23 +221,54 @@ def _read_back(engine: Any, told: dict[str, Any]) -> None:
     assert engine.zero_optimization_stage() == zero_stage(told)
 
 
-def _safe_checkpoint_engine() -> Any:
-    """Return DeepSpeed's checkpoint format, read with torch's weights-only unpickler.
+def _checkpoint_engine() -> Any:
+    """Return DeepSpeed's checkpoint format, which is written later and read without running it.
 
-    Reading a checkpoint must not run what is in it.
+    What DeepSpeed wants to save is copied to the CPU and kept: the training goes on while the copy
+    is written. Weights that `model/` holds whole are not stored again in `engine/`.
     """
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    class SafeCheckpointEngine(TorchCheckpointEngine):
+    class CheckpointEngine(TorchCheckpointEngine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.states: dict[Path, Any] = {}
+            self.stores_weights = False
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            """Make nothing yet."""
+
+        def preserves_storage_sharing(self) -> bool:
+            return False
+
+        def save(self, state_dict: dict[str, Any], path: str) -> None:
+            if "module" in state_dict and not self.stores_weights:
+                state_dict = {**state_dict, "module": None}
+            self.states[Path(path)] = _copied(state_dict)
+
         def load(self, path: str, map_location: Any = None) -> Any:
             # The only classes that DeepSpeed's own files hold, beside tensors and plain types.
             with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-                return torch.load(path, map_location=map_location, weights_only=True)
+                state = torch.load(path, map_location=map_location, weights_only=True)
+            if "module" in state and state["module"] is None:
+                state["module"] = read_weights(Path(path).parents[1] / "model")
+            return state
 
-    return SafeCheckpointEngine()
+    return CheckpointEngine()
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy, on the CPU, of the tensors in nested containers, and all else as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, _copied(part)) for key, part in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_copied(part) for part in value)
+    return value
 
 
 def set_lr(engine: Any, lr: float) -> None:
@@ -241,11 +277,12 @@ def set_lr(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_targets: int) -> Tensor:
-    """Take one optimizer step; return this rank's part of the loss, still on the device.
+def accumulate(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_targets: int) -> Tensor:
+    """Add up the gradient of one global batch; return this rank's parts of the loss, on the device.
 
     The loss is the sum of nats over the whole global batch divided by its number of targets, in
-    nats per token. It is the sum of the ranks' parts.
+    nats per token. It is the sum of all parts, (micro-batches,), of all ranks. `update` must
+    follow.
 
     Args:
         micro_batches: this rank's tokens and targets, (B, T) each.
@@ -254,13 +291,47 @@ def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_targe
     # DeepSpeed takes the mean over micro-batches and ranks. So each sum of nats is divided by
     # their mean number of targets, whatever its own number is.
     mean_targets = n_targets / (len(micro_batches) * distributed.world_size())
-    total = torch.zeros((), device=engine.device)
-    for tokens, targets in micro_batches:
+    parts = []
+    for number, (tokens, targets) in enumerate(micro_batches):
+        if number:
+            engine.step()  # counts the micro-batch before; nothing is updated yet
         nats = engine(tokens.to(engine.device), targets.to(engine.device))
         engine.backward(nats / mean_targets)
-        engine.step()  # updates only after the last micro-batch
-        total += nats.detach()
-    return total / n_targets
+        parts.append(nats.detach())
+    return torch.stack(parts) / n_targets
+
+
+def gradient_is_finite(engine: Any) -> bool:
+    """Return whether the gradient at stage 0 is finite; it is the same on every rank there.
+
+    At other stages DeepSpeed looks itself, and `update` says what it found.
+    """
+    if zero_stage(engine.config) != 0:
+        return True
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+
+def update(engine: Any, leave_out: bool = False) -> bool:
+    """Take the optimizer step of the gradient that was added up; return whether it was taken.
+
+    DeepSpeed leaves it out by itself if the gradient is not finite.
+
+    Args:
+        leave_out: whether to drop the gradient instead. Weights and moments then stay as they are.
+    """
+    if not leave_out:
+        engine.step()
+        return bool(engine.was_step_applied())
+
+    # At every ZeRO stage DeepSpeed's step calls that of torch's optimizer.
+    optimizer = engine.client_optimizer
+    optimizer.step = lambda *_: None
+    try:
+        engine.step()
+    finally:
+        del optimizer.step
+    return False
 
 
 def grad_norm(engine: Any) -> float | None:
@@ -288,15 +359,18 @@ def full_weights(engine: Any) -> dict[str, Tensor]:
     return weights
 
 
-def save_engine(engine: Any, folder: Path) -> None:
-    """Save what resuming needs, one or two files per rank.
+def engine_state(engine: Any, folder: Path) -> dict[Path, Any]:
+    """Return a copy, on the CPU, of what resuming needs of this rank: file in `folder` -> content.
 
-    Every rank must call this: DeepSpeed waits for all of them.
+    Every rank must call this: DeepSpeed waits for all of them. Nothing is written.
     """
     engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+    states = engine.checkpoint_engine.states
+    engine.checkpoint_engine.states = {}
+    return states
 
 
 def load_engine(engine: Any, folder: Path) -> None:
-    """Load what `save_engine` saved. Every rank must call this."""
+    """Load what was written of `engine_state`. Every rank must call this."""
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     assert path is not None, f"DeepSpeed found nothing in {folder}"

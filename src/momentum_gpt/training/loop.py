@@ -3,120 +3,120 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from momentum_gpt.core import distributed
+from momentum_gpt.core import distributed, stopping
 from momentum_gpt.core.config import TrainConfig
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import RunError
 from momentum_gpt.data import TrainingData, prefetch
 from momentum_gpt.evaluation.statistics import margin_key
 from momentum_gpt.tracking import Tracker
-from momentum_gpt.training.engine import grad_norm, set_lr, train_batch
+from momentum_gpt.training.bad_steps import BadSteps
+from momentum_gpt.training.engine import accumulate, grad_norm, set_lr, update
 from momentum_gpt.training.optim import lr_at
-from momentum_gpt.training.progress import Interruption, Progress
+from momentum_gpt.training.progress import Progress
+from momentum_gpt.training.run import Run, Stopped
 from momentum_gpt.training.throughput import Throughput
-
-
-@dataclass
-class Position:
-    """How far a run has come: all of its state that is not in the engine."""
-
-    step: int = 0
-    """Optimizer steps done."""
-    order_hash: str = field(default="", repr=False)
-    """Hash of the windows read so far."""
 
 
 def train(
     config: TrainConfig,
-    engine: Any,
     batches: TrainingData,
-    position: Position,
-    evaluate: Callable[[], dict[str, float]],
-    save: Callable[[Position], None],
+    run: Run,
     tracker: Tracker | None,
     throughput: Throughput,
-) -> bool:
-    """Train from `position` to the last step, or until an interruption is requested.
+) -> int:
+    """Train from the run's position to the last step, or until somebody asks to stop.
+
+    A checkpoint is written either way. Every rank must call this.
 
     Args:
-        evaluate, save: called by every rank, as the engine may be spread over them.
+        run: evaluates and saves, on every rank, as the engine may be spread over them.
         tracker: the main rank's; None on the others.
 
     Returns:
-        Whether the last step was reached. A checkpoint is written either way.
+        The exit code: 0 after the last step, else that of the request to stop.
 
     Raises:
-        UserError: the loss is no longer a finite number; the checkpoints are left as they are.
+        UserError: a step is bad, and the run is to stop then, or bad steps do not end.
+        Rewind: a step is bad, and the run is to go on from its last checkpoint.
+        RunError: the model is broken, or the last checkpoint could not be written.
     """
     training = config.training
-    steps = range(position.step, training.max_steps)
+    engine = run.engine
+    position = run.position
+    bad_steps = BadSteps(config, batches, position)
     progress = Progress(position.step, training.max_steps)
 
-    def log(metrics: dict[str, float]) -> None:
+    def log(metrics: dict[str, Any]) -> None:
         if tracker:
-            tracker.log(position.step, position.step * training.tokens_per_step, metrics)
+            tracker.log(position.step, run.tokens, metrics)
 
-    with Interruption() as interruption:
-        coming = prefetch(batches, distributed.rank(), steps)
-        for step, micro_batches, n_targets in throughput.waiting(coming):
-            lr = lr_at(step, config.optim, training.max_steps)
-            set_lr(engine, lr)
-            part = train_batch(engine, micro_batches, n_targets)
+    def evaluate() -> bool:
+        """Return whether the evaluation was done, and not stopped."""
+        position.evaluation_is_due = True
+        try:
+            metrics = run.evaluate()
+        except Stopped:
+            return False
+        position.evaluation_is_due = False
+        position.val_loss = metrics["val/loss"]
+        log(metrics)
+        progress.say(describe(position.step, metrics))
+        return True
 
-            position.step = step + 1
-            position.order_hash = batches.order_hash(position.order_hash, step)
-            throughput.step()
-            progress.step()
+    stop = position.evaluation_is_due and not evaluate()
+    steps = range(position.step, position.step if stop else training.max_steps)
+    coming = prefetch(batches, distributed.rank(), steps)
+    for step, micro_batches, n_targets in throughput.waiting(coming):
+        lr = lr_at(step, config.optim, training.max_steps)
+        set_lr(engine, lr)
+        parts = accumulate(engine, micro_batches, n_targets)
 
-            # Every rank must take the same decisions, or one would wait for the others forever.
-            stop = distributed.true_on_any_rank(interruption.requested)
-            last = position.step == training.max_steps
-            logging = position.step % training.log_every == 0
-            evaluating = last or is_due(position.step, training.eval_every)
-            saving = last or stop or is_due(position.step, training.save_every)
+        # Every rank must take the same decisions, or one would wait for the others forever.
+        loss, stop, is_writing = run.agree(parts)
+        was_taken = update(engine, leave_out=bad_steps.is_bad(step, loss, engine))
+        position.advance(batches.order_hash(position.order_hash, step))
+        throughput.step()
+        progress.step()
 
-            if logging or saving:
-                loss = finite(distributed.sum_over_ranks(part.double()).item(), position.step)
-            if logging:
-                speed = throughput.read()
-                log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
-                progress.show(position.step, loss, speed["train/tokens_per_s"])
-            if evaluating:
-                metrics = evaluate()
-                log(metrics)
-                progress.say(describe(position.step, metrics))
-            if saving:
-                save(position)
+        if not was_taken and step not in position.skipped_steps:
+            event = bad_steps.handle(step, parts)
+            log(event)
+            progress.say(event["event"])
 
-            if evaluating or saving:
-                throughput.restart()
-            if stop:
-                break
+        last = position.step == training.max_steps
+        evaluating = last or is_due(position.step, training.eval_every)
+        saving = last or is_due(position.step, training.save_every)
+        if is_due(position.step, training.log_every) and math.isfinite(loss):
+            speed = throughput.read()
+            log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
+            progress.show(position.step, loss, speed["train/tokens_per_s"])
+        if evaluating:
+            position.evaluation_is_due = stop  # an evaluation would keep waiting who asked to stop
+            stop = stop or not evaluate()
+        if saving or stop:
+            progress.say(run.save())
+        elif not is_writing:
+            progress.say(run.finish_saving())
 
+        if evaluating or saving:
+            throughput.restart()
+        if stop:
+            break
+
+    problem = run.finish_saving()
     progress.close()
-    return position.step == training.max_steps
+    if problem:
+        raise RunError(f"{problem}; then the same command goes on from the last checkpoint")
+    if position.step < training.max_steps or position.evaluation_is_due:
+        return max(distributed.from_all_ranks(stopping.requested()))
+    return 0
 
 
 def is_due(step: int, every: int) -> bool:
     """Return whether something that happens every so many steps happens now; 0 is never."""
     return every > 0 and step % every == 0
-
-
-def finite(loss: float, step: int) -> float:
-    """Return the loss.
-
-    Raises:
-        UserError: it is infinite or not a number.
-    """
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {step}: use a lower optim.lr or a longer warm-up; "
-            "the checkpoints are left as they are"
-        )
-    return loss
 
 
 def norm_of(engine: Any) -> dict[str, float]:

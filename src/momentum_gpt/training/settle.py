@@ -12,7 +12,7 @@ from momentum_gpt.data import inspect_data
 from momentum_gpt.evaluation.budget import settle_evaluation
 from momentum_gpt.models import build_attention
 from momentum_gpt.models.weights import check_start, load_model_config
-from momentum_gpt.training.checkpoint import latest_step
+from momentum_gpt.training.checkpoint import has_any
 from momentum_gpt.training.engine import check_deepspeed_options
 
 
@@ -43,7 +43,7 @@ def settle_vocabulary(config: TrainConfig, n_tokens: int) -> None:
         n_tokens: number of token ids in the data.
     """
     model = config.model
-    if config.init and latest_step(config.run_dir / "checkpoints"):
+    if config.init and has_any(config.run_dir / "checkpoints"):
         # The weights that the run started from are in its checkpoints by now.
         started_with = read_config(config.run_dir / "config.yaml")
         model.vocab_size = model.vocab_size or started_with.model.vocab_size

@@ -1,0 +1,45 @@
+"""What a run prints before its first step: what is going to happen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import TrainConfig, plan_batch
+from momentum_gpt.models import ATTENTIONS
+from momentum_gpt.ops import has_kernel
+from momentum_gpt.training.engine import zero_stage
+
+
+def describe(config: TrainConfig, data: str, n_parameters: int) -> str:
+    """Return what is going to happen, as lines that are printed before the first step."""
+    model, training = config.model, config.training
+    plan = plan_batch(training, model.seq_len, distributed.world_size())
+    given = {key: value for key, value in config.attention.items() if key != "name"}
+    options = ", ".join(f"{key} {value}" for key, value in given.items())
+    lines = {
+        "run": str(config.run_dir),
+        "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, "
+        f"d_model {model.d_model}, {model.seq_len} tokens of context, vocabulary "
+        f"{model.vocab_size}, {model.positions} positions",
+        "weights": config.init or f"drawn from seed {training.seed}",
+        "attention": config.attention["name"]
+        + (f" ({options})" if options else "")
+        + summation(config.attention),
+        "data": data,
+        "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = "
+        f"{plan.world_size} rank(s) x {plan.micro_batch_size} per forward x "
+        f"{plan.grad_accum_steps} accumulated",
+        "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, "
+        f"{distributed.local_device().type}",
+    }
+    return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+
+def summation(attention: dict[str, Any]) -> str:
+    """Return which form of `ema_of_past` was chosen, if the variant has a decay."""
+    if not ATTENTIONS[attention["name"]].has_decay:
+        return ""
+    if has_kernel(distributed.local_device()):
+        return ", summed by the Triton kernel"
+    return ", summed by matrix products"

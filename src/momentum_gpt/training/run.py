@@ -1,0 +1,209 @@
+"""A run in progress: what it evaluates, saves and resumes with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from momentum_gpt.core import distributed, stopping
+from momentum_gpt.core.config import TrainConfig
+from momentum_gpt.core.errors import RunError, UserError
+from momentum_gpt.core.manifest import CheckpointManifest
+from momentum_gpt.data import TokenShards, TrainingData, ValidationData, fixed_batch
+from momentum_gpt.data.synthetic_tasks import NO_TARGET
+from momentum_gpt.evaluation import Origin, evaluate, keep_records
+from momentum_gpt.training.checkpoint import Checkpoint
+from momentum_gpt.training.engine import load_engine, zero_stage
+from momentum_gpt.training.position import Position, position_of
+from momentum_gpt.training.saving import NOT_FINITE, Saver
+
+CANARY_TOLERANCE = 1e-3
+"""Largest relative difference between the loss of a restored model and the stored one."""
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """An evaluation was left because somebody asked the run to stop."""
+
+
+class Run:
+    """A run in progress. Every rank has one and calls its methods alike.
+
+    Args:
+        config: of the run.
+        batches: what it is trained on.
+        validation: what it is measured on.
+        engine: the DeepSpeed engine around the model.
+        initial_weights_sha256: hash of the shared weights before the first step.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        batches: TrainingData,
+        validation: ValidationData,
+        engine: Any,
+        initial_weights_sha256: str,
+    ) -> None:
+        self.config = config
+        self.validation = validation
+        self.engine = engine
+        self.initial_weights_sha256 = initial_weights_sha256
+        self.fingerprints = batches.fingerprints()
+        self.position = Position()
+
+        tokenizer_file = None
+        if isinstance(validation, TokenShards):
+            tokenizer_file = validation.tokenizer_file
+        self.saver = Saver(config.run_dir / "checkpoints", config.training, tokenizer_file)
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the metrics of the present model, and keep their records.
+
+        Raises:
+            Stopped: somebody asked to stop meanwhile.
+        """
+        measured = evaluate(
+            self.engine.module,
+            self.validation,
+            self.config.evaluation,
+            self.config.model.seq_len,
+            self.config.training.max_tokens_per_forward,
+            advance=lambda _: stop_if_asked(),
+        )
+        if distributed.is_main():
+            origin = Origin(self.position.step, self.tokens)
+            keep_records(self.config.run_dir, origin, measured)
+        return measured.metrics
+
+    def agree(self, parts: Tensor) -> tuple[float, bool, bool]:
+        """Return the loss, whether any rank was asked to stop, and whether any is still writing.
+
+        Args:
+            parts: this rank's parts of the loss, in nats per token.
+        """
+        mine = [parts.double().sum().item(), stopping.requested() > 0, self.saver.is_writing]
+        of_all = torch.tensor(mine, dtype=torch.float64)
+        loss, n_asked, n_writing = distributed.sum_over_ranks(of_all).tolist()
+        if n_asked:
+            stopping.obey()
+        return loss, n_asked > 0, n_writing > 0
+
+    def save(self) -> str | None:
+        """Begin to write a checkpoint; return what to say of the earlier one, as `finish_saving`.
+
+        Raises:
+            RunError: the model is broken.
+        """
+        problem = self.finish_saving()
+        position = self.position
+        manifest = CheckpointManifest(
+            step=position.step,
+            tokens=self.tokens,
+            order_sha256=position.order_hash,
+            canary_loss=self.canary_loss(),
+            world_size=distributed.world_size(),
+            initial_weights_sha256=self.initial_weights_sha256,
+            data_sha256=self.fingerprints["data_sha256"],
+            tokenizer_sha256=self.fingerprints["tokenizer_sha256"],
+            zero_stage=zero_stage(self.config.deepspeed),
+            precision=self.config.training.precision,
+            val_loss=position.val_loss,
+            evaluation_is_due=position.evaluation_is_due,
+            skipped_steps=position.skipped_steps,
+            recent_losses=position.recent_losses,
+            versions={"torch": torch.__version__},
+        )
+        self.saver.begin(self.engine, manifest)
+        return problem
+
+    def finish_saving(self) -> str | None:
+        """Wait until a checkpoint is written; return what to say if it could not be.
+
+        Raises:
+            RunError: it holds numbers that are not finite.
+        """
+        pending = self.saver.pending
+        problem = self.saver.finish()
+        if pending is None or problem is None:
+            return None
+        step = pending.manifest.step
+        if problem == NOT_FINITE:
+            raise RunError(
+                f"the model of step {step} is broken: {problem}; it was not kept, and the same "
+                "command goes on from the last checkpoint"
+            )
+        return (
+            f"the checkpoint of step {step} could not be written ({problem}), the last one stays: "
+            "make room, or make the folder writable"
+        )
+
+    def resume(self, found: Checkpoint) -> None:
+        """Restore a checkpoint.
+
+        Raises:
+            UserError: it belongs to other data or to another number of ranks, or the restored
+                model does not have the loss that it had.
+        """
+        manifest = found.manifest
+        if manifest.data_sha256 != self.fingerprints["data_sha256"]:
+            source = self.config.data.path or self.config.task.kind
+            raise UserError(
+                f"{found.folder} was trained on other tokens than {source!r} holds now: "
+                "put the old data back, or choose another name"
+            )
+        self._load(found)
+
+        stored = manifest.canary_loss
+        now = self.canary_loss()
+        if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
+            raise UserError(
+                f"{found.folder} does not restore its model: the loss on the fixed batch is {now}, "
+                f"and was {stored} when it was saved; delete this checkpoint to use an older one"
+            )
+        self.initial_weights_sha256 = manifest.initial_weights_sha256
+        self.position = position_of(manifest)
+
+    def _load(self, found: Checkpoint) -> None:
+        written_by = found.manifest.world_size
+        present = distributed.world_size()
+        if written_by != present:
+            raise UserError(
+                f"{found.folder} was written by {written_by} rank(s) and this run has {present}: "
+                "the optimizer's state is divided among the ranks; "
+                f"set launch.nproc_per_node={written_by}"
+            )
+        load_engine(self.engine, found.folder / "engine")
+
+    @torch.no_grad()
+    def canary_loss(self) -> float:
+        """Return the loss on one fixed batch, in nats per token.
+
+        Raises:
+            RunError: it is not finite.
+        """
+        tokens, targets = fixed_batch(self.validation, self.config.model.seq_len)
+        device = self.engine.device
+        self.engine.module.eval()
+        nats = self.engine.module(tokens.to(device), targets.to(device))
+        self.engine.module.train()
+        loss = (nats / (targets != NO_TARGET).sum()).item()
+        if not abs(loss) < float("inf"):
+            raise RunError(
+                f"the model of step {self.position.step} is broken: its loss on the fixed batch is "
+                f"{loss}; the same command goes on from the last checkpoint"
+            )
+        return loss
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far."""
+        return self.position.step * self.config.training.tokens_per_step
+
+
+def stop_if_asked() -> None:
+    """Raise Stopped on every rank if somebody asked any rank to stop."""
+    if distributed.true_on_any_rank(stopping.requested() > 0):
+        stopping.obey()
+        raise Stopped
