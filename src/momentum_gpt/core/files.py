@@ -19,6 +19,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CLONE = PACKAGE.parents[1]
 """The repository's root, if the package is used from a clone."""
 
+MOST_JSON_BYTES = 1 << 26
+"""Size of the largest JSON file that is read: the manifest of 10 TB of tokens has 20 MiB."""
+
 
 def conf_folder() -> Path:
     """Return the folder of YAML files: that of the clone, or its copy in an installed wheel."""
@@ -51,8 +54,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, is larger than MOST_JSON_BYTES, or is nested too deeply.
+    """
+    size = path.stat().st_size
+    if size > MOST_JSON_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, and at most {MOST_JSON_BYTES:,} are read")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

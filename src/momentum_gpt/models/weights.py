@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
+from momentum_gpt.core.strangers import read_name
 from momentum_gpt.models.gpt import GPT, is_of_variant
 from momentum_gpt.models.hf.read import is_pretrained, read_pretrained, read_pretrained_config
 
@@ -70,11 +71,13 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
         if is_pretrained(folder):
             found = read_pretrained(folder)
             weights = found.weights
+            require_shape(found.config, weights)
             model = GPT(found.config, found.attention, found.document_end)
         else:
             config = read_json(folder / "config.json")
             weights = read_weights(folder)
             shape = ModelConfig(**config["model"])
+            require_shape(shape, weights)
             model = GPT(shape, config["attention"], config.get("document_end"))
 
         # A file in one precision gives a model in that precision; a mixed one, a model in fp32.
@@ -82,6 +85,32 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
         model = model.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
         model.load_state_dict(weights)
     return model.to(device).eval()
+
+
+def require_shape(config: ModelConfig, weights: dict[str, torch.Tensor]) -> None:
+    """Check, before a model is built, that its size is that of the weights.
+
+    A config that names a billion layers would fill the memory first.
+
+    Raises:
+        ValueError: a large matrix has another shape, or a layer is missing.
+    """
+    width = config.d_model
+    shapes = {"token_embedding.weight": (config.vocab_size, width)}
+    if config.positions == "learned":
+        shapes["position_embedding.weight"] = (config.seq_len, width)
+    for name, shape in shapes.items():
+        _require_tensor(weights, name, shape)
+    for layer in range(config.n_layers):
+        _require_tensor(weights, f"blocks.{layer}.attention.qkv.weight", (3 * width, width))
+
+
+def _require_tensor(
+    weights: dict[str, torch.Tensor], name: str, shape: tuple[int | None, ...]
+) -> None:
+    found = tuple(weights[name].shape) if name in weights else "missing"
+    if found != shape:
+        raise ValueError(f"its config.json makes {name} {shape}, and the weights' is {found}")
 
 
 def load_model_config(path: str | Path) -> ModelConfig:
@@ -143,9 +172,13 @@ def _errors_for_the_user(folder: Path) -> Iterator[None]:
     except (
         OSError,
         SafetensorError,
-        KeyError,
-        TypeError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
         RuntimeError,
+        TypeError,
         UnpicklingError,
         ValueError,
     ) as error:
@@ -157,13 +190,12 @@ def model_folder(path: Path) -> Path:
     """Return the folder that holds the model files of a run, a checkpoint or a model folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or `checkpoints/latest` leads to another place.
     """
     candidates = [path, path / "model"]
     latest = path / "checkpoints" / "latest"
     if latest.is_file():
-        newest = latest.read_text().strip()
-        candidates.append(path / "checkpoints" / newest / "model")
+        candidates.append(path / "checkpoints" / read_name(latest) / "model")
 
     for folder in candidates:
         if (folder / "model.safetensors").is_file() or is_pretrained(folder):
