@@ -184,6 +184,13 @@ def is_logged_in(wandb: Any) -> bool:
         return False
 
 
+def server_and_login() -> tuple[str, bool]:
+    """Return the address of the W&B server, and whether there is a key for it."""
+    import wandb
+
+    return wandb.setup().settings.base_url, is_logged_in(wandb)
+
+
 def run_id(run_dir: Path) -> str:
     """Return the W&B id of the run.
 

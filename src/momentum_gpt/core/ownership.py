@@ -87,6 +87,19 @@ def share(run_dir: Path) -> IO[str]:
     return file
 
 
+def holder(run_dir: Path) -> str | None:
+    """Return who holds the run, in a sentence with a remedy; None if nobody does.
+
+    Raises:
+        OSError: the file system has no locks, or the lock cannot be opened.
+    """
+    path = run_dir / "lock"
+    if not path.is_file():
+        return None
+    with path.open("r+", encoding="utf-8") as file:
+        return None if _lock(file, fcntl.LOCK_EX) else _in_use(run_dir, file)
+
+
 def die_with_parent() -> None:
     """Let the kernel kill this process when its parent dies, which should be the driver, if any.
 

@@ -20,6 +20,9 @@ from momentum_gpt.core.errors import UserError
 MOST_BYTES = 1 << 18
 """Size of the largest YAML file that is read: a hundred times a run's config."""
 
+LONGEST_NAME = 255
+"""Characters of a file's name, at most, as on Linux."""
+
 DEEPEST = 20
 """Levels of nested lists and mappings in a YAML file, at most."""
 
@@ -49,7 +52,7 @@ def plain_name(name: Any) -> str:
         ValueError: it is anything else.
     """
     is_plain = isinstance(name, str) and Path(name).name == name and name != ".."
-    if not is_plain or "\0" in name:
+    if not is_plain or "\0" in name or len(name) > LONGEST_NAME:
         raise ValueError(f"{reprlib.repr(name)} is not the name of a file in the folder")
     return str(name)
 

@@ -162,6 +162,8 @@ def _check(manifest: ShardsManifest) -> None:
     if set(manifest.splits) != set(SPLITS):
         raise ValueError("other splits")
     for split in SPLITS:
+        if not manifest.splits[split]:
+            raise ValueError(f"no shards of the {split} split")
         for entry in manifest.splits[split]:
             plain_name(entry.file)
             bytes.fromhex(entry.sha256)
@@ -277,8 +279,9 @@ class TokenShards:
             # Unlike np.load, it reads nothing but a plain array.
             shard = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"shard {path} cannot be read ({error}): prepare the data again"
+                f"shard {path} cannot be read ({reason}): prepare the data again"
             ) from None
 
         if shard.shape != (entry.tokens,) or shard.dtype != np.dtype(self.manifest.dtype):
