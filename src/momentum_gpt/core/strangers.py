@@ -51,8 +51,8 @@ def plain_name(name: Any) -> str:
     Raises:
         ValueError: it is anything else.
     """
-    is_plain = isinstance(name, str) and Path(name).name == name and name != ".."
-    if not is_plain or "\0" in name or len(name) > LONGEST_NAME:
+    is_name = isinstance(name, str) and Path(name).name == name and name not in ("", "..")
+    if not is_name or not name.isprintable() or len(name) > LONGEST_NAME:
         raise ValueError(f"{reprlib.repr(name)} is not the name of a file in the folder")
     return str(name)
 

@@ -241,7 +241,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         kind, name, maker = ByteLevelTokenizer, "tokenizer.json", "`tokenizers`"
 
     try:
-        return kind(file.read_bytes())
+        content = file.read_bytes()
+        if not content:  # sentencepiece would take it for a model without pieces
+            raise ValueError("it is empty")
+        return kind(content)
     except UserError:
         raise
     except Exception as error:  # the libraries raise RuntimeError and plain Exception
