@@ -295,6 +295,8 @@ SIZES = [
     ("n_layers", 10**12),
     ("n_layers", 3),
     ("n_layers", 2.5),
+    ("n_heads", 2.0),
+    ("n_heads", True),
     ("n_layers", None),
     ("d_model", 10**9),
     ("d_model", 10**30),

@@ -93,8 +93,13 @@ def require_shape(config: ModelConfig, weights: dict[str, torch.Tensor]) -> None
     A config that names a billion layers would fill the memory first.
 
     Raises:
+        TypeError: a size is not an integer.
         ValueError: a large matrix has another shape, or a layer is missing.
     """
+    for size in ("n_layers", "n_heads", "d_model", "seq_len", "vocab_size"):
+        value = getattr(config, size)
+        if type(value) is not int:
+            raise TypeError(f"its config.json has {size}={value!r}, which is not an integer")
     width = config.d_model
     shapes = {"token_embedding.weight": (config.vocab_size, width)}
     if config.positions == "learned":
