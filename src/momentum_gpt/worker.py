@@ -33,7 +33,7 @@ from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.bad_steps import MOST_IN_A_ROW, Rewind
-from momentum_gpt.training.checkpoint import Checkpoint, newest_good, tidy
+from momentum_gpt.training.checkpoint import Checkpoint, newest_good, set_aside, tidy
 from momentum_gpt.training.describe import describe
 from momentum_gpt.training.engine import build_engine
 from momentum_gpt.training.loop import train
@@ -55,8 +55,7 @@ def pretrain(config: TrainConfig) -> int:
 
     engine = build_engine(model, config, plan)
     run = Run(config, batches, validation, engine, initial_weights)
-    if found is not None:
-        resume(run, found)
+    resume(run, found)
     throughput = Throughput(
         config.training.tokens_per_step,
         flops_per_token(config.model, n_parameters),
@@ -113,10 +112,22 @@ def find_checkpoint(config: TrainConfig) -> Checkpoint | None:
     return found
 
 
-def resume(run: Run, found: Checkpoint) -> None:
-    """Restore a checkpoint, and say so. Every rank must call this."""
-    run.resume(found)
-    say(f"resume    from {found.folder} ({found.manifest.tokens:,} tokens seen)")
+def resume(run: Run, found: Checkpoint | None) -> None:
+    """Restore a checkpoint, or an older one if its model is broken. Every rank must call this.
+
+    Raises:
+        UserError: no checkpoint gives a model back that is as it was saved.
+    """
+    while found is not None:
+        fault = run.resume(found)
+        if fault is None:
+            say(f"resume    from {found.folder} ({found.manifest.tokens:,} tokens seen)")
+            return
+        say(f"passed over a checkpoint: {found.folder.name} is broken ({fault})")
+        if distributed.is_main():
+            set_aside(found.folder)
+        distributed.barrier()
+        found = find_checkpoint(run.config)
 
 
 def go_back(run: Run, bad_step: int) -> None:
