@@ -6,18 +6,22 @@ Hydra: all ranks read one file, so that they cannot disagree.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
-from momentum_gpt.core import distributed
+from momentum_gpt.core import activity, distributed, outcome, ownership, stopping
 from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import keep_json_lines
 from momentum_gpt.core.manifest import CheckpointManifest
+from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.data import (
     TokenShards,
     TrainingData,
@@ -38,17 +42,20 @@ from momentum_gpt.training import checkpoint
 from momentum_gpt.training.checkpoint import Checkpoint
 from momentum_gpt.training.engine import build_engine, zero_stage
 from momentum_gpt.training.loop import Position, train
+from momentum_gpt.training.supervision import MARGIN, Watchdog
 from momentum_gpt.training.throughput import Throughput, flops_per_token
 
 CANARY_TOLERANCE = 1e-3
 """Largest relative difference between the loss of a restored model and the stored one."""
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells use it."""
 
+def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
+    """Train the run to its end, or until somebody asks to stop; return how it ended.
 
-def pretrain(config: TrainConfig) -> int:
-    """Train the run to its end, or until it is interrupted; return the exit code."""
+    Args:
+        timeout: how long a rank waits in a collective operation.
+    """
+    activity.pulse("opening the data, building the model")
     plan = plan_batch(config.training, config.model.seq_len, distributed.world_size())
     batches = open_training(config, plan)
     validation = open_validation(config)
@@ -59,7 +66,9 @@ def pretrain(config: TrainConfig) -> int:
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(describe(config, describe_data(batches, validation, config), n_parameters))
 
+    activity.pulse("building the engine")
     run.engine = build_engine(model, config, plan)
+    distributed.set_timeout(timeout)
     if found is not None:
         run.resume(found)
     tracker = open_tracker(config, run.position.step)
@@ -69,7 +78,7 @@ def pretrain(config: TrainConfig) -> int:
         flops_per_token(config.model, n_parameters),
     )
     try:
-        finished = train(
+        exit_code = train(
             config,
             run.engine,
             batches,
@@ -84,11 +93,12 @@ def pretrain(config: TrainConfig) -> int:
         if message:
             say(message)
 
-    if finished:
-        return 0
     step = run.position.step
-    say(f"stopped after step {step}, checkpoint saved; the same command resumes the run")
-    return INTERRUPTED
+    if exit_code == 0:
+        return Outcome(0, step, f"all {step} steps are done")
+    message = f"stopped after step {step}, checkpoint saved; the same command resumes the run"
+    say(message)
+    return Outcome(exit_code, step, message)
 
 
 def build_model(config: TrainConfig, validation: ValidationData, is_new: bool) -> GPT:
@@ -263,21 +273,55 @@ def say(text: str) -> None:
 
 
 def work(path: Path) -> int:
-    """Join the other ranks, train, and leave; return the exit code."""
+    """Join the other ranks, train, and leave; return the exit code.
+
+    The main rank writes `outcome.json` beside the config, however it ends.
+    """
+    run_dir = path.parent
+    is_main = os.environ.get("RANK", "0") == "0"  # also outside the process group
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ownership.die_with_parent()
+    stopping.listen()
+    if is_main:
+        outcome.forget(run_dir)
+
+    ended = Outcome(stopping.INTERRUPTED, None, "interrupted")
     try:
-        config = read_config(path)
-        distributed.start(distributed.local_device())
-        try:
-            return pretrain(config)
-        finally:
-            distributed.stop()
+        ended = join_and_train(path)
     except UserError as error:
-        if distributed.is_main():
+        ended = Outcome(2, None, str(error))
+        if is_main:
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
     except KeyboardInterrupt:
-        return INTERRUPTED
+        pass
+    except Exception as error:
+        ended = Outcome(1, None, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if is_main:
+            outcome.write(run_dir, ended)
+    return ended.exit_code
+
+
+def join_and_train(path: Path) -> Outcome:
+    """Train under the eyes of the other ranks."""
+    config = read_config(path)
+    hang_after = config.launch.hang_after
+    # The watchdog comes first, and says which rank the others wait for.
+    timeout = timedelta(seconds=hang_after + MARGIN)
+
+    def report(line: str, exit_code: int) -> None:
+        get_error_handler().record_exception(RuntimeError(line))
+        if distributed.is_main():
+            outcome.write(config.run_dir, Outcome(exit_code, None, line))
+
+    distributed.start(distributed.local_device(), timeout)
+    try:
+        with Watchdog(hang_after, report):
+            return pretrain(config, timeout)
+    finally:
+        distributed.stop()
 
 
 if __name__ == "__main__":
-    sys.exit(work(Path(sys.argv[1])))
+    sys.exit(record(work)(Path(sys.argv[1])))

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from momentum_gpt.core import distributed
+from momentum_gpt.core import activity, distributed
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
@@ -260,6 +260,7 @@ def train_batch(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_targe
         engine.backward(nats / mean_targets)
         engine.step()  # updates only after the last micro-batch
         total += nats.detach()
+        activity.pulse()
     return total / n_targets
 
 

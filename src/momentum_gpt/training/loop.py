@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from momentum_gpt.core import distributed
+from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import TrainingData, prefetch
@@ -15,7 +15,7 @@ from momentum_gpt.evaluation.statistics import margin_key
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.engine import grad_norm, set_lr, train_batch
 from momentum_gpt.training.optim import lr_at
-from momentum_gpt.training.progress import Interruption, Progress
+from momentum_gpt.training.progress import Progress
 from momentum_gpt.training.throughput import Throughput
 
 
@@ -38,15 +38,16 @@ def train(
     save: Callable[[Position], None],
     tracker: Tracker | None,
     throughput: Throughput,
-) -> bool:
-    """Train from `position` to the last step, or until an interruption is requested.
+) -> int:
+    """Train from `position` to the last step, or until somebody asks to stop.
 
     Args:
         evaluate, save: called by every rank, as the engine may be spread over them.
         tracker: the main rank's; None on the others.
 
     Returns:
-        Whether the last step was reached. A checkpoint is written either way.
+        0 if the last step was reached, else the exit code of the request to stop. A checkpoint is
+        written either way.
 
     Raises:
         UserError: the loss is no longer a finite number; the checkpoints are left as they are.
@@ -59,45 +60,50 @@ def train(
         if tracker:
             tracker.log(position.step, position.step * training.tokens_per_step, metrics)
 
-    with Interruption() as interruption:
-        coming = prefetch(batches, distributed.rank(), steps)
-        for step, micro_batches, n_targets in throughput.waiting(coming):
-            lr = lr_at(step, config.optim, training.max_steps)
-            set_lr(engine, lr)
-            part = train_batch(engine, micro_batches, n_targets)
+    stop = 0
+    coming = prefetch(batches, distributed.rank(), steps)
+    for step, micro_batches, n_targets in throughput.waiting(coming):
+        activity.pulse(f"step {step + 1}: forward and backward passes")
+        lr = lr_at(step, config.optim, training.max_steps)
+        set_lr(engine, lr)
+        part = train_batch(engine, micro_batches, n_targets)
 
-            position.step = step + 1
-            position.order_hash = batches.order_hash(position.order_hash, step)
-            throughput.step()
-            progress.step()
+        position.step = step + 1
+        position.order_hash = batches.order_hash(position.order_hash, step)
+        throughput.step()
+        progress.step()
 
-            # Every rank must take the same decisions, or one would wait for the others forever.
-            stop = distributed.true_on_any_rank(interruption.requested)
-            last = position.step == training.max_steps
-            logging = position.step % training.log_every == 0
-            evaluating = last or is_due(position.step, training.eval_every)
-            saving = last or stop or is_due(position.step, training.save_every)
+        # Every rank must take the same decisions, or one would wait for the others forever.
+        stop = distributed.largest_on_any_rank(stopping.requested())
+        if stop:
+            stopping.obey()
+        last = position.step == training.max_steps
+        logging = position.step % training.log_every == 0
+        evaluating = last or is_due(position.step, training.eval_every)
+        saving = last or stop or is_due(position.step, training.save_every)
 
-            if logging or saving:
-                loss = finite(distributed.sum_over_ranks(part.double()).item(), position.step)
-            if logging:
-                speed = throughput.read()
-                log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
-                progress.show(position.step, loss, speed["train/tokens_per_s"])
-            if evaluating:
-                metrics = evaluate()
-                log(metrics)
-                progress.say(describe(position.step, metrics))
-            if saving:
-                save(position)
+        if logging or saving:
+            loss = finite(distributed.sum_over_ranks(part.double()).item(), position.step)
+        if logging:
+            speed = throughput.read()
+            log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
+            progress.show(position.step, loss, speed["train/tokens_per_s"])
+        if evaluating:
+            activity.pulse(f"step {position.step}: evaluation")
+            metrics = evaluate()
+            log(metrics)
+            progress.say(describe(position.step, metrics))
+        if saving:
+            activity.pulse(f"step {position.step}: saving a checkpoint")
+            save(position)
 
-            if evaluating or saving:
-                throughput.restart()
-            if stop:
-                break
+        if evaluating or saving:
+            throughput.restart()
+        if stop:
+            break
 
     progress.close()
-    return position.step == training.max_steps
+    return 0 if position.step == training.max_steps else stop
 
 
 def is_due(step: int, every: int) -> bool:

@@ -1,11 +1,8 @@
-"""What a person sees of a running job, and the signals that end it cleanly."""
+"""What a person sees of a running job."""
 
 from __future__ import annotations
 
-import signal
 import time
-from types import FrameType
-from typing import Any
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.terminal import StepBar
@@ -47,38 +44,3 @@ class Progress:
         per_step = (time.monotonic() - self.began) / max(1, step - self.first)
         left = per_step * (self.max_steps - step)
         return f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}"
-
-
-class Interruption:
-    """Turn Ctrl-C and SIGTERM into a request to stop after the present step.
-
-    A second Ctrl-C stops at once. Under torchrun one Ctrl-C arrives twice, from the terminal and
-    from torchrun: only a later one is a second.
-    """
-
-    SAME_KEYSTROKE = 2.0
-    """Seconds within which a second SIGINT is the same Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.requested_at = 0.0
-
-    def __enter__(self) -> Interruption:
-        self.handlers_before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.handlers_before[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.handlers_before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
-        if number == signal.SIGINT and self.requested:
-            if now - self.requested_at > self.SAME_KEYSTROKE:
-                raise KeyboardInterrupt
-            return
-        if not self.requested:
-            self.requested = True
-            self.requested_at = now
