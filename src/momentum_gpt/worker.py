@@ -42,7 +42,7 @@ from momentum_gpt.training import checkpoint
 from momentum_gpt.training.checkpoint import Checkpoint
 from momentum_gpt.training.engine import build_engine, zero_stage
 from momentum_gpt.training.loop import Position, train
-from momentum_gpt.training.supervision import MARGIN, Watchdog
+from momentum_gpt.training.supervision import MARGIN, HangError, Watchdog
 from momentum_gpt.training.throughput import Throughput, flops_per_token
 
 CANARY_TOLERANCE = 1e-3
@@ -311,7 +311,7 @@ def join_and_train(path: Path) -> Outcome:
     timeout = timedelta(seconds=hang_after + MARGIN)
 
     def report(line: str, exit_code: int) -> None:
-        get_error_handler().record_exception(RuntimeError(line))
+        get_error_handler().record_exception(HangError(line))
         if distributed.is_main():
             outcome.write(config.run_dir, Outcome(exit_code, None, line))
 

@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
 
 from momentum_gpt.core import outcome, ownership, stopping
 from momentum_gpt.core.config import LaunchConfig
@@ -89,8 +92,6 @@ def _requests_for_the_ranks() -> Iterator[None]:
 
     A second Ctrl-C ends this process at once, and the ranks with it.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-
     stopping.listen()
     stopping.obey()  # as long as the ranks take
     first: list[float] = []
@@ -116,10 +117,6 @@ def _requests_for_the_ranks() -> Iterator[None]:
 
 def _start(config_path: Path, ranks: int) -> Attempt:
     """Start the ranks once, wait until they end, and return what became of them."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
     arguments = [
         "--standalone",
         f"--nproc-per-node={ranks}",
@@ -146,7 +143,7 @@ def _asked_for() -> int:
     return stopping.requested() or stopping.INTERRUPTED
 
 
-def _failure(failed: Any) -> Attempt:
+def _failure(failed: ChildFailedError) -> Attempt:
     """Return the failure that came first; the others follow from it."""
     # Two failures within one second: a rank that was killed is the cause of the other's error.
     rank, first = min(

@@ -53,6 +53,10 @@ STATES = {
 """What the letters of /proc/PID/stat mean; see proc(5). Other letters explain nothing."""
 
 
+class HangError(Exception):
+    """The run hangs; the text says which rank, and where."""
+
+
 @dataclass(frozen=True)
 class Sign:
     """A rank's sign of life."""
@@ -136,6 +140,7 @@ class Watchdog:
         self.alarm = ""
         """The alarm that all ranks agree on, from the store."""
         self.agreed = threading.Event()
+        self.introduced = threading.Event()
         self.over = threading.Event()
 
         self.tasks = [self._decide]
@@ -148,6 +153,9 @@ class Watchdog:
             thread = threading.Thread(target=task, daemon=True, name=f"watchdog{task.__name__}")
             thread.start()
             self.threads.append(thread)
+        if self.world_size > 1:
+            # Whoever freezes from now on has given its process id.
+            self.introduced.wait(self.silence)
         stopping.when_overdue(self.kill_frozen)
         return self
 
@@ -178,6 +186,8 @@ class Watchdog:
         while not self.over.is_set():
             try:
                 store = self._connect()
+                self._give(store)
+                self.introduced.set()
                 while not self.over.wait(self.interval):
                     self._give_and_take(store)
                 self._give(store)
