@@ -83,11 +83,13 @@ def refuse_changes(old: TrainConfig, new: TrainConfig) -> None:
 def launch(config: TrainConfig, path: Path) -> int:
     """Run the worker in this process, or one per rank under torchrun; return the exit code."""
     from momentum_gpt.launching.torchrun import run_ranks
+    from momentum_gpt.training.checkpoint import newest_step
     from momentum_gpt.worker import work
 
     # DeepSpeed starts only once in a process, and a sweep has several jobs.
     if config.launch.nproc_per_node > 1 or is_sweep():
-        return run_ranks(path, config.launch.nproc_per_node)
+        checkpoints = config.run_dir / "checkpoints"
+        return run_ranks(path, config.launch, lambda: newest_step(checkpoints))
     return work(path)
 
 

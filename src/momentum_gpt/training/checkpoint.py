@@ -176,6 +176,12 @@ def has_any(folder: Path) -> bool:
     return bool(_names(folder)) or any(folder.glob(DAMAGED + "step_*"))
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint, good or not; 0 if there is none."""
+    names = _names(folder)
+    return _step_of(names[0]) if names else 0
+
+
 def is_complete(folder: Path, max_steps: int) -> bool:
     """Return whether there is a good checkpoint of the last step, with nothing left to do."""
     for name in _names(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from momentum_gpt.core import distributed, stopping
+from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import RunError
 from momentum_gpt.data import TrainingData, prefetch
@@ -54,6 +54,7 @@ def train(
 
     def evaluate() -> bool:
         """Return whether the evaluation was done, and not stopped."""
+        activity.pulse(f"step {position.step}: evaluation")
         position.evaluation_is_due = True
         try:
             metrics = run.evaluate()
@@ -69,6 +70,7 @@ def train(
     steps = range(position.step, position.step if stop else training.max_steps)
     coming = prefetch(batches, distributed.rank(), steps)
     for step, micro_batches, n_targets in throughput.waiting(coming):
+        activity.pulse(f"step {step + 1}: forward and backward passes")
         lr = lr_at(step, config.optim, training.max_steps)
         set_lr(engine, lr)
         parts = accumulate(engine, micro_batches, n_targets)
@@ -96,6 +98,7 @@ def train(
             position.evaluation_is_due = stop  # an evaluation would keep waiting who asked to stop
             stop = stop or not evaluate()
         if saving or stop:
+            activity.pulse(f"step {position.step}: saving a checkpoint")
             progress.say(run.save())
         elif not is_writing:
             progress.say(run.finish_saving())

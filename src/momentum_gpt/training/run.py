@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_gpt.core import distributed, stopping
+from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import RunError, UserError
 from momentum_gpt.core.manifest import CheckpointManifest
@@ -71,7 +71,7 @@ class Run:
             self.config.evaluation,
             self.config.model.seq_len,
             self.config.training.max_tokens_per_forward,
-            advance=lambda _: stop_if_asked(),
+            advance=lambda _: go_on_unless_asked(),
         )
         if distributed.is_main():
             origin = Origin(self.position.step, self.tokens)
@@ -203,8 +203,9 @@ class Run:
         return self.position.step * self.config.training.tokens_per_step
 
 
-def stop_if_asked() -> None:
-    """Raise Stopped on every rank if somebody asked any rank to stop."""
+def go_on_unless_asked() -> None:
+    """Show progress; raise Stopped on every rank if somebody asked any rank to stop."""
+    activity.pulse()
     if distributed.true_on_any_rank(stopping.requested() > 0):
         stopping.obey()
         raise Stopped
