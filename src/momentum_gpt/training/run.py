@@ -147,12 +147,13 @@ class Run:
             UserError: the checkpoint belongs to other data.
         """
         manifest = found.manifest
-        if manifest.data_sha256 != self.fingerprints["data_sha256"]:
-            source = self.config.data.path or self.config.task.kind
-            raise UserError(
-                f"{found.folder} was trained on other tokens than {source!r} holds now: "
-                "put the old data back, or choose another name"
-            )
+        for entry, what in (("data_sha256", "tokens"), ("tokenizer_sha256", "token ids")):
+            if getattr(manifest, entry) != self.fingerprints[entry]:
+                source = self.config.data.path or self.config.task.kind
+                raise UserError(
+                    f"{found.folder} was trained on other {what} than {source!r} holds now: "
+                    "put the old data back, or choose another name"
+                )
         self._load(found)
 
         stored = manifest.canary_loss
