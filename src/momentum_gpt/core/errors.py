@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user, and the checks that raise it."""
+"""The exceptions that a command prints as one line, and the checks that raise the first."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ class UserError(ValueError):
     """A mistake the user can correct. Every command prints it as one line and exits with code 2.
 
     The message names the value, the rule it breaks and the remedy.
+    """
+
+
+class MachineError(Exception):
+    """What this machine cannot do at present, such as writing to a full disk.
+
+    Every command prints it as one line and exits with code 1. The message names what was to be
+    done, why it cannot be, and the remedy. The same command succeeds once that is mended.
     """
 
 
