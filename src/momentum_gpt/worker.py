@@ -22,7 +22,8 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler, 
 
 from momentum_gpt.core import activity, distributed, outcome, ownership
 from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
-from momentum_gpt.core.errors import RunError, UserError
+from momentum_gpt.core.disk import checkpoint_bytes, require_room_for_run
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import keep_json_lines
 from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.data import (
@@ -39,7 +40,7 @@ from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.bad_steps import MOST_IN_A_ROW, Rewind
 from momentum_gpt.training.checkpoint import Checkpoint, newest_good, set_aside, tidy
 from momentum_gpt.training.describe import describe
-from momentum_gpt.training.engine import build_engine
+from momentum_gpt.training.engine import build_engine, zero_stage
 from momentum_gpt.training.loop import train
 from momentum_gpt.training.run import Run
 from momentum_gpt.training.supervision import MARGIN, HangError, Watchdog
@@ -63,10 +64,13 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(describe(config, describe_data(batches, validation, config), n_parameters))
 
+    size = checkpoint_bytes(n_parameters, config.training.precision, zero_stage(config.deepspeed))
+    keep = config.training.keep_checkpoints
+    distributed.on_main_rank(lambda: require_room_for_run(config.run_dir, size, keep))
     activity.pulse("building the engine")
     engine = build_engine(model, config, plan)
     distributed.set_timeout(timeout)
-    run = Run(config, batches, validation, engine, initial_weights)
+    run = Run(config, batches, validation, engine, initial_weights, size)
     resume(run, found)
     throughput = Throughput(
         config.training.tokens_per_step,
@@ -189,16 +193,14 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds the run.
     """
-    problem = None
     lock = None
-    if distributed.is_main() and ownership.DRIVER not in os.environ:
-        try:
+
+    def own() -> None:
+        nonlocal lock
+        if ownership.DRIVER not in os.environ:
             lock = ownership.own(run_dir)
-        except UserError as error:
-            problem = str(error)
-    problem = distributed.same_on_all_ranks(problem)
-    if problem:
-        raise UserError(problem)
+
+    distributed.on_main_rank(own)
     with lock or ownership.share(run_dir):
         yield
 
@@ -216,7 +218,7 @@ def work(path: Path) -> int:
     ended = Outcome(stopping.INTERRUPTED, None, "interrupted")
     try:
         ended = join_and_train(path)
-    except (UserError, RunError) as error:
+    except (UserError, MachineError) as error:
         ended = Outcome(2 if isinstance(error, UserError) else 1, None, str(error))
         get_error_handler().record_exception(error)  # for the last word of who started us
         if is_main:

@@ -6,11 +6,14 @@ The same calls work for one process and for many.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from momentum_gpt.core.errors import MachineError, UserError
 
 T = TypeVar("T")
 
@@ -107,6 +110,23 @@ def same_on_all_ranks(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_control_group)
     return box[0]
+
+
+def on_main_rank(act: Callable[[], None]) -> None:
+    """Call `act` on the main rank alone.
+
+    Raises:
+        UserError, MachineError: `act` raised it; every rank raises the same.
+    """
+    error = None
+    if is_main():
+        try:
+            act()
+        except (UserError, MachineError) as raised:
+            error = raised
+    error = same_on_all_ranks(error)
+    if error is not None:
+        raise error
 
 
 def from_all_ranks(value: T) -> list[T]:

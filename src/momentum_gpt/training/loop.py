@@ -7,7 +7,7 @@ from typing import Any
 
 from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
-from momentum_gpt.core.errors import RunError
+from momentum_gpt.core.errors import MachineError
 from momentum_gpt.data import TrainingData, prefetch
 from momentum_gpt.evaluation.statistics import margin_key
 from momentum_gpt.tracking import Tracker
@@ -40,7 +40,7 @@ def train(
     Raises:
         UserError: a step is bad, and the run is to stop then, or bad steps do not end.
         Rewind: a step is bad, and the run is to go on from its last checkpoint.
-        RunError: the model is broken, or the last checkpoint could not be written.
+        MachineError: the model is broken, or the last checkpoint could not be written.
     """
     training = config.training
     engine = run.engine
@@ -66,6 +66,7 @@ def train(
         progress.say(describe(position.step, metrics))
         return True
 
+    problem = None
     stop = position.evaluation_is_due and not evaluate()
     steps = range(position.step, position.step if stop else training.max_steps)
     coming = prefetch(batches, distributed.rank(), steps)
@@ -99,7 +100,9 @@ def train(
             stop = stop or not evaluate()
         if saving or stop:
             activity.pulse(f"step {position.step}: saving a checkpoint")
-            progress.say(run.save())
+            progress.say(run.finish_saving())
+            problem = run.save()
+            progress.say(problem)
         elif not is_writing:
             progress.say(run.finish_saving())
 
@@ -108,10 +111,10 @@ def train(
         if stop:
             break
 
-    problem = run.finish_saving()
+    problem = run.finish_saving() or problem
     progress.close()
     if problem:
-        raise RunError(f"{problem}; then the same command goes on from the last checkpoint")
+        raise MachineError(problem)
     if position.step < training.max_steps or position.evaluation_is_due:
         return max(distributed.from_all_ranks(stopping.requested()))
     return 0

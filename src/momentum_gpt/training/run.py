@@ -10,7 +10,7 @@ from torch import Tensor
 
 from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
-from momentum_gpt.core.errors import RunError, UserError
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.data import TokenShards, TrainingData, ValidationData, fixed_batch
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
@@ -37,6 +37,7 @@ class Run:
         validation: what it is measured on.
         engine: the DeepSpeed engine around the model.
         initial_weights_sha256: hash of the shared weights before the first step.
+        checkpoint_size: bytes of a checkpoint, about.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Run:
         validation: ValidationData,
         engine: Any,
         initial_weights_sha256: str,
+        checkpoint_size: int = 0,
     ) -> None:
         self.config = config
         self.validation = validation
@@ -57,7 +59,8 @@ class Run:
         tokenizer_file = None
         if isinstance(validation, TokenShards):
             tokenizer_file = validation.tokenizer_file
-        self.saver = Saver(config.run_dir / "checkpoints", config.training, tokenizer_file)
+        folder = config.run_dir / "checkpoints"
+        self.saver = Saver(folder, config.training, tokenizer_file, checkpoint_size)
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of the present model, and keep their records.
@@ -92,12 +95,11 @@ class Run:
         return loss, n_asked > 0, n_writing > 0
 
     def save(self) -> str | None:
-        """Begin to write a checkpoint; return what to say of the earlier one, as `finish_saving`.
+        """Begin to write a checkpoint; return what to say if it cannot be.
 
         Raises:
-            RunError: the model is broken.
+            MachineError: the model is broken.
         """
-        problem = self.finish_saving()
         position = self.position
         manifest = CheckpointManifest(
             step=position.step,
@@ -116,14 +118,17 @@ class Run:
             recent_losses=position.recent_losses,
             versions={"torch": torch.__version__},
         )
-        self.saver.begin(self.engine, manifest)
-        return problem
+        try:
+            self.saver.begin(self.engine, manifest)
+        except MachineError as error:
+            return no_checkpoint(position.step, str(error))
+        return None
 
     def finish_saving(self) -> str | None:
         """Wait until a checkpoint is written; return what to say if it could not be.
 
         Raises:
-            RunError: it holds numbers that are not finite.
+            MachineError: it holds numbers that are not finite.
         """
         pending = self.saver.pending
         problem = self.saver.finish()
@@ -131,14 +136,11 @@ class Run:
             return None
         step = pending.manifest.step
         if problem == NOT_FINITE:
-            raise RunError(
+            raise MachineError(
                 f"the model of step {step} is broken: {problem}; it was not kept, and the same "
                 "command goes on from the last checkpoint"
             )
-        return (
-            f"the checkpoint of step {step} could not be written ({problem}), the last one stays: "
-            "make room, or make the folder writable"
-        )
+        return no_checkpoint(step, problem)
 
     def resume(self, found: Checkpoint) -> str | None:
         """Restore a checkpoint; return what is wrong with the restored model, if anything is.
@@ -179,11 +181,11 @@ class Run:
         """Return the loss on one fixed batch, in nats per token.
 
         Raises:
-            RunError: it is not finite.
+            MachineError: it is not finite.
         """
         loss = self._canary_loss()
         if not math.isfinite(loss):
-            raise RunError(
+            raise MachineError(
                 f"the model of step {self.position.step} is broken: its loss on the fixed batch is "
                 f"{loss}; the same command goes on from the last checkpoint"
             )
@@ -202,6 +204,11 @@ class Run:
     def tokens(self) -> int:
         """Tokens trained on so far."""
         return self.position.step * self.config.training.tokens_per_step
+
+
+def no_checkpoint(step: int, problem: str) -> str:
+    """Return what to say of a checkpoint that could not be written."""
+    return f"there is no checkpoint of step {step:,}, and the last one stays: {problem}"
 
 
 def go_on_unless_asked() -> None:
