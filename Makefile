@@ -1,7 +1,7 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
 .PHONY: help setup train recall test test-slow test-wheel test-cluster test-harness \
-        test-transformers4 mutation checks format wheel reference check-attention \
+        test-transformers4 mutation chaos checks format wheel reference check-attention \
         bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -59,6 +59,9 @@ mutation: .venv/.ready-for-tests  ## Measure which small mistakes in the code th
 	$(PIP) -e '.[harness,mutation]'
 	$(RUN) pytest --quiet tests/mutation
 	$(RUN) tests.mutation $(OPTIONS)
+
+chaos: .venv/.ready-for-tests  ## Kill, freeze and damage runs, and see that none is lost: an hour
+	$(RUN) tests.chaos $(OPTIONS)
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types
 	$(BIN)/ruff check

@@ -26,7 +26,7 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from loguru import logger
 
 from data_prep.settings import ExecutorConfig
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import read_json, write_json
 from momentum_gpt.core.terminal import Advance, progress_bar
 
@@ -64,7 +64,7 @@ class Failure:
 
     message: str
     for_user: bool
-    """Whether the message is a UserError's, and complete by itself."""
+    """Whether the message is complete by itself: a UserError's or a MachineError's."""
 
 
 class _Task:
@@ -82,7 +82,9 @@ class _Task:
                 return super()._run_for_rank(rank, *arguments, **named)  # type: ignore[misc]
             except Exception as error:
                 message = str(error) or type(error).__name__
-                write_json(path, asdict(Failure(message, isinstance(error, UserError))))
+                write_json(
+                    path, asdict(Failure(message, isinstance(error, (UserError, MachineError))))
+                )
                 raise
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,3 +113,32 @@ def data_folder(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         )
     )
     return output
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MiB, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "momentum-gpt", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a file system cannot be mounted here: {error}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path, leave: int = 0) -> Path:
+    """Fill the folder's disk but for so many bytes; return the file that does, to be deleted."""
+    ballast = folder / "ballast"
+    with ballast.open("ab") as file:
+        file.write(bytes(shutil.disk_usage(folder).free - leave))
+    return ballast
+
+
+def make_read_only(folder: Path) -> None:
+    """Let nothing be written any more on a `small_disk`."""
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)

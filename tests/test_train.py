@@ -98,6 +98,7 @@ def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) ->
         "metrics.jsonl",
         "checkpoints",
         "evaluations",
+        "lock",
     }
     assert (straight / "checkpoints" / "latest").read_text() == "step_00000040\n"
     last = straight / "checkpoints" / "step_00000040"
@@ -227,6 +228,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_from_it(
     )
     os.killpg(again.pid, signal.SIGTERM)
     out, _ = again.communicate(timeout=60)
+    assert again.returncode == 75
     assert f"resume    from {tmp_path}/x/checkpoints/step_{step:08d}" in out
     assert latest_step(tmp_path / "x") > step
 
@@ -241,6 +243,82 @@ def test_ctrl_c_on_two_ranks_ends_cleanly_too(data_folder: Path, tmp_path: Path)
     assert "Traceback" not in out
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_request_during_an_evaluation_is_obeyed_and_the_evaluation_comes_later(
+    data_folder: Path, tmp_path: Path, ranks: int
+) -> None:
+    """The evaluation of step 10 takes minutes; its records are those of a run without a stop."""
+    more = ["training.save_every=0", "training.eval_every=10", "training.max_steps=12"]
+    more += [f"launch.nproc_per_node={ranks}"]
+    slow = ["evaluation.tokens=8192", "evaluation.context_lengths=[1,64]"]
+    process = start(tmp_path, data_folder, "x", *more, *slow)
+    metrics = tmp_path / "x" / "metrics.jsonl"
+    wait_until(lambda: len(read_json_lines(metrics)) == 10, process)
+    time.sleep(1)
+    process.send_signal(signal.SIGUSR1)
+    asked = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 30
+    assert process.returncode == 75, out
+    assert "stopped after step 10, checkpoint saved" in out
+    assert "Traceback" not in out
+    found = manifest(tmp_path / "x")
+    assert (found["step"], found["evaluation_is_due"]) == (10, True)
+    assert not any("val/loss" in record for record in read_json_lines(metrics))
+
+    again = command(*arguments(tmp_path, data_folder, "x", *more, *slow))
+    assert again.code == 0, again.err
+    steps = [record["step"] for record in read_json_lines(metrics) if "val/loss" in record]
+    assert steps == [10, 12]
+    assert not manifest(tmp_path / "x")["evaluation_is_due"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_a_request_before_the_first_step_is_obeyed(
+    data_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """While torch and DeepSpeed are imported: no traceback, nothing that blocks the next start."""
+    process = start(tmp_path, data_folder, "x", *LONG)
+    time.sleep(1.5)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, out
+    assert "Traceback" not in out
+    assert latest_step(tmp_path / "x") <= 1
+
+
+def test_a_second_start_says_who_holds_the_run(
+    invoke: Invoke, data_folder: Path, tmp_path: Path
+) -> None:
+    process = start(tmp_path, data_folder, "x", *LONG)
+    wait_until(lambda: len(read_json_lines(tmp_path / "x" / "metrics.jsonl")) > 2, process)
+    config = (tmp_path / "x" / "config.yaml").read_text()
+    done = command(*arguments(tmp_path, data_folder, "x", "training.max_steps=7"))
+    assert done.code == 2
+    assert f"{tmp_path}/x is in use by process {process.pid} on " in done.err
+    assert "Traceback" not in done.err
+    assert (tmp_path / "x" / "config.yaml").read_text() == config
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    again = command(*arguments(tmp_path, data_folder, "x", "training.max_steps=2"))
+    assert again.code == 0, again.err
+
+
+def test_a_first_start_that_failed_does_not_block_the_corrected_command(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    much = ["optim.lr=1e30", "optim.min_lr=0", "optim.warmup_steps=0", "optim.grad_clip=0"]
+    failed = command(*arguments(tmp_path, data_folder, "x", *much, "training.bad_step=stop"))
+    assert failed.code == 2, failed
+    assert "use a lower optim.lr" in failed.err
+    (kept,) = (tmp_path / "x" / "bad_steps").iterdir()
+    assert json.loads(kept.read_text())["micro_batches"][0]["texts"][0]
+
+    done = command(*arguments(tmp_path, data_folder, "x", "resume=never", "training.max_steps=2"))
+    assert done.code == 0, done.err
+
+
 def test_a_damaged_newest_checkpoint_is_skipped_and_reported(
     straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -249,15 +327,12 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_reported(
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    (run / "checkpoints" / "latest").write_text(
-        "step_00000030\n"
-    )  # else the run counts as complete
     done = command(
         *arguments(tmp_path, data_folder, "straight", "attention=momentum", "training.max_steps=40")
     )
     assert done.code == 0, done.err
     assert (
-        "skipped a checkpoint: step_00000040 is damaged "
+        "passed over a checkpoint: step_00000040 is damaged "
         "(model/model.safetensors is not what was written)" in done.out
     )
     assert "step_00000030" in done.out
@@ -288,7 +363,6 @@ def test_other_tokens_under_a_run_are_noticed(
 
     run = Path(shutil.copytree(straight, tmp_path / "straight"))
     shutil.rmtree(run / "checkpoints" / "step_00000040")
-    (run / "checkpoints" / "latest").write_text("step_00000030\n")
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(data_folder), str(other)))
 
@@ -491,7 +565,6 @@ def test_a_run_from_other_weights_is_resumed_without_them(
     whole, begun = deterministic(tmp_path / "begun"), manifest(tmp_path / "begun")
     folder = tmp_path / "begun" / "checkpoints"
     shutil.rmtree(folder / "step_00000010")
-    (folder / "latest").write_text("step_00000005\n")
     shutil.rmtree(weights)
     done = command(*arguments(tmp_path, data_folder, "begun", *more))
     assert done.code == 0, done.err

@@ -84,11 +84,14 @@ def bytes_problem(path: Path, entry: ShardEntry) -> str | None:
         return None
 
     size = path.stat().st_size
-    for number, (now, written) in enumerate(zip(block_hashes(path), entry.blocks, strict=False)):
+    blocks = zip(block_hashes(path, entry.block_bytes), entry.blocks, strict=False)
+    for number, (now, written) in enumerate(blocks):
         if now != written:
-            start = number * BLOCK_BYTES
-            last = min(start + BLOCK_BYTES, size) - 1
+            start = number * entry.block_bytes
+            last = min(start + entry.block_bytes, size) - 1
             return f"{path} is damaged: bytes {start:,} to {last:,} are not what was written"
+    if not entry.blocks:
+        return f"{path} is damaged: its bytes are not what was written"
     return f"{path} has {size:,} bytes, more or fewer than were written"
 
 

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from momentum_gpt import __version__
+from momentum_gpt.core import stopping
 
 VERBS = {
     "Data": {
@@ -54,6 +55,8 @@ def main() -> None:
         if arguments[: len(words)] == words:
             # The command then finds its own arguments where it expects them.
             sys.argv = [f"momentum-gpt {verb}", *arguments[len(words) :]]
+            if verb == "train":
+                stopping.listen()  # before the imports, which take seconds
             importlib.import_module(module).main()
             return
 

@@ -24,18 +24,24 @@ from pathlib import Path
 
 from momentum_gpt.cli import Command, is_sweep
 from momentum_gpt.core import ownership
-from momentum_gpt.core.config import TrainConfig, changes_nothing, flat, read_config, write_config
+from momentum_gpt.core.config import TrainConfig, read_config, write_config
 from momentum_gpt.core.errors import UserError
 
 
 def train(config: TrainConfig) -> int:
     """Check the config, claim the run's folder, and train; return the exit code."""
     # Imported here so that --help does not load torch.
-    from momentum_gpt.training.checkpoint import is_complete
+    from momentum_gpt.training.checkpoint import is_complete, newest_step
+    from momentum_gpt.training.resuming import refuse_changes, take_over
     from momentum_gpt.training.settle import settle
 
+    old = begun_run(config)
+    if old:
+        take_over(config, old)
     settle(config)
-    refuse_another_run(config)
+    if old:
+        refuse_changes(old, config, newest_step(config.run_dir / "checkpoints"))
+
     with ownership.own(config.run_dir):
         os.environ[ownership.DRIVER] = str(os.getpid())
         path = config.run_dir / "config.yaml"
@@ -47,47 +53,37 @@ def train(config: TrainConfig) -> int:
         return stopping.requested() or launch(config, path)
 
 
-def refuse_another_run(config: TrainConfig) -> None:
-    """Raise a UserError if the folder holds a run that this one would spoil.
+def begun_run(config: TrainConfig) -> TrainConfig | None:
+    """Return the config of the run that is in the folder; None if there is none.
 
-    A folder without a checkpoint holds nothing that could be resumed: what made the start fail may
-    be changed.
+    A folder without a checkpoint holds nothing that could be resumed: whatever made the first
+    start fail may be changed.
+
+    Raises:
+        UserError: there is one, and resume=never.
     """
     from momentum_gpt.training.checkpoint import has_any
 
     if not has_any(config.run_dir / "checkpoints"):
-        return
+        return None
     if config.resume == "never":
         raise UserError(
             f"{config.run_dir} exists already and resume=never: "
             "choose another name, or resume=auto to resume it"
         )
-    refuse_changes(read_config(config.run_dir / "config.yaml"), config)
-
-
-def refuse_changes(old: TrainConfig, new: TrainConfig) -> None:
-    """Raise a UserError if an option that changes the result is not what the run began with."""
-    before = flat(old)
-    now = flat(new)
-    differences = []
-    for key in sorted(before | now):
-        if before.get(key) != now.get(key) and not changes_nothing(key):
-            differences.append(f"{key} was {before.get(key)!r} and is {now.get(key)!r}")
-    if differences:
-        raise UserError(
-            f"{new.run_dir} is a run with another config ({', '.join(differences)}): "
-            "choose another name"
-        )
+    return read_config(config.run_dir / "config.yaml")
 
 
 def launch(config: TrainConfig, path: Path) -> int:
     """Run the worker in this process, or one per rank under torchrun; return the exit code."""
     from momentum_gpt.launching.torchrun import run_ranks
+    from momentum_gpt.training.checkpoint import newest_step
     from momentum_gpt.worker import work
 
     # DeepSpeed starts only once in a process, and a sweep has several jobs.
     if config.launch.nproc_per_node > 1 or is_sweep():
-        return run_ranks(path, config.launch.nproc_per_node)
+        checkpoints = config.run_dir / "checkpoints"
+        return run_ranks(path, config.launch, lambda: newest_step(checkpoints))
     return work(path)
 
 

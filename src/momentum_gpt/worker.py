@@ -15,12 +15,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
-from momentum_gpt.core import distributed, ownership
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
+
+from momentum_gpt.core import activity, distributed, outcome, ownership
 from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
-from momentum_gpt.core.errors import RunError, UserError
+from momentum_gpt.core.disk import checkpoint_bytes, require_room_for_run
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import keep_json_lines
+from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.data import (
     TokenShards,
     ValidationData,
@@ -33,16 +38,22 @@ from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import weights_sha256
 from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.bad_steps import MOST_IN_A_ROW, Rewind
-from momentum_gpt.training.checkpoint import Checkpoint, newest_good, tidy
+from momentum_gpt.training.checkpoint import Checkpoint, newest_good, set_aside, tidy
 from momentum_gpt.training.describe import describe
-from momentum_gpt.training.engine import build_engine
+from momentum_gpt.training.engine import build_engine, zero_stage
 from momentum_gpt.training.loop import train
 from momentum_gpt.training.run import Run
+from momentum_gpt.training.supervision import MARGIN, HangError, Watchdog
 from momentum_gpt.training.throughput import Throughput, flops_per_token
 
 
-def pretrain(config: TrainConfig) -> int:
-    """Train the run to its end, or until somebody asks to stop; return the exit code."""
+def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
+    """Train the run to its end, or until somebody asks to stop; return how it ended.
+
+    Args:
+        timeout: how long a rank waits in a collective operation.
+    """
+    activity.pulse("opening the data, building the model")
     plan = plan_batch(config.training, config.model.seq_len, distributed.world_size())
     batches = open_training(config, plan)
     validation = open_validation(config)
@@ -53,10 +64,14 @@ def pretrain(config: TrainConfig) -> int:
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(describe(config, describe_data(batches, validation, config), n_parameters))
 
+    size = checkpoint_bytes(n_parameters, config.training.precision, zero_stage(config.deepspeed))
+    keep = config.training.keep_checkpoints
+    distributed.on_main_rank(lambda: require_room_for_run(config.run_dir, size, keep))
+    activity.pulse("building the engine")
     engine = build_engine(model, config, plan)
-    run = Run(config, batches, validation, engine, initial_weights)
-    if found is not None:
-        resume(run, found)
+    distributed.set_timeout(timeout)
+    run = Run(config, batches, validation, engine, initial_weights, size)
+    resume(run, found)
     throughput = Throughput(
         config.training.tokens_per_step,
         flops_per_token(config.model, n_parameters),
@@ -72,10 +87,12 @@ def pretrain(config: TrainConfig) -> int:
         finally:
             say(tracker.close() if tracker else None)
 
-    if code:
-        step = run.position.step
-        say(f"stopped after step {step}, checkpoint saved; the same command resumes the run")
-    return code
+    step = run.position.step
+    if code == 0:
+        return Outcome(0, step, f"all {step} steps are done")
+    message = f"stopped after step {step}, checkpoint saved; the same command resumes the run"
+    say(message)
+    return Outcome(code, step, message)
 
 
 def build_model(config: TrainConfig, validation: ValidationData, is_new: bool) -> GPT:
@@ -113,10 +130,22 @@ def find_checkpoint(config: TrainConfig) -> Checkpoint | None:
     return found
 
 
-def resume(run: Run, found: Checkpoint) -> None:
-    """Restore a checkpoint, and say so. Every rank must call this."""
-    run.resume(found)
-    say(f"resume    from {found.folder} ({found.manifest.tokens:,} tokens seen)")
+def resume(run: Run, found: Checkpoint | None) -> None:
+    """Restore a checkpoint, or an older one if its model is broken. Every rank must call this.
+
+    Raises:
+        UserError: no checkpoint gives a model back that is as it was saved.
+    """
+    while found is not None:
+        fault = run.resume(found)
+        if fault is None:
+            say(f"resume    from {found.folder} ({found.manifest.tokens:,} tokens seen)")
+            return
+        say(f"passed over a checkpoint: {found.folder.name} is broken ({fault})")
+        if distributed.is_main():
+            set_aside(found.folder)
+        distributed.barrier()
+        found = find_checkpoint(run.config)
 
 
 def go_back(run: Run, bad_step: int) -> None:
@@ -164,41 +193,70 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds the run.
     """
-    problem = None
     lock = None
-    if distributed.is_main() and ownership.DRIVER not in os.environ:
-        try:
+
+    def own() -> None:
+        nonlocal lock
+        if ownership.DRIVER not in os.environ:
             lock = ownership.own(run_dir)
-        except UserError as error:
-            problem = str(error)
-    problem = distributed.same_on_all_ranks(problem)
-    if problem:
-        raise UserError(problem)
+
+    distributed.on_main_rank(own)
     with lock or ownership.share(run_dir):
         yield
 
 
 def work(path: Path) -> int:
-    """Join the other ranks, train, and leave; return the exit code."""
+    """Join the other ranks, train, and leave; return the exit code.
+
+    The main rank writes `outcome.json` beside the config, however it ends.
+    """
+    run_dir = path.parent
+    is_main = os.environ.get("RANK", "0") == "0"  # also outside the process group
+    if is_main:
+        outcome.forget(run_dir)
+
+    ended = Outcome(stopping.INTERRUPTED, None, "interrupted")
     try:
-        config = read_config(path)
-        distributed.start(distributed.local_device())
-        try:
-            with locked(config.run_dir):
-                return pretrain(config)
-        finally:
-            distributed.stop()
-    except (UserError, RunError) as error:
-        if distributed.is_main():
+        ended = join_and_train(path)
+    except (UserError, MachineError) as error:
+        ended = Outcome(2 if isinstance(error, UserError) else 1, None, str(error))
+        get_error_handler().record_exception(error)  # for the last word of who started us
+        if is_main:
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
-        return stopping.INTERRUPTED
+        pass
+    except Exception as error:
+        ended = Outcome(1, None, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if is_main:
+            outcome.write(run_dir, ended)
+    return ended.exit_code
+
+
+def join_and_train(path: Path) -> Outcome:
+    """Train under the eyes of the other ranks."""
+    config = read_config(path)
+    hang_after = config.launch.hang_after
+    # The watchdog comes first, and says which rank the others wait for.
+    timeout = timedelta(seconds=hang_after + MARGIN)
+
+    def report(line: str, exit_code: int) -> None:
+        get_error_handler().record_exception(HangError(line))
+        if distributed.is_main():
+            outcome.write(config.run_dir, Outcome(exit_code, None, line))
+
+    distributed.start(distributed.local_device(), timeout)
+    try:
+        with locked(config.run_dir), Watchdog(hang_after, report):
+            return pretrain(config, timeout)
+    finally:
+        distributed.stop()
 
 
 if __name__ == "__main__":
     if "TORCHELASTIC_RUN_ID" in os.environ:
         ownership.die_with_parent()
-    code = work(Path(sys.argv[1]))
+    code = record(work)(Path(sys.argv[1]))
     stopping.ignore()
     sys.exit(code)

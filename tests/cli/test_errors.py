@@ -14,7 +14,7 @@ from data_prep import prepare
 from momentum_gpt import compare, evaluate, train
 from momentum_gpt.cli import Command
 from momentum_gpt.training.settle import settle
-from tests.conftest import SMOKE, Result, command
+from tests.conftest import SMOKE, Result, command, fill
 
 Invoke = Callable[..., Result]
 
@@ -170,6 +170,26 @@ def test_an_existing_run_with_another_config_is_left_alone(
 
     assert config.read_bytes() == before
     assert [path.name for path in config.parent.iterdir()] == ["config.yaml"]
+
+
+def test_what_a_full_disk_prevents_is_one_line_and_exit_code_1(
+    invoke: Invoke, small_disk: Path
+) -> None:
+    def claim_only(options: train.TrainConfig) -> None:
+        train.claim_run_folder(options)
+
+    def write_plainly(options: train.TrainConfig) -> None:
+        (small_disk / "log").write_text("a" * 5000)
+
+    fill(small_disk)
+    for act, path in ((claim_only, small_disk / "x" / "config.yaml"), (write_plainly, "a file")):
+        main = Command(act, train.TrainConfig, "train")
+        done = invoke(main, "name=x", "data=y", f"runs={small_disk}", *SMOKE)
+        assert done.code == 1
+        assert done.err == (
+            f"error: {path} cannot be written (no space left on device): "
+            "free some space there, and give the same command again\n"
+        )
 
 
 def test_compare_and_evaluate_say_what_is_wrong(invoke: Invoke, tmp_path: Path) -> None:

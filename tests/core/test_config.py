@@ -25,7 +25,8 @@ from momentum_gpt.core.config import (
     read_config,
     write_config,
 )
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import MachineError, UserError
+from tests.conftest import fill
 
 INFINITE = float("inf")
 
@@ -100,18 +101,39 @@ def test_a_nested_config_becomes_dotted_names() -> None:
     assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": None}) == {"a.b": 1, "a.c.d": 2, "e": None}
 
 
+def small_config(**options: Any) -> TrainConfig:
+    given = {
+        "name": "a",
+        "data": DataConfig("data"),
+        "model": ModelConfig(n_layers=1, n_heads=1, d_model=4, seq_len=64),
+        "attention": {"name": "vanilla"},
+        "optim": OptimConfig(lr=1e-3, min_lr=1e-4, warmup_steps=1),
+        "training": TrainingConfig(max_steps=10, tokens_per_step=64),
+        "deepspeed": {},
+    }
+    return TrainConfig(**given | options)
+
+
+def test_a_full_disk_leaves_the_old_config_readable(small_disk: Path) -> None:
+    path = small_disk / "runs" / "a" / "config.yaml"
+    old, new = small_config(), small_config(resume="never")
+    write_config(old, path)
+    ballast = fill(small_disk)
+
+    with pytest.raises(MachineError, match=r"config\.yaml cannot be written"):
+        write_config(new, path)
+    assert read_config(path) == old
+    assert [found.name for found in path.parent.iterdir()] == ["config.yaml"]
+
+    ballast.unlink()
+    write_config(new, path)
+    assert read_config(path) == new
+
+
 def test_a_config_of_an_earlier_version_is_read_without_the_options_that_are_gone(
     tmp_path: Path,
 ) -> None:
-    config = TrainConfig(
-        name="a",
-        data=DataConfig("data"),
-        model=ModelConfig(n_layers=1, n_heads=1, d_model=4, seq_len=64),
-        attention={"name": "vanilla"},
-        optim=OptimConfig(lr=1e-3, min_lr=1e-4, warmup_steps=1),
-        training=TrainingConfig(max_steps=10, tokens_per_step=64),
-        deepspeed={},
-    )
+    config = small_config()
     path = tmp_path / "config.yaml"
     write_config(config, path)
     path.write_text(path.read_text().replace("evaluation:\n", "evaluation:\n  windows: 3\n"))

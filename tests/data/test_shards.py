@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from data_prep.sources import split_of
+from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file
-from momentum_gpt.data import TokenShards, load_tokenizer
+from momentum_gpt.data import TokenShards, load_tokenizer, write_shard
+from momentum_gpt.data.packing import PackedBatches
 from momentum_gpt.data.shards import (
     ShardEntry,
     block_hashes,
@@ -133,12 +135,128 @@ def test_a_short_or_missing_file_is_found_without_opening_it(tmp_path: Path) -> 
         check_shard_file(path, entry, "uint16")
 
 
-def test_each_16_mib_of_a_file_have_a_hash(tmp_path: Path) -> None:
+def test_each_block_of_a_file_has_a_hash(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    first, second = b"a" * 2**24, b"b" * 5
+    first, second = b"a" * 1000, b"b" * 5
     path.write_bytes(first + second)
     expected = [hashlib.sha256(block).hexdigest()[:16] for block in (first, second)]
-    assert block_hashes(path) == expected
+    assert block_hashes(path, 1000) == expected
+
+
+def test_a_new_manifest_has_the_hash_of_each_4_mib(tmp_path: Path) -> None:
+    tokens = np.arange(3 << 20, dtype=np.uint16)  # 6 MiB
+    entry = write_shard(tmp_path / "train_00000.npy", tokens.dtype, len(tokens), 1, [tokens])
+    content = (tmp_path / "train_00000.npy").read_bytes()
+    blocks = (content[: 4 << 20], content[4 << 20 :])
+    assert entry.block_bytes == 4 << 20
+    assert entry.blocks == [hashlib.sha256(block).hexdigest()[:16] for block in blocks]
+
+
+def describe(folder: Path, block_bytes: int | None) -> None:
+    """Write the hashes of the files as they are into the manifest.
+
+    Args:
+        block_bytes: size of the blocks; None for a manifest without hashes of blocks.
+    """
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    for entry in content["splits"]["train"] + content["splits"]["validation"]:
+        data = (folder / entry["file"]).read_bytes()
+        entry["sha256"] = hashlib.sha256(data).hexdigest()
+        del entry["blocks"], entry["block_bytes"]
+        if block_bytes:
+            starts = range(0, len(data), block_bytes)
+            parts = [data[start : start + block_bytes] for start in starts]
+            entry["blocks"] = [hashlib.sha256(part).hexdigest()[:16] for part in parts]
+            entry["block_bytes"] = block_bytes
+    path.write_text(json.dumps(content))
+
+
+def flip_bit(path: Path, place: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
+HEADER = 128
+"""Bytes of a .npy file before its first token."""
+
+
+def test_a_flipped_bit_is_found_when_its_block_is_first_read(copy: Path, data_folder: Path) -> None:
+    describe(copy, block_bytes=4096)
+    damaged = copy / "train_00001.npy"
+    flip_bit(damaged, 3 * 4096 + 1234)
+
+    good, shards = TokenShards(data_folder), TokenShards(copy)
+    begin = int(shards.starts[1])
+    # The tokens that the bytes 12,288 to 16,383 of the file hold.
+    first, last = ((place - HEADER) // 2 for place in (3 * 4096, 4 * 4096 - 1))
+    for start, length in ((0, begin + first), (begin + last + 1, 5000)):
+        assert np.array_equal(shards.read(start, length), good.read(start, length))
+
+    for start, length in ((first, 1), (last, 1), (0, last + 100)):
+        with pytest.raises(UserError) as caught:
+            shards.read(begin + start, length)
+        assert str(caught.value) == (
+            f"shard {damaged}: bytes 12,288 to 16,383 are not what was written: check the folder "
+            f"with `momentum-gpt verify data={copy}`, then restore the file or prepare the data "
+            "again"
+        )
+
+
+def test_a_block_is_hashed_once_by_a_process_and_anew_by_the_next(copy: Path) -> None:
+    shards = TokenShards(copy)
+    shards.read(0, 10)
+    flip_bit(copy / "train_00000.npy", 5000)
+    shards.read(0, 10)
+    with pytest.raises(UserError, match="are not what was written"):
+        TokenShards(copy).read(0, 10)
+
+
+def test_an_id_that_the_tokenizer_does_not_have_is_found(copy: Path) -> None:
+    shard = np.load(copy / "train_00000.npy")
+    shard[7000] = 511
+    np.save(copy / "train_00000.npy", shard)
+    describe(copy, block_bytes=4096)
+    assert TokenShards(copy).read(7000, 1) == 511
+
+    shard[7000] = 512
+    np.save(copy / "train_00000.npy", shard)
+    describe(copy, block_bytes=4096)
+    shards = TokenShards(copy)
+    shards.read(0, 6000)
+    said = r"bytes 12,288 to 16,383 hold the token 512, but the tokenizer has 512: prepare"
+    with pytest.raises(UserError, match=said):
+        shards.read(6900, 200)
+
+
+def test_without_hashes_of_blocks_the_whole_shard_is_checked(copy: Path) -> None:
+    describe(copy, block_bytes=None)
+    flip_bit(copy / "train_00001.npy", (copy / "train_00001.npy").stat().st_size - 1)
+    shards = TokenShards(copy)
+    begin = int(shards.starts[1])
+    shards.read(0, begin)
+    with pytest.raises(UserError, match=r"train_00001\.npy: bytes 0 to .* are not what was"):
+        shards.read(begin, 1)
+
+
+def test_blocks_without_a_size_are_of_16_mib(copy: Path) -> None:
+    describe(copy, block_bytes=1 << 24)
+    path = copy / "manifest.json"
+    path.write_text(path.read_text().replace(f', "block_bytes": {1 << 24}', ""))
+    assert "block_bytes" not in path.read_text()
+    shards = TokenShards(copy)
+    assert len(shards.read(0, len(shards))) == len(shards)
+
+
+def test_packing_that_reads_all_documents_checks_them(copy: Path) -> None:
+    plan = BatchPlan(2, 2, 1, 1)
+    PackedBatches(TokenShards(copy), 64, 0, plan)
+    flip_bit(copy / "train_00002.npy", 5000)
+    with pytest.raises(UserError, match=r"train_00002\.npy"):
+        PackedBatches(TokenShards(copy), 64, 0, plan)
 
 
 def test_a_shard_with_a_pickle_in_it_is_not_unpickled(copy: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,3 +59,25 @@ def test_verify_checks_what_the_manifest_says_of_the_tokens(
 
     manifest.write_text(content.replace('"documents": ', '"documents": 1'))
     assert "documents that each have an end" in invoke(verify.main, f"data={copy}").err
+
+
+def test_verify_finds_damage_also_without_hashes_of_blocks(
+    invoke: Invoke,
+    data_folder: Path,
+    tmp_path: Path,
+) -> None:
+    copy = Path(shutil.copytree(data_folder, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for entry in manifest["splits"]["train"] + manifest["splits"]["validation"]:
+        del entry["blocks"], entry["block_bytes"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert invoke(verify.main, f"data={copy}").code == 0
+
+    shard = copy / "train_00001.npy"
+    damaged = bytearray(shard.read_bytes())
+    damaged[4000] ^= 1
+    shard.write_bytes(damaged)
+    said = (
+        f"error: {shard} is damaged: its bytes are not what was written: prepare the data again\n"
+    )
+    assert invoke(verify.main, f"data={copy}").err == said

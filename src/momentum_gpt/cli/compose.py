@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -29,7 +30,8 @@ from momentum_gpt.cli.mistakes import (
     one_line,
 )
 from momentum_gpt.cli.options import option_names
-from momentum_gpt.core.errors import RunError, UserError
+from momentum_gpt.core.disk import WRITING_ONLY, cannot_write
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import conf_folder
 
 Config = TypeVar("Config")
@@ -70,7 +72,8 @@ class Command:
     def __call__(self) -> None:
         """Compose `conf/NAME.yaml` with the command line, check the options, act, and exit.
 
-        A mistake of the user becomes one line on stderr and exit code 2.
+        A mistake of the user becomes one line on stderr and exit code 2, and what the machine
+        cannot do, such as writing to a full disk, one line and exit code 1.
         """
         arguments = sys.argv[1:]
         # Before Hydra, whose own help shows the composed YAML without a word of explanation.
@@ -113,16 +116,18 @@ class Command:
         try:
             config: Any = typed(raw, self.schema)
             return self.act(replace(config, **literals) if literals else config)
-        except (UserError, OmegaConfBaseException) as error:
+        except (UserError, MachineError, OmegaConfBaseException) as error:
             return refuse(error, typed_in)
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            return 1
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:  # `| head` has seen enough
             close_stdout()
             return 0
+        except OSError as error:
+            if error.errno not in WRITING_ONLY:
+                raise
+            path = Path(error.filename2 or error.filename or "a file")
+            return refuse(cannot_write(path, error.errno), typed_in)
 
 
 def declared(module: ModuleType) -> Command | None:
@@ -199,6 +204,6 @@ def typed(raw: DictConfig, schema: type[Config]) -> Config:
 
 
 def refuse(error: Exception, typed_in: CommandLine) -> int:
-    """Print what is wrong; return the exit code of a mistake of the user."""
+    """Print what is wrong; return the exit code: 2 for a mistake of the user, else 1."""
     print(f"error: {one_line(error, typed_in)}", file=sys.stderr)
-    return 2
+    return 1 if isinstance(error, MachineError) else 2

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.cli.options import choices_of, groups_of, option_names, takers_of, yaml_names
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import MachineError, UserError
 
 FLAGS = {
     *("--cfg", "-c", "--resolve", "--package", "-p"),
@@ -90,7 +90,7 @@ def check_missing(raw: DictConfig) -> None:
 
 def one_line(error: Exception, typed_in: CommandLine) -> str:
     """Return the error in one line, with value, rule and remedy, and without Hydra's own hints."""
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, MachineError)):
         return str(error)
     if isinstance(error, OverrideParseException):
         return not_parsed(error.override)

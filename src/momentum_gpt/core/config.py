@@ -411,9 +411,23 @@ class LaunchConfig:
 
     nproc_per_node: int = 1
     """Ranks on this machine; more than one are started by torchrun."""
+    max_restarts: int = 3
+    """How often in a row ranks that failed are started again; a new checkpoint begins a new row.
+
+    This is for ranks under torchrun. A run that was stopped on request is not started again.
+    """
+    hang_after: float = 600.0
+    """Seconds without progress on any rank after which a run is taken to hang, and ends.
+
+    It must be longer than the longest pause between two passes through the model, such as a
+    compilation or a checkpoint. A rank that is frozen is noticed after 30 s in any case.
+    """
 
     def __post_init__(self) -> None:
         require_at_least(1, "launch.nproc_per_node", self.nproc_per_node)
+        require_at_least(0, "launch.max_restarts", self.max_restarts)
+        require_finite("launch", self)
+        require_at_least(10, "launch.hang_after", self.hang_after)
 
 
 @dataclass

@@ -6,34 +6,55 @@ The same calls work for one process and for many.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from momentum_gpt.core.errors import MachineError, UserError
+
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits in a collective operation before it gives up."""
+"""How long a rank waits in a collective operation before it gives up, where nobody says more."""
 
 _control_group: dist.ProcessGroup | None = None
 
 
-def start(device: torch.device) -> None:
-    """Join the process group: the launcher's if it started us, else one of this process alone."""
+def start(device: torch.device, timeout: timedelta = TIMEOUT) -> None:
+    """Join the process group: the launcher's if it started us, else one of this process alone.
+
+    Args:
+        timeout: how long a rank waits in a collective operation before it raises an error.
+    """
     global _control_group
     backend = "nccl" if device.type == "cuda" else "gloo"
 
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group(backend, timeout=timeout)
     else:
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
         store = dist.HashStore()
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
 
     # Small agreements between hosts go over gloo, so that they never wait for the GPU's queue.
-    _control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    _control_group = dist.new_group(backend="gloo", timeout=timeout)
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Set how long this rank waits in any group, those included that a library made for itself.
+
+    New groups take a default of their backend's, not the timeout of the first group.
+    """
+    for group in groups():
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+def groups() -> list[dist.ProcessGroup]:
+    """Return all process groups that this rank belongs to."""
+    return list(dist.distributed_c10d._world.pg_map)
 
 
 def stop() -> None:
@@ -89,6 +110,23 @@ def same_on_all_ranks(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_control_group)
     return box[0]
+
+
+def on_main_rank(act: Callable[[], None]) -> None:
+    """Call `act` on the main rank alone.
+
+    Raises:
+        UserError, MachineError: `act` raised it; every rank raises the same.
+    """
+    error = None
+    if is_main():
+        try:
+            act()
+        except (UserError, MachineError) as raised:
+            error = raised
+    error = same_on_all_ranks(error)
+    if error is not None:
+        raise error
 
 
 def from_all_ranks(value: T) -> list[T]:

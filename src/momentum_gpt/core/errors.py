@@ -1,4 +1,4 @@
-"""The exceptions that are meant for the user, and the checks that raise them."""
+"""The exceptions that a command prints as one line, and the checks that raise the first."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class UserError(ValueError):
     """
 
 
-class RunError(RuntimeError):
-    """What ends a command though nobody typed anything wrong, such as a full disk.
+class MachineError(Exception):
+    """What this machine cannot do at present, such as writing to a full disk.
 
-    Every command prints it as one line and exits with code 1. The message names the cause and the
-    remedy.
+    Every command prints it as one line and exits with code 1. The message names what was to be
+    done, why it cannot be, and the remedy. The same command succeeds once that is mended.
     """
 
 

@@ -1,18 +1,24 @@
 """Files: atomic writes, JSON, JSON lines and sha256. The only home of each of them.
 
 A file is written beside its final name, synced to disk and renamed. A reader, or a run that is
-killed in between, sees either the old file or the new one and never half of one.
+killed in between, sees either the old file or the new one and never half of one. A disk that is
+full, or a folder that cannot be written, leaves the old file and raises a MachineError.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from momentum_gpt.core.disk import writing
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -31,15 +37,21 @@ def conf_folder() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the name `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path that takes the name `path` when the block ends without an error.
+
+    Raises:
+        MachineError: the disk is full, or the folder cannot be written. `path` is as it was.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            sync(partial)
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or its folder cannot be written
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,35 +83,57 @@ def read_json(path: Path) -> Any:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file with one JSON object a line; [] if there is no file.
 
-    Reading stops at the first line that is not JSON: a process that was killed may have cut its
-    last line short.
+    A line that holds anything else is left out and named on stderr, once. A last line that a killed
+    process cut short is left out without a word.
     """
-    if not path.is_file():
-        return []
+    return [record for _, record in numbered_json_lines(path)]
+
+
+def numbered_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return what `read_json_lines` does, each record with the number of its line."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    for number, (_, record) in enumerate(_read_lines(path), start=1):
+        if record is not None:
+            records.append((number, record))
     return records
 
 
 def append_json_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Append one JSON object a line, after dropping a last line that a killed process cut short."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and not _ends_with_newline(path):
-        complete = path.read_text(encoding="utf-8").rpartition("\n")
-        write_text(path, complete[0] + complete[1])
-    with path.open("a", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record) + "\n")
+    """Append one JSON object a line: all of the records, or none if that fails.
+
+    A last line that a killed process cut short is dropped before.
+
+    Raises:
+        MachineError: the disk is full, or the folder cannot be written. The file's lines are as
+            they were.
+    """
+    added = "".join(json.dumps(record) + "\n" for record in records).encode()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a buffer, which would be written once more when the file is closed.
+        with path.open("a+b", buffering=0) as file:
+            whole = _end_last_line(file)
+            try:
+                _write_all(file, added)
+            except BaseException:
+                file.truncate(whole)
+                raise
 
 
 def keep_json_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Drop the records that are not wanted."""
-    kept = [record for record in read_json_lines(path) if wanted(record)]
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    """Drop the records that are not wanted, and a last line that was cut short.
+
+    A line that is no record is named on stderr and stays where it is.
+
+    Raises:
+        MachineError: the disk is full, or the folder cannot be written. The file is as it was.
+    """
+    kept = []
+    for line, record in _read_lines(path):
+        if record is None or wanted(record):
+            kept.append(line + b"\n")
+    with replacing(path) as partial:
+        partial.write_bytes(b"".join(kept))
 
 
 def sha256_of_file(path: Path) -> str:
@@ -117,8 +151,66 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        return file.read() in (b"", b"\n")
+def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
+    """Return each line with its record; None where there is none. Name such lines on stderr.
+
+    A last line that was cut short is left out.
+    """
+    if not path.is_file():
+        return []
+    *complete, last = path.read_bytes().split(b"\n")
+    lines = [(line, _record_of(line)) for line in complete]
+    if (record := _record_of(last)) is not None:  # only the newline is missing
+        lines.append((last, record))
+
+    bad = []
+    for number, (line, record) in enumerate(lines, start=1):
+        if record is None and line.strip():
+            bad.append(number)
+    if bad:
+        _say_once(_bad_lines(path, bad))
+    return lines
+
+
+def _record_of(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object that a line holds; None if it holds anything else."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _bad_lines(path: Path, numbers: list[int]) -> str:
+    first = ", ".join(str(number) for number in numbers[:5])
+    if len(numbers) == 1:
+        return f"{path}: line {first} is no JSON object and is left out"
+    more = ", ..." if len(numbers) > 5 else ""
+    return f"{path}: {len(numbers)} lines are no JSON objects and are left out: {first}{more}"
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Print on stderr what was not said before: a file is read more than once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _end_last_line(file: io.FileIO) -> int:
+    """Give the last line its newline, or drop it if it was cut short; return the file's size."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read() in (b"", b"\n"):
+        return size
+
+    file.seek(0)
+    last = file.readall().rpartition(b"\n")[2]
+    if _record_of(last) is not None:
+        return size + file.write(b"\n")
+    return file.truncate(size - len(last))
+
+
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """Write to the end of an unbuffered file, which may take a part at a time."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]

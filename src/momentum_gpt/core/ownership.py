@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from momentum_gpt.core.disk import writing
 from momentum_gpt.core.errors import UserError
 
 WAIT = 5.0
@@ -40,16 +41,12 @@ def own(run_dir: Path) -> IO[str]:
     On a file system without locks this says so and goes on.
 
     Raises:
-        UserError: another process holds the run, or the folder cannot be written.
+        UserError: another process holds the run.
+        MachineError: the folder cannot be written.
     """
-    try:
+    with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         file = (run_dir / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{run_dir} cannot be written ({error.strerror}): make it writable, or choose another "
-            "folder with runs=DIR"
-        ) from None
 
     until = time.monotonic() + WAIT
     try:

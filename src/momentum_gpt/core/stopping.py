@@ -33,13 +33,7 @@ SAME_KEYSTROKE = 2.0
 _asked: int | None = None
 _asked_at = 0.0
 _obeyed = threading.Event()
-
-
-def _nothing() -> None:
-    """Do nothing before the process ends."""
-
-
-_overdue: Callable[[], None] = _nothing
+_overdue: Callable[[], None] | None = None
 _listening = False
 
 
@@ -55,8 +49,14 @@ def listen() -> None:
     written.setblocking(False)
     signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_hear, args=(heard, written), daemon=True, name="signals").start()
-    for number in SIGNALS:
+    for number in heeded():
         signal.signal(number, _handle)
+
+
+def heeded() -> list[signal.Signals]:
+    """Return the signals that are heeded: all but SIGHUP under nohup, which ignores it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
 
 
 def requested() -> int:
@@ -85,28 +85,31 @@ def ignore() -> None:
 
 def _hear(heard: socket.socket, written: socket.socket) -> None:
     """Read the numbers of signals; begin to count the seconds at the first."""
+    counting = False
     while True:
         for number in heard.recv(16):
-            if number in SIGNALS and _note(number):
+            if number not in SIGNALS:
+                continue
+            note(number)
+            if not counting:
                 threading.Thread(target=_end_when_overdue, daemon=True).start()
+                counting = True
 
 
 def _handle(number: int, _: FrameType | None) -> None:
     """Interrupt the main thread at a second Ctrl-C."""
-    _note(number)
+    note(number)
     again = time.monotonic() - _asked_at > SAME_KEYSTROKE
     if number == signal.SIGINT and _asked == signal.SIGINT and again:
         raise KeyboardInterrupt
 
 
-def _note(number: int) -> bool:
-    """Take note of a signal; return whether it is the first."""
+def note(number: int) -> None:
+    """Take note of a signal, if it is the first."""
     global _asked, _asked_at
-    if _asked is not None:
-        return False
-    _asked_at = time.monotonic()
-    _asked = number
-    return True
+    if _asked is None:
+        _asked_at = time.monotonic()
+        _asked = number
 
 
 def _end_when_overdue() -> None:
@@ -118,5 +121,6 @@ def _end_when_overdue() -> None:
         file=sys.stderr,
         flush=True,
     )
-    _overdue()
+    if _overdue:
+        _overdue()
     os._exit(requested())

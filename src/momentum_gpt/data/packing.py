@@ -9,6 +9,7 @@ stream; each piece begins with the end of the document before it.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class PackedBatches(Batches):
     """
 
     def _arrange(self) -> int:
-        starts, lengths = documents(self.shards.shards, self.shards.tokenizer.eos_id)
+        starts, lengths = documents(self.shards.whole(), self.shards.tokenizer.eos_id)
         cut = lengths > self.seq_len
         self.cut_share = float(lengths[cut].sum() / max(1, lengths.sum()))
 
@@ -74,7 +75,7 @@ class PackedBatches(Batches):
         )
 
 
-def documents(shards: list[np.ndarray], eos_id: int) -> tuple[np.ndarray, np.ndarray]:
+def documents(shards: Iterable[np.ndarray], eos_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Return start and length of each document in the stream, its end included, (documents,) each.
 
     The first token of the stream is no target, so the first document starts at 1.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,11 @@ FORMAT = "momentum-gpt token shards"
 VERSION = 1
 SPLITS = ("train", "validation")
 
-BLOCK_BYTES = 1 << 24
-"""Bytes of a shard's file that one block hash of the manifest covers: 16 MiB."""
+BLOCK_BYTES = 1 << 22
+"""Bytes of a shard's file that one block hash of a new manifest covers: 4 MiB."""
+
+OLD_BLOCK_BYTES = 1 << 24
+"""The same in manifests that do not say."""
 
 REMEDY = "make one with: momentum-gpt prepare corpus=stdlib output=DIR"
 
@@ -42,7 +45,13 @@ class ShardEntry:
     sha256: str
     """Hash of the file."""
     blocks: list[str] = field(default_factory=list)
-    """First 16 digits of the sha256 of each BLOCK_BYTES of the file."""
+    """First 16 digits of the sha256 of each block of the file; old manifests have none."""
+    block_bytes: int = OLD_BLOCK_BYTES
+    """Size of a block; the last one may be smaller."""
+
+    def __post_init__(self) -> None:
+        if self.block_bytes < 1:
+            raise ValueError("a block has bytes")
 
 
 @dataclass(frozen=True)
@@ -105,17 +114,23 @@ def write_shard(
             done += len(piece)
 
     assert done == n_tokens
-    return ShardEntry(path.name, n_tokens, n_documents, sha256_of_file(path), block_hashes(path))
+    blocks = block_hashes(path, BLOCK_BYTES)
+    sha256 = sha256_of_file(path)
+    return ShardEntry(path.name, n_tokens, n_documents, sha256, blocks, BLOCK_BYTES)
 
 
-def block_hashes(path: Path) -> list[str]:
-    """Return the first 16 digits of the sha256 of each BLOCK_BYTES of the file.
+def block_hashes(path: Path, block_bytes: int) -> list[str]:
+    """Return the first 16 digits of the sha256 of each so many bytes of the file.
 
-    They tell which part of a file is damaged, if the hash of the whole is wrong.
+    A part of a file can be checked without the rest, and damage has a place.
     """
     with path.open("rb") as file:
-        blocks = iter(partial(file.read, BLOCK_BYTES), b"")
-        return [hashlib.sha256(block).hexdigest()[:16] for block in blocks]
+        blocks = iter(partial(file.read, block_bytes), b"")
+        return [_block_hash(block) for block in blocks]
+
+
+def _block_hash(block: bytes) -> str:
+    return hashlib.sha256(block).hexdigest()[:16]
 
 
 def read_manifest(folder: Path) -> ShardsManifest:
@@ -211,8 +226,72 @@ def check_shard_file(path: Path, entry: ShardEntry, dtype: str) -> None:
         )
 
 
+class BlockCheck:
+    """Check each block of a shard's file once in this process, before its first token is used.
+
+    A shard whose manifest has no hashes of blocks is one block: the whole file.
+
+    Args:
+        path: the shard.
+        entry: what the manifest says of it.
+        tokens: the shard's token ids, memory-mapped.
+        vocab_size: every id must be smaller.
+    """
+
+    def __init__(self, path: Path, entry: ShardEntry, tokens: np.memmap, vocab_size: int) -> None:
+        self.path = path
+        self.entry = entry
+        self.header = tokens.offset
+        self.dtype = tokens.dtype
+        self.vocab_size = vocab_size
+        self.block_bytes = entry.block_bytes if entry.blocks else path.stat().st_size
+        self.checked: set[int] = set()
+
+    def __call__(self, first: int, stop: int) -> None:
+        """Check the blocks that hold the tokens first ... stop - 1.
+
+        Raises:
+            UserError: a block is not what was written, or holds an id outside the vocabulary.
+        """
+        size = self.dtype.itemsize
+        begin = (self.header + first * size) // self.block_bytes
+        end = (self.header + stop * size - 1) // self.block_bytes
+        for number in range(begin, end + 1):
+            if number not in self.checked:
+                self._check(number)
+                self.checked.add(number)
+
+    def _check(self, number: int) -> None:
+        start = number * self.block_bytes
+        # Not through the memory map, whose pages would count as this process's memory.
+        with self.path.open("rb") as file:
+            file.seek(start)
+            block = file.read(self.block_bytes)
+
+        where = f"shard {self.path}: bytes {start:,} to {start + len(block) - 1:,}"
+        if not self._is_as_written(number, block):
+            raise UserError(
+                f"{where} are not what was written: check the folder with `momentum-gpt verify "
+                f"data={self.path.parent}`, then restore the file or prepare the data again"
+            )
+        ids = np.frombuffer(block, self.dtype, offset=self.header if number == 0 else 0)
+        if len(ids) and ids.max() >= self.vocab_size:
+            raise UserError(
+                f"{where} hold the token {ids.max()}, but the tokenizer has {self.vocab_size:,}: "
+                "prepare the data again"
+            )
+
+    def _is_as_written(self, number: int, block: bytes) -> bool:
+        if self.entry.blocks:
+            return self.entry.blocks[number : number + 1] == [_block_hash(block)]
+        return self.entry.sha256 == hashlib.sha256(block).hexdigest()
+
+
 class TokenShards:
     """One split of a data folder as one long stream of tokens, read from memory-mapped shards.
+
+    What is read is checked: each block of a shard's file against its hash, and its ids against the
+    tokenizer, when a token of it is first used.
 
     Args:
         path: the data folder.
@@ -236,6 +315,10 @@ class TokenShards:
 
         self.entries = self.manifest.splits[split]
         self.shards = [self._open(entry) for entry in self.entries]
+        self.checks = [
+            BlockCheck(self.folder / entry.file, entry, shard, self.vocab_size)
+            for entry, shard in zip(self.entries, self.shards, strict=True)
+        ]
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
         self.documents = sum(entry.documents for entry in self.entries)
 
@@ -252,6 +335,9 @@ class TokenShards:
         """Return tokens start ... start + length - 1 of the stream, (length,), int64.
 
         A read may cross from one shard to the next.
+
+        Raises:
+            UserError: a block that holds one of the tokens is damaged.
         """
         if not 0 <= start <= start + length <= len(self):
             last = start + length - 1
@@ -263,6 +349,7 @@ class TokenShards:
         while done < length:
             offset = start + done - self.starts[shard]
             piece = self.shards[shard][offset:][: length - done]
+            self.checks[shard](offset, offset + len(piece))
             out[done : done + len(piece)] = piece
             done += len(piece)
             shard += 1
@@ -273,7 +360,17 @@ class TokenShards:
         hashes = [self.tokenizer.sha256, *(entry.sha256 for entry in self.entries)]
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
-    def _open(self, entry: ShardEntry) -> np.ndarray:
+    def whole(self) -> Iterator[np.ndarray]:
+        """Yield all tokens of each shard, (n,), after checking them.
+
+        Raises:
+            UserError: a shard is damaged.
+        """
+        for shard, check in zip(self.shards, self.checks, strict=True):
+            check(0, len(shard))
+            yield shard
+
+    def _open(self, entry: ShardEntry) -> np.memmap:
         path = self.folder / entry.file
         try:
             # Unlike np.load, it reads nothing but a plain array.

@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import append_json_lines, keep_json_lines, read_json_lines
+from momentum_gpt.core.files import (
+    append_json_lines,
+    keep_json_lines,
+    numbered_json_lines,
+    read_json_lines,
+)
 
 ACCURACY = "acc/"
 """The prefix of `FewShotRecord.accuracies` in a JSON line."""
@@ -280,7 +285,7 @@ def _folder(run_dir: Path) -> Path:
 
 def _read(path: Path, kind: type[Kind]) -> list[tuple[Origin, Kind]]:
     records = []
-    for number, line in enumerate(read_json_lines(path), start=1):
+    for number, line in numbered_json_lines(path):
         try:
             records.append((Origin.from_json(line), kind.from_json(line)))
         except TypeError as error:  # an argument of the dataclass is missing

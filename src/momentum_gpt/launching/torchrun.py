@@ -1,43 +1,175 @@
-"""Several ranks on this machine: this process becomes torchrun."""
+"""Several ranks on this machine: this process becomes torchrun, again and again if need be.
+
+torchrun restarts ranks itself, but whatever their exit code. It would start a run again that a
+user stopped, or one with a mistake in its options.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
+
+from momentum_gpt.core import outcome, ownership, stopping
+from momentum_gpt.core.config import LaunchConfig
 
 STOPPING_WITHIN = 600
-"""Seconds that the ranks have after Ctrl-C to end their step and to save; then they are killed."""
+"""Seconds that the ranks have after a request to stop to save; then they are killed."""
+
+ENDS = (0, 2, stopping.REQUEUE, stopping.INTERRUPTED)
+"""Exit codes after which nothing is started again; see `core.outcome.Outcome`."""
+
+FAILED = 1
 
 
-def run_ranks(config_path: Path, ranks: int) -> int:
-    """Run `momentum_gpt.worker` on that many ranks to its end.
+@dataclass(frozen=True)
+class Attempt:
+    """What became of the ranks that were started once."""
+
+    exit_code: int
+    cause: str = ""
+    """Why they failed, in one line; "" if they did not."""
+
+
+def run_ranks(config_path: Path, launch: LaunchConfig, latest_step: Callable[[], int]) -> int:
+    """Run `momentum_gpt.worker` on several ranks to its end, and start them again if they fail.
+
+    Args:
+        config_path: the `config.yaml` of the run, in its folder.
+        latest_step: returns the step of the newest checkpoint, by which progress is known.
 
     Returns:
-        The exit code of the first rank that failed, or 0.
+        The exit code of the main rank: 0, 2, 75 or 130; or 1 after as many failures in a row as
+        are allowed.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+    _prepare(launch.nproc_per_node)
+    n_failures = 0
+    with _requests_for_the_ranks():
+        while not stopping.requested():
+            before = latest_step()
+            attempt = _start(config_path, launch.nproc_per_node)
+            if attempt.exit_code in ENDS or stopping.requested():
+                return attempt.exit_code
 
+            if latest_step() > before:
+                n_failures = 0
+            n_failures += 1
+            if n_failures > launch.max_restarts:
+                _say(_last_word(attempt.cause, n_failures, launch.max_restarts))
+                return FAILED
+            _say(
+                f"restart {n_failures} of {launch.max_restarts} from step {latest_step():,}: "
+                f"{attempt.cause}"
+            )
+    return stopping.requested()
+
+
+def _prepare(ranks: int) -> None:
+    """Set what torchrun and the ranks read from the environment."""
     threads = max(1, (os.cpu_count() or 1) // ranks)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOPPING_WITHIN))
+    os.environ[ownership.DRIVER] = str(os.getpid())
     # A rank prints itself what goes wrong in it; torchrun would add a traceback of its own.
     for part in ("agent.server.api", "multiprocessing.api"):
         logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.CRITICAL)
 
-    arguments = ["--standalone", f"--nproc-per-node={ranks}", "-m", "momentum_gpt.worker"]
+
+@contextmanager
+def _requests_for_the_ranks() -> Iterator[None]:
+    """Let torchrun pass the first request to stop on to the ranks, and wait for them.
+
+    A second Ctrl-C ends this process at once, and the ranks with it.
+    """
+    stopping.listen()
+    stopping.obey()  # as long as the ranks take
+    first: list[float] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        stopping.note(number)
+        if not first:
+            first.append(now)
+            raise SignalException("a request to stop", signal.Signals(number))
+        if number == signal.SIGINT and now - first[0] > stopping.SAME_KEYSTROKE:
+            os._exit(stopping.INTERRUPTED)
+
+    before = {number: signal.signal(number, pass_on) for number in stopping.heeded()}
+    try:
+        yield
+    except SignalException:  # between two starts; `requested` knows of it
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(config_path: Path, ranks: int) -> Attempt:
+    """Start the ranks once, wait until they end, and return what became of them."""
+    arguments = [
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "--signals-to-handle=SIGQUIT",  # all others are ours
+        "-m",
+        "momentum_gpt.worker",
+        str(config_path),
+    ]
+    outcome.forget(config_path.parent)
     sys.stdout.flush()
     try:
-        run(parse_args([*arguments, str(config_path)]))
-    except SignalException as interruption:
-        return 128 + interruption.sigval
+        run(parse_args(arguments))
+    except SignalException:
+        ended = outcome.read(config_path.parent)
+        # Without an outcome the ranks had nothing to save yet, or were stuck and ended themselves.
+        return Attempt(ended.exit_code if ended else _asked_for())
     except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
-        if failure.exitcode < 0:
-            print(f"error: rank {rank} was ended by signal {-failure.exitcode}", file=sys.stderr)
-            return 128 - failure.exitcode
-        return failure.exitcode
-    return 0
+        return _failure(failed)
+    return Attempt(0)
+
+
+def _asked_for() -> int:
+    """Return the exit code that a signal asked for; SIGQUIT, Ctrl-\\, is an interruption."""
+    return stopping.requested() or stopping.INTERRUPTED
+
+
+def _failure(failed: ChildFailedError) -> Attempt:
+    """Return the failure that came first; the others follow from it."""
+    # Two failures within one second: a rank that was killed is the cause of the other's error.
+    rank, first = min(
+        failed.failures.items(),
+        key=lambda item: (item[1].timestamp, item[1].exitcode >= 0),
+    )
+    if -first.exitcode in stopping.SIGNALS and stopping.requested():
+        return Attempt(stopping.requested())
+    if first.exitcode < 0:
+        cause = f"rank {rank} was ended by signal {-first.exitcode} ({first.signal_name()})"
+        return Attempt(FAILED, cause)
+
+    cause = f"rank {rank} ended with exit code {first.exitcode}"
+    if isinstance(first.message, dict):  # written by the rank itself
+        cause = f"rank {rank}: {first.message['message']}"
+    return Attempt(first.exitcode, " ".join(cause.split()))
+
+
+def _last_word(cause: str, n_failures: int, allowed: int) -> str:
+    if not allowed:
+        return f"error: {cause}"
+    return (
+        f"error: crash loop: {n_failures} starts in a row failed without a new checkpoint, "
+        f"the last one because {cause}"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -116,6 +116,8 @@ def look_for_good(folder: Path) -> tuple[str | None, dict[str, str]]:
         if fault is None:
             return name, passed_over
         passed_over[name] = f"{name} is damaged ({fault})"
+    for path in sorted(folder.glob(DAMAGED + "step_*")):
+        passed_over[path.name] = f"{path.name} was passed over before"
     return None, passed_over
 
 
@@ -148,11 +150,16 @@ def tidy(folder: Path, good: str | None) -> None:
         return
     for name in _names(folder):
         if _step_of(name) > _step_of(good):
-            aside = folder / (DAMAGED + name)
-            shutil.rmtree(aside, ignore_errors=True)
-            (folder / name).rename(aside)
+            set_aside(folder / name)
     if pointed_to(folder) != good:
         write_text(folder / "latest", good + "\n")
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Give a checkpoint that cannot be used another name."""
+    aside = checkpoint.with_name(DAMAGED + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
 
 
 def pointed_to(folder: Path) -> str | None:
@@ -166,7 +173,13 @@ def pointed_to(folder: Path) -> str | None:
 
 def has_any(folder: Path) -> bool:
     """Return whether there is a checkpoint, good or not."""
-    return bool(_names(folder))
+    return bool(_names(folder)) or any(folder.glob(DAMAGED + "step_*"))
+
+
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint, good or not; 0 if there is none."""
+    names = _names(folder)
+    return _step_of(names[0]) if names else 0
 
 
 def is_complete(folder: Path, max_steps: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from momentum_gpt.core import distributed
+from momentum_gpt.core import activity, distributed
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
@@ -298,6 +298,7 @@ def accumulate(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_target
         nats = engine(tokens.to(engine.device), targets.to(engine.device))
         engine.backward(nats / mean_targets)
         parts.append(nats.detach())
+        activity.pulse()
     return torch.stack(parts) / n_targets
 
 

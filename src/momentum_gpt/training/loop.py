@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from momentum_gpt.core import distributed, stopping
+from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
-from momentum_gpt.core.errors import RunError
+from momentum_gpt.core.errors import MachineError
 from momentum_gpt.data import TrainingData, prefetch
 from momentum_gpt.evaluation.statistics import margin_key
 from momentum_gpt.tracking import Tracker
@@ -40,7 +40,7 @@ def train(
     Raises:
         UserError: a step is bad, and the run is to stop then, or bad steps do not end.
         Rewind: a step is bad, and the run is to go on from its last checkpoint.
-        RunError: the model is broken, or the last checkpoint could not be written.
+        MachineError: the model is broken, or the last checkpoint could not be written.
     """
     training = config.training
     engine = run.engine
@@ -54,6 +54,7 @@ def train(
 
     def evaluate() -> bool:
         """Return whether the evaluation was done, and not stopped."""
+        activity.pulse(f"step {position.step}: evaluation")
         position.evaluation_is_due = True
         try:
             metrics = run.evaluate()
@@ -65,10 +66,12 @@ def train(
         progress.say(describe(position.step, metrics))
         return True
 
+    problem = None
     stop = position.evaluation_is_due and not evaluate()
     steps = range(position.step, position.step if stop else training.max_steps)
     coming = prefetch(batches, distributed.rank(), steps)
     for step, micro_batches, n_targets in throughput.waiting(coming):
+        activity.pulse(f"step {step + 1}: forward and backward passes")
         lr = lr_at(step, config.optim, training.max_steps)
         set_lr(engine, lr)
         parts = accumulate(engine, micro_batches, n_targets)
@@ -96,7 +99,10 @@ def train(
             position.evaluation_is_due = stop  # an evaluation would keep waiting who asked to stop
             stop = stop or not evaluate()
         if saving or stop:
-            progress.say(run.save())
+            activity.pulse(f"step {position.step}: saving a checkpoint")
+            progress.say(run.finish_saving())
+            problem = run.save()
+            progress.say(problem)
         elif not is_writing:
             progress.say(run.finish_saving())
 
@@ -105,10 +111,10 @@ def train(
         if stop:
             break
 
-    problem = run.finish_saving()
+    problem = run.finish_saving() or problem
     progress.close()
     if problem:
-        raise RunError(f"{problem}; then the same command goes on from the last checkpoint")
+        raise MachineError(problem)
     if position.step < training.max_steps or position.evaluation_is_due:
         return max(distributed.from_all_ranks(stopping.requested()))
     return 0

@@ -42,11 +42,9 @@ def lr_at(step: int, config: OptimConfig, max_steps: int) -> float:
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
 
-    first = config.warmup_steps
-    if config.schedule == "wsd":
-        first = max(first, max_steps - round(config.decay_fraction * max_steps))
-        if step < first:
-            return config.lr
+    first = first_step_of_decay(config, max_steps)
+    if step < first:
+        return config.lr
 
     x = min(1.0, (step - first) / max(1, max_steps - 1 - first))
     if config.schedule == "cosine":
@@ -56,3 +54,10 @@ def lr_at(step: int, config: OptimConfig, max_steps: int) -> float:
     else:
         share = 1 - x
     return config.min_lr + (config.lr - config.min_lr) * share
+
+
+def first_step_of_decay(config: OptimConfig, max_steps: int) -> int:
+    """Return the update, counted from 0, from which on the learning rate falls."""
+    if config.schedule != "wsd":
+        return config.warmup_steps
+    return max(config.warmup_steps, max_steps - round(config.decay_fraction * max_steps))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from momentum_gpt.core import distributed, stopping
+from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
-from momentum_gpt.core.errors import RunError, UserError
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.data import TokenShards, TrainingData, ValidationData, fixed_batch
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
@@ -36,6 +37,7 @@ class Run:
         validation: what it is measured on.
         engine: the DeepSpeed engine around the model.
         initial_weights_sha256: hash of the shared weights before the first step.
+        checkpoint_size: bytes of a checkpoint, about.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Run:
         validation: ValidationData,
         engine: Any,
         initial_weights_sha256: str,
+        checkpoint_size: int = 0,
     ) -> None:
         self.config = config
         self.validation = validation
@@ -56,7 +59,8 @@ class Run:
         tokenizer_file = None
         if isinstance(validation, TokenShards):
             tokenizer_file = validation.tokenizer_file
-        self.saver = Saver(config.run_dir / "checkpoints", config.training, tokenizer_file)
+        folder = config.run_dir / "checkpoints"
+        self.saver = Saver(folder, config.training, tokenizer_file, checkpoint_size)
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of the present model, and keep their records.
@@ -70,7 +74,7 @@ class Run:
             self.config.evaluation,
             self.config.model.seq_len,
             self.config.training.max_tokens_per_forward,
-            advance=lambda _: stop_if_asked(),
+            advance=lambda _: go_on_unless_asked(),
         )
         if distributed.is_main():
             origin = Origin(self.position.step, self.tokens)
@@ -91,12 +95,11 @@ class Run:
         return loss, n_asked > 0, n_writing > 0
 
     def save(self) -> str | None:
-        """Begin to write a checkpoint; return what to say of the earlier one, as `finish_saving`.
+        """Begin to write a checkpoint; return what to say if it cannot be.
 
         Raises:
-            RunError: the model is broken.
+            MachineError: the model is broken.
         """
-        problem = self.finish_saving()
         position = self.position
         manifest = CheckpointManifest(
             step=position.step,
@@ -115,14 +118,17 @@ class Run:
             recent_losses=position.recent_losses,
             versions={"torch": torch.__version__},
         )
-        self.saver.begin(self.engine, manifest)
-        return problem
+        try:
+            self.saver.begin(self.engine, manifest)
+        except MachineError as error:
+            return no_checkpoint(position.step, str(error))
+        return None
 
     def finish_saving(self) -> str | None:
         """Wait until a checkpoint is written; return what to say if it could not be.
 
         Raises:
-            RunError: it holds numbers that are not finite.
+            MachineError: it holds numbers that are not finite.
         """
         pending = self.saver.pending
         problem = self.saver.finish()
@@ -130,40 +136,35 @@ class Run:
             return None
         step = pending.manifest.step
         if problem == NOT_FINITE:
-            raise RunError(
+            raise MachineError(
                 f"the model of step {step} is broken: {problem}; it was not kept, and the same "
                 "command goes on from the last checkpoint"
             )
-        return (
-            f"the checkpoint of step {step} could not be written ({problem}), the last one stays: "
-            "make room, or make the folder writable"
-        )
+        return no_checkpoint(step, problem)
 
-    def resume(self, found: Checkpoint) -> None:
-        """Restore a checkpoint.
+    def resume(self, found: Checkpoint) -> str | None:
+        """Restore a checkpoint; return what is wrong with the restored model, if anything is.
 
         Raises:
-            UserError: it belongs to other data or to another number of ranks, or the restored
-                model does not have the loss that it had.
+            UserError: the checkpoint belongs to other data.
         """
         manifest = found.manifest
-        if manifest.data_sha256 != self.fingerprints["data_sha256"]:
-            source = self.config.data.path or self.config.task.kind
-            raise UserError(
-                f"{found.folder} was trained on other tokens than {source!r} holds now: "
-                "put the old data back, or choose another name"
-            )
+        for entry, what in (("data_sha256", "tokens"), ("tokenizer_sha256", "token ids")):
+            if getattr(manifest, entry) != self.fingerprints[entry]:
+                source = self.config.data.path or self.config.task.kind
+                raise UserError(
+                    f"{found.folder} was trained on other {what} than {source!r} holds now: "
+                    "put the old data back, or choose another name"
+                )
         self._load(found)
 
         stored = manifest.canary_loss
-        now = self.canary_loss()
+        now = self._canary_loss()
         if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
-            raise UserError(
-                f"{found.folder} does not restore its model: the loss on the fixed batch is {now}, "
-                f"and was {stored} when it was saved; delete this checkpoint to use an older one"
-            )
+            return f"its loss on the fixed batch is {now}, and was {stored} when it was saved"
         self.initial_weights_sha256 = manifest.initial_weights_sha256
         self.position = position_of(manifest)
+        return None
 
     def _load(self, found: Checkpoint) -> None:
         written_by = found.manifest.world_size
@@ -176,25 +177,28 @@ class Run:
             )
         load_engine(self.engine, found.folder / "engine")
 
-    @torch.no_grad()
     def canary_loss(self) -> float:
         """Return the loss on one fixed batch, in nats per token.
 
         Raises:
-            RunError: it is not finite.
+            MachineError: it is not finite.
         """
+        loss = self._canary_loss()
+        if not math.isfinite(loss):
+            raise MachineError(
+                f"the model of step {self.position.step} is broken: its loss on the fixed batch is "
+                f"{loss}; the same command goes on from the last checkpoint"
+            )
+        return loss
+
+    @torch.no_grad()
+    def _canary_loss(self) -> float:
         tokens, targets = fixed_batch(self.validation, self.config.model.seq_len)
         device = self.engine.device
         self.engine.module.eval()
         nats = self.engine.module(tokens.to(device), targets.to(device))
         self.engine.module.train()
-        loss = (nats / (targets != NO_TARGET).sum()).item()
-        if not abs(loss) < float("inf"):
-            raise RunError(
-                f"the model of step {self.position.step} is broken: its loss on the fixed batch is "
-                f"{loss}; the same command goes on from the last checkpoint"
-            )
-        return loss
+        return float(nats / (targets != NO_TARGET).sum())
 
     @property
     def tokens(self) -> int:
@@ -202,8 +206,14 @@ class Run:
         return self.position.step * self.config.training.tokens_per_step
 
 
-def stop_if_asked() -> None:
-    """Raise Stopped on every rank if somebody asked any rank to stop."""
+def no_checkpoint(step: int, problem: str) -> str:
+    """Return what to say of a checkpoint that could not be written."""
+    return f"there is no checkpoint of step {step:,}, and the last one stays: {problem}"
+
+
+def go_on_unless_asked() -> None:
+    """Show progress; raise Stopped on every rank if somebody asked any rank to stop."""
+    activity.pulse()
     if distributed.true_on_any_rank(stopping.requested() > 0):
         stopping.obey()
         raise Stopped

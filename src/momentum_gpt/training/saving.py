@@ -19,6 +19,8 @@ from torch import Tensor
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import TrainingConfig
+from momentum_gpt.core.disk import require_room, writing
+from momentum_gpt.core.errors import MachineError
 from momentum_gpt.core.files import sha256_of_file, sync
 from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.models import GPT, save_model
@@ -44,9 +46,13 @@ class Copy:
         """Write the files, synced to disk; return each one's path in the checkpoint and sha256.
 
         Raises:
-            OSError: there is no room, or the folder cannot be written.
+            MachineError: there is no room, or the folder cannot be written.
             ValueError: a number is not finite.
         """
+        with writing(self.staging):
+            return self._write()
+
+    def _write(self) -> dict[str, str]:
         for path, state in self.states.items():
             _require_finite(state)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,12 +85,16 @@ class Saver:
         folder: the run's `checkpoints/`.
         training: which checkpoints are kept.
         tokenizer_file: copied into each checkpoint; None for a synthetic task.
+        size: bytes of a checkpoint, about.
     """
 
-    def __init__(self, folder: Path, training: TrainingConfig, tokenizer_file: Path | None) -> None:
+    def __init__(
+        self, folder: Path, training: TrainingConfig, tokenizer_file: Path | None, size: int = 0
+    ) -> None:
         self.folder = folder
         self.training = training
         self.tokenizer_file = tokenizer_file
+        self.size = size
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Pending | None = None
 
@@ -93,7 +103,11 @@ class Saver:
 
         Args:
             manifest: everything but the files' hashes, which are added.
+
+        Raises:
+            MachineError: there is no room for it.
         """
+        distributed.on_main_rank(lambda: require_room(self.folder, self.size, "a checkpoint"))
         staging = staging_folder(self.folder, manifest.step)
         states = engine_state(engine, staging / "engine")
         weights = full_weights(engine)
@@ -118,7 +132,7 @@ class Saver:
         files: dict[str, str] = {}
         try:
             files = pending.files.result()
-        except (OSError, ValueError, RuntimeError) as error:
+        except (MachineError, OSError, ValueError) as error:
             problem = " ".join(str(error).split())
 
         parts = distributed.from_all_ranks((files, problem))
@@ -132,8 +146,9 @@ class Saver:
 
     def _publish(self, pending: Pending, parts: list[dict[str, str]]) -> str | None:
         try:
-            publish(pending.staging, with_files(pending.manifest, parts))
-        except OSError as error:
+            with writing(self.folder):
+                publish(pending.staging, with_files(pending.manifest, parts))
+        except MachineError as error:
             return str(error)
         self.thread.submit(prune, self.folder, self.training)
         return None

@@ -1,0 +1,1 @@
+"""Runs of two ranks to which everything happens that happens on a cluster."""
