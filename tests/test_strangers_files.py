@@ -19,7 +19,8 @@ from data_prep import verify
 from momentum_gpt import compare, evaluate, generate, train
 from momentum_gpt.core.config import TrainConfig, read_config
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import MOST_JSON_BYTES, read_json
+from momentum_gpt.core.files import MOST_JSON_BYTES, append_json_lines, read_json
+from momentum_gpt.core.ownership import own
 from momentum_gpt.data import TokenShards, load_tokenizer
 from momentum_gpt.data.shards import read_manifest
 from momentum_gpt.evaluation.few_shot.tasks import load_task
@@ -348,6 +349,21 @@ def test_torch_files_that_hold_no_weights_are_refused(content: Any, tmp_path: Pa
     put(tmp_path / "config.json", json.dumps(config | {"vocab_size": 16}))
     torch.save(content, tmp_path / "pytorch_model.bin")
     refused(lambda: load_model(tmp_path))
+
+
+# ---------------------------------------------------------------- what is written in place
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("precious\n")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for name in ("lock", "validation.jsonl"):
+        (run_dir / name).symlink_to(mine)
+    refused(lambda: own(run_dir))
+    refused(lambda: append_json_lines(run_dir / "validation.jsonl", [{"step": 1}]))
+    assert mine.read_text() == "precious\n"
 
 
 # ---------------------------------------------------------------- whole commands

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from momentum_gpt.core.disk import writing
+from momentum_gpt.core.disk import refuse_link, writing
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -106,7 +106,9 @@ def append_json_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         MachineError: the disk is full, or the folder cannot be written. The file's lines are as
             they were.
+        UserError: the file is a link.
     """
+    refuse_link(path)
     added = "".join(json.dumps(record) + "\n" for record in records).encode()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from momentum_gpt.core.disk import writing
+from momentum_gpt.core.disk import refuse_link, writing
 from momentum_gpt.core.errors import UserError
 
 WAIT = 5.0
@@ -44,6 +44,7 @@ def own(run_dir: Path) -> IO[str]:
         UserError: another process holds the run.
         MachineError: the folder cannot be written.
     """
+    refuse_link(run_dir / "lock")
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         file = (run_dir / "lock").open("a+", encoding="utf-8")

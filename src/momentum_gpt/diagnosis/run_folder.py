@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,9 +10,10 @@ from pathlib import Path
 
 from momentum_gpt.core import ownership
 from momentum_gpt.core.config import TrainConfig, read_config
-from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import read_json
+from momentum_gpt.core.disk import checkpoint_bytes, require_room_for_run
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.manifest import read_checkpoint_manifest
+from momentum_gpt.core.outcome import read as read_outcome
 from momentum_gpt.diagnosis.findings import BAD, OK, WARNING, Check, Finding
 
 RESUME = "the same train command"
@@ -114,16 +114,25 @@ def room(run_dir: Path) -> list[Finding]:
     """Find out whether the next checkpoints fit on the disk."""
     found = read_config(run_dir / "config.yaml")
     folders = sorted((run_dir / "checkpoints").glob("step_*"))
-    if not folders:
-        return [Finding(OK, "no checkpoint yet that would tell how large one is")]
-    size = _size(folders[-1])
-    needed = size * max(1, found.training.keep_checkpoints + 1 - len(folders))
-    free = shutil.disk_usage(run_dir).free
-    text = f"{needed / 1e9:,.3g} GB are needed, {free / 1e9:,.3g} GB are free"
-    if free < needed:
-        remedy = "free some space, or keep fewer with training.keep_checkpoints=1"
-        return [Finding(BAD, text, remedy)]
-    return [Finding(OK, text)]
+    size = _size(folders[-1]) if folders else _estimated_size(found)
+    try:
+        require_room_for_run(run_dir, size, found.training.keep_checkpoints)
+    except MachineError as error:
+        return [Finding(BAD, str(error))]
+    return [Finding(OK, f"there is room for checkpoints of {size / 1e6:,.3g} MB each")]
+
+
+def _estimated_size(found: TrainConfig) -> int:
+    """Return about how many bytes the first checkpoint will take."""
+    import torch
+
+    from momentum_gpt.models import GPT
+    from momentum_gpt.training.engine import zero_stage
+
+    with torch.device("meta"):  # without memory for the weights
+        model = GPT(found.model, found.attention)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return checkpoint_bytes(n_parameters, found.training.precision, zero_stage(found.deepspeed))
 
 
 def _size(folder: Path) -> int:
@@ -192,13 +201,9 @@ def _where(found: TrainConfig) -> str:
 
 def outcome(run_dir: Path) -> list[Finding]:
     """Tell how the run ended the last time, if it says so."""
-    path = run_dir / "outcome.json"
-    if not path.is_file():
+    found = read_outcome(run_dir)
+    if found is None:
         return []
-    try:
-        found = read_json(path)
-        code, message = found["exit_code"], found["message"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return [Finding(WARNING, f"{path} cannot be read", "delete it")]
-    state = WARNING if code in (1, 2) else OK
-    return [Finding(state, f"the last attempt ended with exit code {code}: {message}")]
+    state = WARNING if found.exit_code in (1, 2) else OK
+    text = f"the last attempt ended {found.time} with exit code {found.exit_code}"
+    return [Finding(state, text, " ".join(str(found.message).split()))]
