@@ -16,12 +16,12 @@ PARAMETERS = 1_000_000
 @pytest.mark.parametrize(
     ("stage", "precision", "per_parameter"),
     [
-        (0, "fp32", 4 + 4 + 8),  # weights for evaluation; weights and two moments for resuming
-        (1, "fp32", 4 + 4 + 4 + 8),
-        (2, "fp32", 4 + 4 + 4 + 8),
+        (0, "fp32", 4 + 8),  # weights and two moments
+        (1, "fp32", 4 + 4 + 8),
+        (2, "fp32", 4 + 4 + 8),
         (3, "fp32", 4 + 4 + 8),
-        (1, "bf16", 2 + 2 + 4 + 8),
-        (2, "bf16", 2 + 2 + 4 + 8),
+        (1, "bf16", 2 + 4 + 8),
+        (2, "bf16", 2 + 4 + 8),
         (3, "bf16", 2 + 4 + 8),
     ],
 )
