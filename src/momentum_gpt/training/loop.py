@@ -89,6 +89,8 @@ def train(
                 log(metrics)
                 progress.say(describe(position.step, metrics))
             if saving:
+                if tracker:
+                    tracker.flush()
                 save(position)
 
             if evaluating or saving:
