@@ -31,6 +31,7 @@ from momentum_gpt.core.errors import UserError
 def train(config: TrainConfig) -> int:
     """Check the config, claim the run's folder, and train; return the exit code."""
     # Imported here so that --help does not load torch.
+    from momentum_gpt.tracking import show_again
     from momentum_gpt.training.checkpoint import is_complete, newest_step
     from momentum_gpt.training.resuming import refuse_changes, take_over
     from momentum_gpt.training.settle import settle
@@ -49,6 +50,8 @@ def train(config: TrainConfig) -> int:
         max_steps = config.training.max_steps
         if is_complete(config.run_dir / "checkpoints", max_steps):
             print(f"{config.run_dir} is complete: all {max_steps} steps are done")
+            if message := show_again(config):
+                print(message)
             return 0
         return stopping.requested() or launch(config, path)
 

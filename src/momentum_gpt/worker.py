@@ -14,7 +14,7 @@ if __name__ == "__main__":
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -79,13 +79,11 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
 
     code = None
     while code is None:
-        tracker = open_tracker(config, run.position.step)
         try:
-            code = train(config, batches, run, tracker, throughput)
+            with tracked(config, run.position.step) as tracker:
+                code = train(config, batches, run, tracker, throughput)
         except Rewind as rewind:
             go_back(run, rewind.step)
-        finally:
-            say(tracker.close() if tracker else None)
 
     step = run.position.step
     if code == 0:
@@ -169,6 +167,23 @@ def go_back(run: Run, bad_step: int) -> None:
         )
     resume(run, found)
     run.position.skipped_steps = skipped
+
+
+@contextmanager
+def tracked(config: TrainConfig, step: int) -> Iterator[Tracker | None]:
+    """Yield the main rank's tracker, and close it afterwards.
+
+    Raises:
+        MachineError: metrics could not be written, and nothing else was raised.
+    """
+    tracker = open_tracker(config, step)
+    try:
+        yield tracker
+    except BaseException:
+        with suppress(MachineError):  # what comes first is what the user is told
+            say(tracker.close() if tracker else None)
+        raise
+    say(tracker.close() if tracker else None)
 
 
 def open_tracker(config: TrainConfig, step: int) -> Tracker | None:

@@ -82,7 +82,7 @@ COMPOSED_ONLY = (
 ELSEWHERE = (
     r"source \.venv/bin/activate$",
     r"pip list$",
-    r"wandb (login|sync [\w/.-]+)$",
+    r"wandb (login|sync (--include-online )?[\w/.-]+)$",
     r"lm_eval --model hf ",
     r"momentum-gpt lm-eval --model momentum_gpt ",
     r"\.venv/bin/python -m pytest tests/ops$",

@@ -100,6 +100,8 @@ def train(
             stop = stop or not evaluate()
         if saving or stop:
             activity.pulse(f"step {position.step}: saving a checkpoint")
+            if tracker:
+                tracker.flush()  # no kill may lose lines that are before the checkpoint
             progress.say(run.finish_saving())
             problem = run.save()
             progress.say(problem)
