@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ from data_prep import verify
 from momentum_gpt import compare, evaluate, generate, train
 from momentum_gpt.core.config import TrainConfig, read_config
 from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import MOST_JSON_BYTES, append_json_lines, read_json
+from momentum_gpt.core.files import (
+    MOST_JSON_BYTES,
+    append_json_lines,
+    read_json,
+    sha256_of_file,
+)
+from momentum_gpt.core.manifest import read_checkpoint_manifest
 from momentum_gpt.core.ownership import own
 from momentum_gpt.data import TokenShards, load_tokenizer
 from momentum_gpt.data.shards import read_manifest
@@ -277,6 +284,39 @@ def test_a_tokenizer_of_another_kind_is_refused(
     assert name in refused(lambda: load_tokenizer(tmp_path / name))
 
 
+TOKENIZER: dict[str, Any] = {
+    "version": "1.0",
+    "added_tokens": [
+        {
+            "id": 0,
+            "content": "<|endoftext|>",
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+    ],
+    "model": {"type": "BPE", "vocab": {"<|endoftext|>": 0}, "merges": []},
+}
+
+
+def test_a_tokenizer_with_other_ids_than_the_model_is_refused(
+    place: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    (model_of(place) / "tokenizer.model").unlink()
+    path = model_of(place) / "tokenizer.json"
+    for token, reason in ((512, "the model knows 512"), (4_000_000_000, "its largest id is")):
+        model = TOKENIZER["model"] | {"vocab": {"<|endoftext|>": 0, "a": token}}
+        path.write_text(json.dumps(TOKENIZER | {"model": model}))
+        done = invoke(generate.main, "run=runs/a", "prompt=a")
+        assert (done.code, reason in done.err) == (2, True), done.err
+
+    words = {"type": "WordLevel", "vocab": {"a": 1}, "unk_token": "z"}
+    path.write_text(json.dumps(TOKENIZER | {"model": words}))
+    assert "only BPE and Unigram" in refused(lambda: load_tokenizer(path))
+
+
 # ---------------------------------------------------------------- models
 
 
@@ -292,7 +332,7 @@ def test_latest_stays_in_its_folder(name: str, place: Path) -> None:
     assert "latest cannot be read" in refused(lambda: load_model("runs/a"))
 
 
-SIZES = [
+SIZES: list[tuple[str, Any]] = [
     ("n_layers", 10**12),
     ("n_layers", 3),
     ("n_layers", 2.5),
@@ -316,6 +356,12 @@ def test_a_size_that_the_weights_do_not_have_is_refused(key: str, value: Any, pl
     refused(lambda: load_model("runs/a"))
 
 
+@pytest.mark.parametrize("end", ["x", -5, 10**30, [1], 1.5, 512])
+def test_an_end_of_documents_that_is_no_token_is_refused(end: Any, place: Path) -> None:
+    change(model_of(place) / "config.json", lambda content: content.update(document_end=end))
+    assert "which is no token" in refused(lambda: load_model("runs/a"))
+
+
 BAD_WEIGHTS: dict[str, Callable[[Path], object]] = {
     "pickle": lambda path: path.write_bytes(PICKLE),
     "torch": lambda path: torch.save(Payload(), path),
@@ -325,6 +371,12 @@ BAD_WEIGHTS: dict[str, Callable[[Path], object]] = {
     "deep": lambda path: path.write_bytes((100_000).to_bytes(8, "little") + DEEP.encode()),
     "integers": lambda path: save_file({k: v.long() for k, v in load_file(path).items()}, path),
     "none": lambda path: save_file({}, path),
+    "no numbers": lambda path: save_file(
+        {key: value * float("nan") for key, value in load_file(path).items()}, path
+    ),
+    "8 bits": lambda path: save_file(
+        {key: value.to(torch.float8_e4m3fn) for key, value in load_file(path).items()}, path
+    ),
 }
 
 
@@ -393,6 +445,27 @@ def test_every_command_ends_in_one_line(name: str, place: Path, invoke: Invoke) 
     assert done.code == 2
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
+    assert not list(place.rglob("ran"))
+
+
+def test_an_engine_state_of_another_kind_ends_in_one_line(place: Path) -> None:
+    checkpoint = place / "runs" / "a" / "checkpoints" / "step_00000002"
+    states = list((checkpoint / "engine").iterdir())
+    assert states
+    for path in states:
+        torch.save({"module": Payload()}, path)
+    # The manifest is honest about the files, so that only reading them tells.
+    manifest = read_checkpoint_manifest(checkpoint)
+    files = {name: sha256_of_file(checkpoint / name) for name in manifest.files}
+    replace(manifest, files=files).write(checkpoint)
+
+    config = place / "runs" / "a" / "config.yaml"
+    config.write_text(config.read_text().replace("max_steps: 2", "max_steps: 4"))
+    done = command("momentum_gpt.train", "name=a", "data=data", *SMOKE, "training.max_steps=4")
+    assert done.code == 2
+    assert "does not hold the engine's state" in done.err
+    assert done.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.err
     assert not list(place.rglob("ran"))
 
 
