@@ -32,7 +32,7 @@ def dashboard() -> list[Finding]:
         pass
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        text = f"{url} does not answer within {SERVER_ANSWERS_WITHIN} s ({reason})"
+        text = f"{url} does not answer within {SERVER_ANSWERS_WITHIN:g} s ({reason})"
         return [Finding(WARNING, f"{text}: runs are logged offline", STAYS_LOCAL)]
     return [Finding(OK, f"logged in, and {url} answers")]
 
