@@ -57,19 +57,32 @@ def claim_run_folder(config: TrainConfig) -> Path:
     return path
 
 
+CHANGES_ROUNDING = ("deepspeed", "training.precision", "training.max_tokens_per_forward")
+"""Options that a run may be resumed with other values of, as they change how it is computed only.
+
+A section stands for all options in it.
+"""
+
+
 def refuse_changes(old: TrainConfig, new: TrainConfig) -> None:
     """Raise a UserError if an option that changes the result is not what the run began with."""
     before = flat(old)
     now = flat(new)
     differences = []
     for key in sorted(before | now):
-        if before.get(key) != now.get(key) and not changes_nothing(key):
+        if before.get(key) != now.get(key) and not may_change(key):
             differences.append(f"{key} was {before.get(key)!r} and is {now.get(key)!r}")
     if differences:
         raise UserError(
             f"{new.run_dir} is a run with another config ({', '.join(differences)}): "
             "choose another name"
         )
+
+
+def may_change(option: str) -> bool:
+    """Return whether a run may be resumed with another value of an option."""
+    section = option.partition(".")[0]
+    return changes_nothing(option) or option in CHANGES_ROUNDING or section in CHANGES_ROUNDING
 
 
 def launch(config: TrainConfig, path: Path) -> int:

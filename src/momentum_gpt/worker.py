@@ -43,6 +43,9 @@ from momentum_gpt.training.throughput import Throughput, flops_per_token
 CANARY_TOLERANCE = 1e-3
 """Largest relative difference between the loss of a restored model and the stored one."""
 
+CANARY_TOLERANCE_OF_BF16 = 1e-2
+"""The same, between a model in bf16 and the same model in fp32."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
 
@@ -148,6 +151,8 @@ class Run:
             initial_weights_sha256=self.initial_weights_sha256,
             data_sha256=self.fingerprints["data_sha256"],
             tokenizer_sha256=self.fingerprints["tokenizer_sha256"],
+            zero_optimization=self.config.deepspeed["zero_optimization"],
+            precision=self.config.training.precision,
             versions={"torch": torch.__version__},
         )
         tokenizer_file = None
@@ -165,8 +170,8 @@ class Run:
         """Restore a checkpoint. Every rank must call this.
 
         Raises:
-            UserError: it belongs to other data or to another number of ranks, or the restored
-                model does not have the loss that it had.
+            UserError: it belongs to other data, an option of DeepSpeed stands in the way, or the
+                restored model does not have the loss that it had.
         """
         manifest = found.manifest
         if manifest.data_sha256 != self.fingerprints["data_sha256"]:
@@ -179,7 +184,9 @@ class Run:
         checkpoint.restore(self.engine, found)
         stored = manifest.canary_loss
         now = self.canary_loss()
-        if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
+        same = manifest.precision in (None, self.config.training.precision)
+        tolerance = CANARY_TOLERANCE if same else CANARY_TOLERANCE_OF_BF16
+        if not abs(now - stored) <= tolerance * abs(stored):
             raise UserError(
                 f"{found.folder} does not restore its model: the loss on the fixed batch is {now}, "
                 f"and was {stored} when it was saved; delete this checkpoint to use an older one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
@@ -28,6 +29,10 @@ class CheckpointManifest:
     data_sha256: str
     """Hash of the training tokens."""
     tokenizer_sha256: str
+    zero_optimization: dict[str, Any] | None = None
+    """DeepSpeed's options of that name, such as the ZeRO stage; None in earlier versions."""
+    precision: str | None = None
+    """`training.precision`; None in earlier versions."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the libraries that wrote the checkpoint."""
     files: dict[str, str] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import sha256_of_file, sync, write_text
 from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
 from momentum_gpt.models import save_model
+from momentum_gpt.training.elastic import is_same_layout, load_elsewhere
 from momentum_gpt.training.engine import full_weights, load_engine, save_engine
 
 NAME = re.compile(r"step_(\d{8,})")
@@ -136,18 +137,16 @@ def latest_step(folder: Path) -> int:
 def restore(engine: Any, checkpoint: Checkpoint) -> None:
     """Put the checkpoint's state into the engine. Every rank must call this.
 
+    The engine may have another number of ranks, another ZeRO stage or another precision.
+
     Raises:
-        UserError: the checkpoint was written by another number of ranks.
+        UserError: an option of DeepSpeed stands in the way.
     """
-    written_by = checkpoint.manifest.world_size
-    present = distributed.world_size()
-    if written_by != present:
-        raise UserError(
-            f"{checkpoint.folder} was written by {written_by} rank(s) and this run has {present}: "
-            "the optimizer's state is divided among the ranks; "
-            f"set launch.nproc_per_node={written_by}"
-        )
-    load_engine(engine, checkpoint.folder / "engine")
+    folder = checkpoint.folder / "engine"
+    if is_same_layout(checkpoint.manifest, engine):
+        load_engine(engine, folder)
+    else:
+        load_elsewhere(engine, folder, checkpoint.manifest)
 
 
 def _names(folder: Path) -> list[str]:
