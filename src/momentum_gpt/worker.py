@@ -151,7 +151,7 @@ class Run:
             initial_weights_sha256=self.initial_weights_sha256,
             data_sha256=self.fingerprints["data_sha256"],
             tokenizer_sha256=self.fingerprints["tokenizer_sha256"],
-            zero_optimization=self.config.deepspeed["zero_optimization"],
+            zero_optimization=self.engine.config["zero_optimization"],
             precision=self.config.training.precision,
             versions={"torch": torch.__version__},
         )

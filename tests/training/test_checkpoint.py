@@ -6,19 +6,13 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
-
-from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.training.checkpoint import (
-    Checkpoint,
     _delete_oldest,
     _publish,
     latest_step,
     newest_complete,
-    restore,
 )
 
 MANIFEST = CheckpointManifest(
@@ -99,9 +93,3 @@ def test_the_oldest_checkpoints_are_deleted(tmp_path: Path) -> None:
     _delete_oldest(tmp_path, keep=2)
     kept = {path.name for path in tmp_path.glob("step_*")}
     assert kept == {"step_99999999", "step_100000000"}
-
-
-def test_another_number_of_ranks_is_refused_with_the_one_that_wrote_it(tmp_path: Path) -> None:
-    message = r"written by 2 rank\(s\) and this run has 1: .*set launch\.nproc_per_node=2"
-    with pytest.raises(UserError, match=message):
-        restore(SimpleNamespace(), Checkpoint(tmp_path, MANIFEST))
