@@ -325,6 +325,28 @@ def test_other_groups_under_zero_3_are_another_layout(tmp_path: Path) -> None:
     check(restored, begun)
 
 
+def test_the_pieces_of_more_than_ten_ranks_are_joined_in_their_order(tmp_path: Path) -> None:
+    """By number: as names, rank 10 would come before rank 2."""
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    for rank in range(12):
+        value = torch.tensor([float(rank)])
+        adam = {"exp_avg": value + 100, "exp_avg_sq": value + 200, "step": torch.tensor(7.0)}
+        stored = {
+            "param_slice_mappings": [{"weight": fragment_address(numel=1, start=0)}],
+            "single_partition_of_fp32_groups": [value],
+            "base_optimizer_state": {"state": {0: adam}},
+        }
+        file = tmp_path / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"optimizer_state_dict": stored}, file)
+
+    ((name, state),) = universal_states(tmp_path, torch.nn.Linear(1, 12, bias=False))
+    assert (name, state["step"]) == ("weight", 7)
+    in_order = torch.arange(12.0)
+    for key, first in (("fp32", 0), ("exp_avg", 100), ("exp_avg_sq", 200)):
+        assert torch.equal(state[key], in_order + first), key
+
+
 def engine_of(zero: dict[str, Any], bf16: bool = False) -> Any:
     return SimpleNamespace(config={"zero_optimization": zero}, bfloat16_enabled=lambda: bf16)
 
