@@ -290,6 +290,7 @@ def work(path: Path) -> int:
         ended = join_and_train(path)
     except UserError as error:
         ended = Outcome(2, None, str(error))
+        get_error_handler().record_exception(error)
         if is_main:
             print(f"error: {error}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
