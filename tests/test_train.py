@@ -99,6 +99,7 @@ def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) ->
         "checkpoints",
         "evaluations",
         "lock",
+        "outcome.json",
     }
     assert (straight / "checkpoints" / "latest").read_text() == "step_00000040\n"
     last = straight / "checkpoints" / "step_00000040"
