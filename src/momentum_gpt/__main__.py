@@ -17,6 +17,7 @@ VERBS = {
     "Models": {
         "train": ("momentum_gpt.train", "pretrain a model"),
         "evaluate": ("momentum_gpt.evaluate", "measure perplexity and in-context learning"),
+        "doctor": ("momentum_gpt.doctor", "see whether this machine and a run are fit to train"),
         "compare": ("momentum_gpt.compare", "compare runs: a table, intervals and report.html"),
         "generate": ("momentum_gpt.generate", "continue a prompt with a trained model"),
         "export": ("momentum_gpt.export", "write a model for Hugging Face transformers"),

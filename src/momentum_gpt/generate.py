@@ -59,6 +59,7 @@ def generate_text(config: GenerateConfig) -> None:
     prompts = prompts_of(config)
     model = load_model(config.run, distributed.local_device())
     tokenizer = load_tokenizer(model_folder(Path(config.run)))
+    tokenizer.require_known(model.config.vocab_size)
 
     texts = []
     for prompt in prompts:

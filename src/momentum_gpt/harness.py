@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sys
 
+from momentum_gpt.core.errors import UserError
+
 HELP = {"-h", "--help"}
 
 
@@ -32,7 +34,12 @@ def main() -> None:
         install = "pip install 'momentum-gpt[harness]'"
         print(f"error: {missing.name} is not installed: {install}", file=sys.stderr)
         sys.exit(2)
-    cli_evaluate()
+
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

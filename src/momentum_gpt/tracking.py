@@ -533,6 +533,13 @@ def is_logged_in(wandb: Any) -> bool:
         return False
 
 
+def server_and_login() -> tuple[str, bool]:
+    """Return the address of the W&B server, and whether there is a key for it."""
+    import wandb
+
+    return wandb.setup().settings.base_url, is_logged_in(wandb)
+
+
 def one_line(error: Exception) -> str:
     """Return the first line of an error's text."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -19,6 +19,7 @@ from momentum_gpt.cli.compose import typed
 from momentum_gpt.compare import CompareConfig
 from momentum_gpt.core.config import TrainConfig, read_config, write_config
 from momentum_gpt.core.files import conf_folder
+from momentum_gpt.doctor import DoctorConfig
 from momentum_gpt.evaluate import EvaluateConfig
 from momentum_gpt.export import ExportConfig
 from momentum_gpt.generate import GenerateConfig
@@ -32,6 +33,7 @@ REQUIRED = {
     "train": (TrainConfig, ["name=a", "data.path=b"]),
     "prepare": (PrepareConfig, ["output=a"]),
     "verify": (VerifyConfig, ["data=a"]),
+    "doctor": (DoctorConfig, []),
     "compare": (CompareConfig, ["runs=[a,b]"]),
     "evaluate": (EvaluateConfig, ["run=a"]),
     "generate": (GenerateConfig, ["run=a"]),

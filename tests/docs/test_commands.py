@@ -60,6 +60,7 @@ SMALL = {
         "overrides=['training.max_steps=2','training.eval_every=0','evaluation.tokens=64']",
     ],
     "compare": [],
+    "doctor": [],
     "export": [],
     "verify": [],
     "--version": [],

@@ -13,6 +13,7 @@ from momentum_gpt.core.config import TrainConfig, changes_nothing, flat, read_co
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
+from momentum_gpt.core.strangers import read_name
 from momentum_gpt.evaluation.statistics import margin_key
 
 LEFT_OUT = "LEFT OUT, not finished:"
@@ -205,7 +206,7 @@ def _newest_manifest(checkpoints: Path) -> CheckpointManifest | None:
     latest = checkpoints / "latest"
     if not latest.is_file():
         return None
-    return read_checkpoint_manifest(checkpoints / latest.read_text(encoding="utf-8").strip())
+    return read_checkpoint_manifest(checkpoints / read_name(latest))
 
 
 def _measured_afterwards(folder: Path, step: int) -> dict[str, Any]:

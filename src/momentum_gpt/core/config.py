@@ -23,6 +23,7 @@ from momentum_gpt.core.errors import (
     require_finite,
 )
 from momentum_gpt.core.files import write_text
+from momentum_gpt.core.strangers import read_plain_yaml
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_tanh", "gelu")
@@ -496,20 +497,26 @@ class TrainConfig:
 def read_config(path: Path) -> TrainConfig:
     """Return a run's `config.yaml` as dataclasses, checked as strictly as the command line.
 
+    No interpolation is resolved: a stranger's config could read the environment with it.
+
     Raises:
         UserError: the file is not a config of this version, or a value is out of its bounds.
     """
+    found = read_plain_yaml(path)
+    for option in REMOVED:
+        section, _, name = option.rpartition(".")
+        options = found.get(section)
+        if isinstance(options, dict):
+            options.pop(name, None)
     try:
-        found = OmegaConf.load(path)
-        for option in REMOVED:
-            section, _, name = option.rpartition(".")
-            OmegaConf.select(found, section, default={}).pop(name, None)
         merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), found)
         config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+        assert isinstance(config, TrainConfig)
+        variant = config.attention.get("name")
+        require(isinstance(variant, str), "attention.name", variant, "the name of a variant")
+    except (OmegaConfBaseException, UserError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a config of this version: {reason}") from None
-    assert isinstance(config, TrainConfig)
     return config
 
 

@@ -119,6 +119,16 @@ def writing(path: Path) -> Iterator[None]:
         raise cannot_write(path, number) from error
 
 
+def refuse_link(path: Path) -> None:
+    """Check that a file which is written in place is no link: a stranger's may lead anywhere.
+
+    Raises:
+        UserError: it is one.
+    """
+    if path.is_symlink():
+        raise UserError(f"{path} is a link to another place, and is not written to: remove it")
+
+
 def cannot_write(path: Path, number: int) -> MachineError:
     """Return what to tell the user of a path that cannot be written.
 

@@ -18,12 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from momentum_gpt.core.disk import writing
+from momentum_gpt.core.disk import refuse_link, writing
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 CLONE = PACKAGE.parents[1]
 """The repository's root, if the package is used from a clone."""
+
+MOST_JSON_BYTES = 1 << 26
+"""Size of the largest JSON file that is read: the manifest of 10 TB of tokens has 20 MiB."""
 
 
 def conf_folder() -> Path:
@@ -63,8 +66,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, is larger than MOST_JSON_BYTES, or is nested too deeply.
+    """
+    size = path.stat().st_size
+    if size > MOST_JSON_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, and at most {MOST_JSON_BYTES:,} are read")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -93,7 +106,9 @@ def append_json_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         MachineError: the disk is full, or the folder cannot be written. The file's lines are as
             they were.
+        UserError: the file is a link.
     """
+    refuse_link(path)
     added = "".join(json.dumps(record) + "\n" for record in records).encode()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from momentum_gpt.core.disk import writing
+from momentum_gpt.core.disk import refuse_link, writing
 from momentum_gpt.core.errors import UserError
 
 WAIT = 5.0
@@ -44,6 +44,7 @@ def own(run_dir: Path) -> IO[str]:
         UserError: another process holds the run.
         MachineError: the folder cannot be written.
     """
+    refuse_link(run_dir / "lock")
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         file = (run_dir / "lock").open("a+", encoding="utf-8")
@@ -82,6 +83,19 @@ def share(run_dir: Path) -> IO[str]:
         if error.errno not in NO_LOCKS:
             raise
     return file
+
+
+def holder(run_dir: Path) -> str | None:
+    """Return who holds the run, in a sentence with a remedy; None if nobody does.
+
+    Raises:
+        OSError: the file system has no locks, or the lock cannot be opened.
+    """
+    path = run_dir / "lock"
+    if not path.is_file():
+        return None
+    with path.open("r+", encoding="utf-8") as file:
+        return None if _lock(file, fcntl.LOCK_EX) else _in_use(run_dir, file)
 
 
 def die_with_parent() -> None:

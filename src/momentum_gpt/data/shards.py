@@ -7,6 +7,7 @@ the end-of-document token.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -17,6 +18,7 @@ import numpy as np
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, sha256_of_file, write_json
+from momentum_gpt.core.strangers import plain_name
 from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 
 FORMAT = "momentum-gpt token shards"
@@ -141,11 +143,13 @@ def read_manifest(folder: Path) -> ShardsManifest:
         raise UserError(f"data folder {str(folder)!r} does not exist: {REMEDY}")
     try:
         return _parse(read_json(folder / "manifest.json"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{str(folder)!r} is not a folder of token shards "
-            f"(its manifest.json is missing or of another format): {REMEDY}"
-        ) from None
+    except FileNotFoundError:
+        why = "it has no manifest.json"
+    except KeyError as missing:
+        why = f"its manifest.json lacks {missing}"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        why = f"its manifest.json is of another format: {' '.join(str(error).split())}"
+    raise UserError(f"{str(folder)!r} is not a folder of token shards ({why}): {REMEDY}")
 
 
 def _parse(content: dict[str, Any]) -> ShardsManifest:
@@ -158,7 +162,30 @@ def _parse(content: dict[str, Any]) -> ShardsManifest:
 
     own = {entry.name for entry in fields(ShardsManifest)} - {"splits", "preparation"}
     facts = {name: content.pop(name) for name in sorted(own)}
-    return ShardsManifest(**facts, splits=splits, preparation=content)
+    manifest = ShardsManifest(**facts, splits=splits, preparation=content)
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: ShardsManifest) -> None:
+    """Raise a ValueError or TypeError unless a manifest's entries are what its fields say."""
+    if manifest.dtype not in ("uint16", "uint32"):
+        raise ValueError("another dtype")
+    operator.index(manifest.vocab_size)
+    operator.index(manifest.eos_id)
+    bytes.fromhex(manifest.tokenizer_sha256)
+    if set(manifest.splits) != set(SPLITS):
+        raise ValueError("other splits")
+    for split in SPLITS:
+        if not manifest.splits[split]:
+            raise ValueError(f"no shards of the {split} split")
+        for entry in manifest.splits[split]:
+            plain_name(entry.file)
+            bytes.fromhex(entry.sha256)
+            for block in entry.blocks:
+                bytes.fromhex(block)
+            if operator.index(entry.tokens) < 0 or operator.index(entry.documents) < 0:
+                raise ValueError("a negative number")
 
 
 def check_tokenizer(folder: Path, manifest: ShardsManifest) -> Tokenizer:
@@ -174,6 +201,12 @@ def check_tokenizer(folder: Path, manifest: ShardsManifest) -> Tokenizer:
             f"{file} (sha256 {tokenizer.sha256[:12]}...) is not the tokenizer that made these "
             f"shards (sha256 {manifest.tokenizer_sha256[:12]}...): put that one back, or prepare "
             "the data again"
+        )
+    if (manifest.vocab_size, manifest.eos_id) != (tokenizer.vocab_size, tokenizer.eos_id):
+        raise UserError(
+            f"{folder / 'manifest.json'} has the vocabulary {manifest.vocab_size} with the end "
+            f"{manifest.eos_id}, but the tokenizer's is {tokenizer.vocab_size} with "
+            f"{tokenizer.eos_id}: prepare the data again"
         )
     return tokenizer
 
@@ -340,10 +373,12 @@ class TokenShards:
     def _open(self, entry: ShardEntry) -> np.memmap:
         path = self.folder / entry.file
         try:
-            shard = np.load(path, mmap_mode="r", allow_pickle=False)
+            # Unlike np.load, it reads nothing but a plain array.
+            shard = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"shard {path} cannot be read ({error}): prepare the data again"
+                f"shard {path} cannot be read ({reason}): prepare the data again"
             ) from None
 
         if shard.shape != (entry.tokens,) or shard.dtype != np.dtype(self.manifest.dtype):

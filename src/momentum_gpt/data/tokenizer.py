@@ -41,6 +41,10 @@ same in whatever precision and order they are added.
 """
 
 
+MOST_IDS = 1 << 24
+"""Ids of a byte-level tokenizer, at most: sixty times as many as any tokenizer has."""
+
+
 class Tokenizer:
     """A sentencepiece model, and the few facts about it that the rest of the project uses."""
 
@@ -111,6 +115,14 @@ class Tokenizer:
         )
         return not changes_text
 
+    def require_known(self, vocab_size: int | None) -> None:
+        """Raise a UserError if a model with that many token ids does not know all of these."""
+        if vocab_size is not None and self.vocab_size > vocab_size:
+            raise UserError(
+                f"the tokenizer has {self.vocab_size:,} tokens, but the model knows "
+                f"{vocab_size:,}: put the model's own tokenizer beside its weights"
+            )
+
     def ordinary_ids(self) -> np.ndarray:
         """Return the ids that stand for text, (n,).
 
@@ -152,7 +164,12 @@ class ByteLevelTokenizer(Tokenizer):
 
         self._tokenizer = tokenizers.Tokenizer.from_str(model.decode())
         self.sha256 = hashlib.sha256(model).hexdigest()
-        self.vocab_size = self._tokenizer.get_vocab_size()
+        kind = type(self._tokenizer.model).__name__
+        if kind not in ("BPE", "Unigram"):
+            raise ValueError(f"it is a {kind}, and only BPE and Unigram can split every text")
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+        if self.vocab_size > MOST_IDS:
+            raise ValueError(f"its largest id is {self.vocab_size - 1:,}")
 
         end = self._special(self.ENDS)
         if end is None:
@@ -241,7 +258,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         kind, name, maker = ByteLevelTokenizer, "tokenizer.json", "`tokenizers`"
 
     try:
-        return kind(file.read_bytes())
+        content = file.read_bytes()
+        if not content:  # sentencepiece would take it for a model without pieces
+            raise ValueError("it is empty")
+        return kind(content)
     except UserError:
         raise
     except Exception as error:  # the libraries raise RuntimeError and plain Exception

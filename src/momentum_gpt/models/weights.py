@@ -20,8 +20,17 @@ from safetensors.torch import load_file, save_file
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
+from momentum_gpt.core.strangers import read_name
 from momentum_gpt.models.gpt import GPT, is_of_variant
-from momentum_gpt.models.hf.read import is_pretrained, read_pretrained, read_pretrained_config
+from momentum_gpt.models.hf.read import (
+    Pretrained,
+    is_pretrained,
+    read_pretrained,
+    read_pretrained_config,
+)
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Types of numbers that weights may have."""
 
 
 def save_model(
@@ -69,19 +78,62 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
     with _errors_for_the_user(folder):
         if is_pretrained(folder):
             found = read_pretrained(folder)
-            weights = found.weights
-            model = GPT(found.config, found.attention, found.document_end)
         else:
             config = read_json(folder / "config.json")
+            shape, attention = ModelConfig(**config["model"]), config["attention"]
             weights = read_weights(folder)
-            shape = ModelConfig(**config["model"])
-            model = GPT(shape, config["attention"], config.get("document_end"))
+            found = Pretrained(shape, attention, config.get("document_end"), weights)
+        check_found(found)
+        model = GPT(found.config, found.attention, found.document_end)
 
         # A file in one precision gives a model in that precision; a mixed one, a model in fp32.
-        dtypes = {tensor.dtype for tensor in weights.values()}
+        dtypes = {tensor.dtype for tensor in found.weights.values()}
         model = model.to(dtypes.pop() if len(dtypes) == 1 else torch.float32)
-        model.load_state_dict(weights)
+        model.load_state_dict(found.weights)
     return model.to(device).eval()
+
+
+def check_found(found: Pretrained) -> None:
+    """Check, before a model is built, that what a stranger's config says fits the weights.
+
+    A config that names a billion layers would fill the memory first.
+
+    Raises:
+        TypeError: a size is not an integer, or a weight not a number.
+        ValueError: a large matrix has another shape, a layer is missing, or a weight is not finite.
+    """
+    config = found.config
+    for size in ("n_layers", "n_heads", "d_model", "seq_len", "vocab_size"):
+        value = getattr(config, size)
+        if type(value) is not int:
+            raise TypeError(f"its config.json has {size}={value!r}, which is not an integer")
+    end = found.document_end
+    if end is not None and not (type(end) is int and 0 <= end < (config.vocab_size or 0)):
+        raise ValueError(f"its config.json has document_end={end!r}, which is no token")
+
+    width = config.d_model
+    shapes = {"token_embedding.weight": (config.vocab_size, width)}
+    if config.positions == "learned":
+        shapes["position_embedding.weight"] = (config.seq_len, width)
+    for name, shape in shapes.items():
+        _require_tensor(found.weights, name, shape)
+    for layer in range(config.n_layers):
+        name = f"blocks.{layer}.attention.qkv.weight"
+        _require_tensor(found.weights, name, (3 * width, width))
+
+    for name, tensor in found.weights.items():
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{name} is of type {tensor.dtype}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+
+
+def _require_tensor(
+    weights: dict[str, torch.Tensor], name: str, shape: tuple[int | None, ...]
+) -> None:
+    found = tuple(weights[name].shape) if name in weights else "missing"
+    if found != shape:
+        raise ValueError(f"its config.json makes {name} {shape}, and the weights' is {found}")
 
 
 def load_model_config(path: str | Path) -> ModelConfig:
@@ -143,9 +195,13 @@ def _errors_for_the_user(folder: Path) -> Iterator[None]:
     except (
         OSError,
         SafetensorError,
-        KeyError,
-        TypeError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
         RuntimeError,
+        TypeError,
         UnpicklingError,
         ValueError,
     ) as error:
@@ -157,13 +213,12 @@ def model_folder(path: Path) -> Path:
     """Return the folder that holds the model files of a run, a checkpoint or a model folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or `checkpoints/latest` leads to another place.
     """
     candidates = [path, path / "model"]
     latest = path / "checkpoints" / "latest"
     if latest.is_file():
-        newest = latest.read_text().strip()
-        candidates.append(path / "checkpoints" / newest / "model")
+        candidates.append(path / "checkpoints" / read_name(latest) / "model")
 
     for folder in candidates:
         if (folder / "model.safetensors").is_file() or is_pretrained(folder):

@@ -379,9 +379,21 @@ def engine_state(engine: Any, folder: Path) -> dict[Path, Any]:
 
 
 def load_engine(engine: Any, folder: Path) -> None:
-    """Load what was written of `engine_state`. Every rank must call this."""
-    path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
-    assert path is not None, f"DeepSpeed found nothing in {folder}"
+    """Load what was written of `engine_state`. Every rank must call this.
+
+    Raises:
+        UserError: a file is missing, or is not a state of this engine.
+    """
+    try:
+        path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        if path is None:
+            raise ValueError("DeepSpeed finds nothing there")
+    except Exception as error:  # whatever a file that somebody else wrote leads DeepSpeed to
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"{folder} does not hold the engine's state ({reason}): delete {folder.parent} to "
+            "use an older checkpoint"
+        ) from None
 
 
 def read_engine_file(path: Path) -> Any:

@@ -71,6 +71,7 @@ class NativeLM(TemplateLM):
         super().__init__()
         self.model = load_model(run, distributed.local_device())
         self.tokenizer = load_tokenizer(model_folder(Path(run)))
+        self.tokenizer.require_known(self.model.config.vocab_size)
         self.tokens_per_forward = int(tokens_per_forward)
         self.seq_len = self.model.config.seq_len
         self.beginning = [self.tokenizer.eos_id] if add_bos_token else []

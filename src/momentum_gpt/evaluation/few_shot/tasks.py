@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import conf_folder, sha256_of_file
+from momentum_gpt.core.strangers import read_plain_yaml
 from momentum_gpt.data.text_files import check_packed
 from momentum_gpt.evaluation.few_shot.rows import Example, IclTask, read_row
 from momentum_gpt.evaluation.few_shot.templates import filled, filtered
@@ -64,10 +65,8 @@ def load_task(given: str) -> IclTask:
             "and no .yaml file with a task"
         )
 
+    written = read_plain_yaml(path)
     try:
-        written = OmegaConf.load(path)
-        if not isinstance(written, DictConfig):
-            raise ValueError("it has no options")
         for name in LISTS:
             if isinstance(written.get(name), str):
                 written[name] = [written[name]]

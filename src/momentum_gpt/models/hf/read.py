@@ -21,6 +21,7 @@ from torch import Tensor
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json
+from momentum_gpt.core.strangers import plain_name
 from momentum_gpt.models.hf.names import (
     GPT2,
     OWN,
@@ -68,9 +69,10 @@ class Reader:
 def is_pretrained(folder: Path) -> bool:
     """Return whether the folder is one of `transformers`: its config.json names a model_type."""
     try:
-        return "model_type" in read_json(folder / "config.json")
+        content = read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
+    return isinstance(content, dict) and "model_type" in content
 
 
 def read_pretrained_config(folder: Path) -> ModelConfig:
@@ -124,7 +126,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
     files = [found]
     if found.suffix == ".json":
-        names = set(read_json(found)["weight_map"].values())
+        names = {plain_name(name) for name in read_json(found)["weight_map"].values()}
         files = [folder / name for name in sorted(names)]
 
     for file in files:
@@ -133,6 +135,8 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         else:
             # weights_only: a pickle could otherwise run code.
             tensors = torch.load(file, map_location="cpu", weights_only=True)
+        if not all(isinstance(tensor, Tensor) for tensor in dict(tensors).values()):
+            raise TypeError(f"{file} holds something else than tensors by name")
         yield from tensors.items()
 
 
