@@ -302,7 +302,7 @@ def test_what_is_read_is_deepspeeds_universal_checkpoint(tmp_path: Path) -> None
 
 
 def other_groups(folder: str) -> list[Any]:
-    """Under ZeRO-3, groups of other sizes; DeepSpeed could not load these files itself."""
+    """Under ZeRO-3, the weights in groups of another size."""
     engine, _ = new_engine((3, "fp32"), sub_group_size=3000)
     train(engine, 0, SAVED)
     save(engine, place(folder, (3, "fp32")))
