@@ -99,6 +99,7 @@ def test_a_run_leaves_what_the_design_says(straight: Path, data_folder: Path) ->
         "checkpoints",
         "evaluations",
         "lock",
+        "outcome.json",
     }
     assert (straight / "checkpoints" / "latest").read_text() == "step_00000040\n"
     last = straight / "checkpoints" / "step_00000040"
@@ -202,9 +203,9 @@ def test_two_ranks_give_the_curve_of_one(
     for mine, theirs in zip(deterministic(tmp_path / "two"), deterministic(straight), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
-    one = invoke(train.main, *two)
-    assert one.code == 2
-    assert "training.max_tokens_per_forward was 128 and is 512" in one.err
+    other = invoke(train.main, *two, "optim.lr=0.001")
+    assert other.code == 2
+    assert "another config (optim.lr was 0.002 and is 0.001)" in other.err
 
 
 def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_from_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from momentum_gpt import worker
 from momentum_gpt.core import distributed
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.config import (
@@ -23,6 +25,7 @@ from momentum_gpt.core.config import (
 )
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, read_json_lines
+from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.data import Batches, TokenShards, open_training
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
@@ -158,6 +161,47 @@ def test_a_bad_step_on_one_rank_is_left_out_on_every_rank(
     tokenizer = TokenShards(data_folder).tokenizer
     tokens, _ = whole(BAD, 0, 0)
     assert sorted(texts) == sorted(tokenizer.decode(row) for row in tokens.tolist())
+
+
+def pretrain_with_a_bad_step(data: str, runs: str, action: str) -> Outcome:
+    """The loss of step 5 is bad on rank 1, the first time; checkpoints are at steps 2, 4 and 6."""
+    c = config(runs, 2, bad_step=action, save_every=2, max_tokens_per_forward=4 * SEQ_LEN)
+    c.name = action
+    c.data.path = data
+    c.run_dir.mkdir(exist_ok=True)
+    build = worker.build_model
+
+    def build_spoiled(*arguments: Any) -> GPT:
+        model = build(*arguments)
+        if distributed.rank() == 1:
+            spoil_loss(model, range(4, 5))
+        return model
+
+    worker.build_model = build_spoiled  # type: ignore[assignment]
+    return worker.pretrain(c, timedelta(minutes=2))
+
+
+def test_a_run_that_goes_back_ends_like_one_that_leaves_the_step_out(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    for action in ("skip", "rewind"):
+        folder = tmp_path / action
+        folder.mkdir()
+        results = on_ranks(
+            2, pretrain_with_a_bad_step, folder, str(data_folder), str(tmp_path), action
+        )
+        assert [(found.exit_code, found.step) for found in results] == [(0, STEPS)] * 2
+
+    run, other = tmp_path / "rewind", tmp_path / "skip"
+    for path in ("model/model.safetensors", "model/config.json"):
+        last = f"checkpoints/step_{STEPS:08d}/{path}"
+        assert (run / last).read_bytes() == (other / last).read_bytes()
+    kept = read_json(run / "bad_steps" / "step_00000005.json")
+    assert (kept["fault"], kept["action"]) == ("the loss is nan", "rewind")
+
+    lines = read_json_lines(run / "metrics.jsonl")
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 ENGINE = SimpleNamespace(config={"zero_optimization": {"stage": 1}})

@@ -134,9 +134,9 @@ def check_against_the_oracle(world: int, accumulate: list[int], folder: Path) ->
             assert furthest < (1e-6 if is_fp32 else 1e-2), f"{what}: {name}"
 
 
-def test_one_rank_with_one_and_four_micro_batches_is_plain_torch(tmp_path: Path) -> None:
+def test_one_rank_with_one_two_and_four_micro_batches_is_plain_torch(tmp_path: Path) -> None:
     """The oracle sums over all targets; the micro-batches have 0 to 16 of them."""
-    check_against_the_oracle(1, [1, 4], tmp_path)
+    check_against_the_oracle(1, [1, 2, 4], tmp_path)
 
 
 def test_two_ranks_with_one_and_two_micro_batches_are_plain_torch_at_every_stage(
@@ -151,6 +151,50 @@ def save(engine: Any, c: TrainConfig, folder: Path, step: int) -> None:
     saver.begin(engine, CheckpointManifest(step, 0, "", 1.0, distributed.world_size(), "", "", ""))
     assert saver.finish() is None
     saver.close()
+
+
+@pytest.mark.slow
+def test_four_ranks_are_plain_torch_too(tmp_path: Path) -> None:
+    """The sixth way to split four sequences."""
+    check_against_the_oracle(4, [1], tmp_path)
+
+
+def first_gradients(ways: list[tuple[int, str, int]]) -> list[dict[str, torch.Tensor]]:
+    """Each parameter's first moment after one step: its gradient, clipped, times 1 - beta1."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    found = []
+    for stage, precision, accumulate in ways:
+        c = config(stage, precision, accumulate, 2)
+        engine = new_engine(c)
+        steps(engine, c, 0, 1)
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+        named = engine.module.named_parameters()
+        found.append({name: safe_get_full_optimizer_state(p, "exp_avg") for name, p in named})
+        engine.destroy()
+    return found
+
+
+def test_in_bf16_the_tied_embedding_has_the_gradient_of_fp32(tmp_path: Path) -> None:
+    """DeepSpeed has counted gradients of tied weights wrongly under ZeRO-2 (its issue 8224).
+
+    bf16 has 8 bits of precision. Were the use as an embedding or the use as the output counted
+    twice or not at all, the difference would be a large part of the gradient.
+    """
+    ways = [(2, "bf16", 1), (2, "bf16", 2), (1, "bf16", 2)]
+    c = config(0)
+    model = GPT(c.model, c.attention)
+    init_weights(model, 0)
+    tokens, targets = batch(0)
+    (model(tokens, targets) / TARGETS[0].sum()).backward()
+    clip = min(1.0, 0.5 / torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
+
+    for way, found in zip(ways, on_ranks(2, first_gradients, tmp_path, ways)[0], strict=True):
+        for name, parameter in model.named_parameters():
+            expected = 0.1 * clip * parameter.grad
+            difference = (found[name] - expected).norm() / expected.norm()
+            assert difference < 0.02, f"{way}: {name} differs by {difference:.1%}"
 
 
 def save_and_resume(folder: str, world: int) -> list[tuple[str, Any, Any]]:

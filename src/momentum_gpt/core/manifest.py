@@ -38,10 +38,10 @@ class CheckpointManifest:
     data_sha256: str
     """Hash of the training tokens."""
     tokenizer_sha256: str
-    zero_stage: int = 1
-    """ZeRO stage of the engine's state."""
+    zero_optimization: dict[str, Any] = field(default_factory=dict)
+    """DeepSpeed's options of that name, such as the ZeRO stage: how its state is divided."""
     precision: str = "fp32"
-    """Precision of the engine's state: fp32 | bf16."""
+    """`training.precision`."""
     val_loss: float | None = None
     """Validation loss at this step, nats per token; None if it was not measured."""
     evaluation_is_due: bool = False
@@ -97,7 +97,7 @@ def _check(manifest: CheckpointManifest) -> None:
         if not isinstance(value, KINDS[kind]) or (kind == "int" and isinstance(value, bool)):
             raise TypeError(f"{entry.name} is {value!r}, and should be {entry.type}")
 
-    for name in ("step", "tokens", "world_size", "zero_stage"):
+    for name in ("step", "tokens", "world_size"):
         if getattr(manifest, name) < 0:
             raise ValueError(f"{name} is {getattr(manifest, name)}, below 0")
     if not math.isfinite(manifest.canary_loss):

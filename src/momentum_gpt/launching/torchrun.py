@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
 from momentum_gpt.core import outcome, ownership, stopping
@@ -60,6 +60,7 @@ def run_ranks(config_path: Path, launch: LaunchConfig, latest_step: Callable[[],
             before = latest_step()
             attempt = _start(config_path, launch.nproc_per_node)
             if attempt.exit_code in ENDS or stopping.requested():
+                _say_unsaid(config_path.parent, attempt)
                 return attempt.exit_code
 
             if latest_step() > before:
@@ -92,6 +93,7 @@ def _requests_for_the_ranks() -> Iterator[None]:
 
     A second Ctrl-C ends this process at once, and the ranks with it.
     """
+    before = {number: signal.getsignal(number) for number in stopping.heeded()}
     stopping.listen()
     stopping.obey()  # as long as the ranks take
     first: list[float] = []
@@ -105,7 +107,8 @@ def _requests_for_the_ranks() -> Iterator[None]:
         if number == signal.SIGINT and now - first[0] > stopping.SAME_KEYSTROKE:
             os._exit(stopping.INTERRUPTED)
 
-    before = {number: signal.signal(number, pass_on) for number in stopping.heeded()}
+    for number in before:
+        signal.signal(number, pass_on)
     try:
         yield
     except SignalException:  # between two starts; `requested` knows of it
@@ -145,21 +148,26 @@ def _asked_for() -> int:
 
 def _failure(failed: ChildFailedError) -> Attempt:
     """Return the failure that came first; the others follow from it."""
-    # Two failures within one second: a rank that was killed is the cause of the other's error.
-    rank, first = min(
-        failed.failures.items(),
-        key=lambda item: (item[1].timestamp, item[1].exitcode >= 0),
-    )
+    rank, first = min(failed.failures.items(), key=lambda item: _order(item[1]))
     if -first.exitcode in stopping.SIGNALS and stopping.requested():
         return Attempt(stopping.requested())
     if first.exitcode < 0:
         cause = f"rank {rank} was ended by signal {-first.exitcode} ({first.signal_name()})"
         return Attempt(FAILED, cause)
-
-    cause = f"rank {rank} ended with exit code {first.exitcode}"
     if isinstance(first.message, dict):  # written by the rank itself
-        cause = f"rank {rank}: {first.message['message']}"
-    return Attempt(first.exitcode, " ".join(cause.split()))
+        said = " ".join(first.message["message"].split())
+        return Attempt(first.exitcode, f"rank {rank}: {said}")
+    return Attempt(first.exitcode, f"rank {rank} ended with exit code {first.exitcode}")
+
+
+def _order(failure: ProcessFailure) -> tuple[bool, int, bool]:
+    """Return the place of a failure among others, most of which follow from the first.
+
+    torchrun sends SIGTERM to the others. Of two failures within one second, that of a rank which
+    was killed is the cause of the other one's error.
+    """
+    terminated = failure.exitcode == -signal.SIGTERM
+    return terminated, failure.timestamp, failure.exitcode >= 0
 
 
 def _last_word(cause: str, n_failures: int, allowed: int) -> str:
@@ -169,6 +177,13 @@ def _last_word(cause: str, n_failures: int, allowed: int) -> str:
         f"error: crash loop: {n_failures} starts in a row failed without a new checkpoint, "
         f"the last one because {cause}"
     )
+
+
+def _say_unsaid(run_dir: Path, attempt: Attempt) -> None:
+    """Say what only another rank than the main one found, which does not print."""
+    said = outcome.read(run_dir)
+    if attempt.cause and (said is None or said.exit_code != attempt.exit_code):
+        _say(f"error: {attempt.cause}")
 
 
 def _say(text: str) -> None:

@@ -8,11 +8,13 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from momentum_gpt.core import activity, distributed
 from momentum_gpt.core.batch_plan import BatchPlan
@@ -228,9 +230,6 @@ def _checkpoint_engine() -> Any:
     is written. Weights that `model/` holds whole are not stored again in `engine/`.
     """
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
 
     class CheckpointEngine(TorchCheckpointEngine):
         def __init__(self) -> None:
@@ -250,14 +249,22 @@ def _checkpoint_engine() -> Any:
             self.states[Path(path)] = _copied(state_dict)
 
         def load(self, path: str, map_location: Any = None) -> Any:
-            # The only classes that DeepSpeed's own files hold, beside tensors and plain types.
-            with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-                state = torch.load(path, map_location=map_location, weights_only=True)
+            state = _load_file(path, map_location)
             if "module" in state and state["module"] is None:
                 state["module"] = read_weights(Path(path).parents[1] / "model")
             return state
 
     return CheckpointEngine()
+
+
+def _load_file(path: str | Path, map_location: Any, mmap: bool = False) -> Any:
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    # The only classes that DeepSpeed's own files hold, beside tensors and plain types.
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
 
 
 def _copied(value: Any) -> Any:
@@ -387,3 +394,84 @@ def load_engine(engine: Any, folder: Path) -> None:
             f"{folder} does not hold the engine's state ({reason}): delete {folder.parent} to "
             "use an older checkpoint"
         ) from None
+
+
+def read_engine_file(path: Path) -> Any:
+    """Return what one of DeepSpeed's files holds; tensors stay on disk until they are used."""
+    return _load_file(path, "cpu", mmap=True)
+
+
+def load_states(engine: Any, states: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
+    """Put weights and AdamW's state into an engine that has not taken a step yet.
+
+    Every rank must call this, with the same states in the same order.
+
+    Args:
+        states: each parameter's name and its whole, flat "fp32", "exp_avg" and "exp_avg_sq" and
+            the number of updates, "step".
+    """
+    adam = _create_adam_state(engine)
+    parameters = dict(engine.module.named_parameters())
+    steps = set()
+    for name, state in states:
+        _set_parameter(engine, parameters.pop(name), state)
+        steps.add(float(state["step"]))
+    assert not parameters, f"nothing was stored for {sorted(parameters)}"
+
+    (step,) = steps
+    for state in adam:
+        state["step"].fill_(step)
+
+
+def _create_adam_state(engine: Any) -> list[dict[str, Tensor]]:
+    """Return AdamW's state of each tensor that it updates, as zeros.
+
+    AdamW itself makes it in the first step. Under ZeRO these tensors are parts of many parameters.
+    """
+    optimizer = engine.optimizer
+    if zero_stage(engine.config) == 3:
+        tensors = optimizer.fp32_partitioned_groups_flat
+    else:
+        tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+
+    for tensor in tensors:
+        optimizer.state[tensor] = {
+            "step": torch.zeros((), device=tensor.device),
+            "exp_avg": torch.zeros_like(tensor),
+            "exp_avg_sq": torch.zeros_like(tensor),
+        }
+    if zero_stage(engine.config) in (1, 2):
+        optimizer._lazy_init_hp_params_optimizer_state()  # so that DeepSpeed's setters find it
+    return [optimizer.state[tensor] for tensor in tensors]
+
+
+@torch.no_grad()
+def _set_parameter(engine: Any, parameter: nn.Parameter, state: dict[str, Tensor]) -> None:
+    """Set a parameter, its fp32 copy and its moments, or what this rank has of them."""
+    import deepspeed
+    from deepspeed import utils
+
+    stage = zero_stage(engine.config)
+    # Under ZeRO-3, what the main rank has written is sent to the others.
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=stage == 3):
+        parameter.copy_(state["fp32"].view_as(parameter))
+
+    if stage == 0:
+        for key in ("exp_avg", "exp_avg_sq"):
+            engine.optimizer.state[parameter][key].copy_(state[key].view_as(parameter))
+    elif stage == 3:
+        utils.safe_set_local_fp32_param(parameter, _local_part(parameter, state["fp32"]))
+        for key in ("exp_avg", "exp_avg_sq"):
+            part = _local_part(parameter, state[key])
+            utils.safe_set_local_optimizer_state(parameter, part, key)
+    else:
+        utils.safe_set_full_fp32_param(parameter, state["fp32"])
+        for key in ("exp_avg", "exp_avg_sq"):
+            utils.safe_set_full_optimizer_state(parameter, state[key], key)
+
+
+def _local_part(parameter: Any, whole: Tensor) -> Tensor:
+    """Return what this rank holds of a flat tensor under ZeRO-3: equal parts, the last padded."""
+    size = parameter.ds_tensor.numel()
+    padded = F.pad(whole, (0, size * distributed.world_size() - whole.numel()))
+    return padded.narrow(0, size * distributed.rank(), size)

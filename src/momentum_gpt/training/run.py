@@ -16,12 +16,16 @@ from momentum_gpt.data import TokenShards, TrainingData, ValidationData, fixed_b
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
 from momentum_gpt.evaluation import Origin, evaluate, keep_records
 from momentum_gpt.training.checkpoint import Checkpoint
-from momentum_gpt.training.engine import load_engine, zero_stage
+from momentum_gpt.training.elastic import is_same_layout, load_elsewhere
+from momentum_gpt.training.engine import load_engine
 from momentum_gpt.training.position import Position, position_of
 from momentum_gpt.training.saving import NOT_FINITE, Saver
 
 CANARY_TOLERANCE = 1e-3
 """Largest relative difference between the loss of a restored model and the stored one."""
+
+CANARY_TOLERANCE_OF_BF16 = 1e-2
+"""The same, between a model in bf16 and the same model in fp32."""
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
@@ -110,7 +114,7 @@ class Run:
             initial_weights_sha256=self.initial_weights_sha256,
             data_sha256=self.fingerprints["data_sha256"],
             tokenizer_sha256=self.fingerprints["tokenizer_sha256"],
-            zero_stage=zero_stage(self.config.deepspeed),
+            zero_optimization=self.engine.config["zero_optimization"],
             precision=self.config.training.precision,
             val_loss=position.val_loss,
             evaluation_is_due=position.evaluation_is_due,
@@ -146,7 +150,8 @@ class Run:
         """Restore a checkpoint; return what is wrong with the restored model, if anything is.
 
         Raises:
-            UserError: the checkpoint belongs to other data.
+            UserError: the checkpoint belongs to other data, or an option of DeepSpeed keeps it
+                from being divided otherwise.
         """
         manifest = found.manifest
         for entry, what in (("data_sha256", "tokens"), ("tokenizer_sha256", "token ids")):
@@ -160,22 +165,20 @@ class Run:
 
         stored = manifest.canary_loss
         now = self._canary_loss()
-        if not abs(now - stored) <= CANARY_TOLERANCE * abs(stored):
+        same = manifest.precision == self.config.training.precision
+        tolerance = CANARY_TOLERANCE if same else CANARY_TOLERANCE_OF_BF16
+        if not abs(now - stored) <= tolerance * abs(stored):
             return f"its loss on the fixed batch is {now}, and was {stored} when it was saved"
         self.initial_weights_sha256 = manifest.initial_weights_sha256
         self.position = position_of(manifest)
         return None
 
     def _load(self, found: Checkpoint) -> None:
-        written_by = found.manifest.world_size
-        present = distributed.world_size()
-        if written_by != present:
-            raise UserError(
-                f"{found.folder} was written by {written_by} rank(s) and this run has {present}: "
-                "the optimizer's state is divided among the ranks; "
-                f"set launch.nproc_per_node={written_by}"
-            )
-        load_engine(self.engine, found.folder / "engine")
+        folder = found.folder / "engine"
+        if is_same_layout(found.manifest, self.engine):
+            load_engine(self.engine, folder)
+        else:
+            load_elsewhere(self.engine, folder, found.manifest)
 
     def canary_loss(self) -> float:
         """Return the loss on one fixed batch, in nats per token.
