@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from momentum_gpt.core.config import (
     write_config,
 )
 from momentum_gpt.core.files import read_json, read_json_lines, sha256_of_file, write_json
-from momentum_gpt.core.manifest import CheckpointManifest
+from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
 from momentum_gpt.data import TokenShards
 from momentum_gpt.evaluation import checkpoints
 from momentum_gpt.models import GPT, save_model
@@ -227,10 +228,10 @@ def test_other_weights_or_other_data_are_measured(
     invoke(evaluate.main, f"run={run_dir}", *SMALL)
     assert len(measured_names) == 2
 
-    manifest = run_dir / "checkpoints" / "step_00000020" / "manifest.json"
-    content = read_json(manifest)
-    content["files"]["model/model.safetensors"] = "0" * 64
-    write_json(manifest, content)
+    checkpoint = run_dir / "checkpoints" / "step_00000020"
+    manifest = read_checkpoint_manifest(checkpoint)
+    other_weights = manifest.files | {"model/model.safetensors": "0" * 64}
+    replace(manifest, files=other_weights).write(checkpoint)
     invoke(evaluate.main, f"run={run_dir}", *SMALL)
     assert len(measured_names) == 3
 

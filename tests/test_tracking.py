@@ -27,7 +27,7 @@ from momentum_gpt.core.config import (
     TrainConfig,
     TrainingConfig,
 )
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import MachineError
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.tracking import Tracker, run_id, show_afterwards, show_again
 from tests.wandb_server import WandbServer
@@ -430,7 +430,7 @@ def test_a_run_says_at_its_end_how_many_records_did_not_fit(tmp_path: Path) -> N
         tracker.flush()
         filler = fill(c.run_dir, but=4096)
         log_steps(tracker, range(1, 401))
-        with pytest.raises(UserError, match=r"free disk space .* the same command") as caught:
+        with pytest.raises(MachineError, match=r"free disk space .* the same command") as caught:
             tracker.close()
         n_written = len(metrics(tmp_path))
         assert str(caught.value).startswith(f"{400 - n_written} record(s) are missing in ")

@@ -251,11 +251,11 @@ def test_a_request_during_an_evaluation_is_obeyed_and_the_evaluation_comes_later
     """The evaluation of step 10 takes minutes; its records are those of a run without a stop."""
     more = ["training.save_every=0", "training.eval_every=10", "training.max_steps=12"]
     more += [f"launch.nproc_per_node={ranks}"]
-    slow = ["evaluation.tokens=8192", "evaluation.context_lengths=[1,64]"]
+    slow = ["evaluation.tokens=16384", "evaluation.context_lengths=[1,2,4,8,16,32,64]"]
     process = start(tmp_path, data_folder, "x", *more, *slow)
     metrics = tmp_path / "x" / "metrics.jsonl"
     wait_until(lambda: len(read_json_lines(metrics)) == 10, process)
-    time.sleep(1)
+    time.sleep(0.5)
     process.send_signal(signal.SIGUSR1)
     asked = time.monotonic()
     out, _ = process.communicate(timeout=60)
@@ -446,7 +446,7 @@ def test_what_a_training_opens_it_opens_once(
 
     opened: list[str] = []
     packed: list[int] = []
-    load = np.load
+    load = np.lib.format.open_memmap
     best_fit = packing.best_fit
 
     def counting_load(path: Path, *more: Any, **options: Any) -> Any:
@@ -460,7 +460,7 @@ def test_what_a_training_opens_it_opens_once(
     def stop_here(*_: Any) -> None:
         raise UserError("everything is open")
 
-    monkeypatch.setattr(np, "load", counting_load)
+    monkeypatch.setattr(np.lib.format, "open_memmap", counting_load)
     monkeypatch.setattr(packing, "best_fit", counting_best_fit)
     monkeypatch.setattr("momentum_gpt.worker.build_engine", stop_here)
 

@@ -7,7 +7,6 @@ import importlib
 import sys
 
 from momentum_gpt import __version__
-from momentum_gpt.core import stopping
 
 VERBS = {
     "Data": {
@@ -56,6 +55,8 @@ def main() -> None:
             # The command then finds its own arguments where it expects them.
             sys.argv = [f"momentum-gpt {verb}", *arguments[len(words) :]]
             if verb == "train":
+                from momentum_gpt.core import stopping
+
                 stopping.listen()  # before the imports, which take seconds
             importlib.import_module(module).main()
             return

@@ -13,6 +13,7 @@ import pytest
 from data_prep import prepare
 from momentum_gpt import compare, evaluate, train
 from momentum_gpt.cli import Command
+from momentum_gpt.core.config import write_config
 from momentum_gpt.training.settle import settle
 from tests.conftest import SMOKE, Result, command, fill
 
@@ -142,16 +143,18 @@ def test_variants_are_named_with_the_one_that_is_chosen(invoke: Invoke) -> None:
 def test_an_existing_run_with_another_config_is_left_alone(
     invoke: Invoke, data_folder: Path, tmp_path: Path
 ) -> None:
+    """A run has begun with its first checkpoint; a start that failed before blocks nothing."""
     config = tmp_path / "runs" / "x" / "config.yaml"
     arguments = ["name=x", f"data={data_folder}", f"runs={tmp_path / 'runs'}", *SMOKE]
 
     def claim_only(options: train.TrainConfig) -> int:
         settle(options)
-        train.claim_run_folder(options)
+        write_config(options, config)
         return 0
 
     claim = Command(claim_only, train.TrainConfig, "train")
     assert invoke(claim, *arguments).code == 0
+    (config.parent / "checkpoints" / "step_00000010").mkdir(parents=True)
     before = config.read_bytes()
 
     done = invoke(train.main, *arguments, "training.seed=7", "model.n_layers=3")
@@ -169,14 +172,14 @@ def test_an_existing_run_with_another_config_is_left_alone(
     assert "exists already and resume=never" in never.err
 
     assert config.read_bytes() == before
-    assert [path.name for path in config.parent.iterdir()] == ["config.yaml"]
+    assert {path.name for path in config.parent.iterdir()} == {"config.yaml", "checkpoints"}
 
 
 def test_what_a_full_disk_prevents_is_one_line_and_exit_code_1(
     invoke: Invoke, small_disk: Path
 ) -> None:
     def claim_only(options: train.TrainConfig) -> None:
-        train.claim_run_folder(options)
+        write_config(options, options.run_dir / "config.yaml")
 
     def write_plainly(options: train.TrainConfig) -> None:
         (small_disk / "log").write_text("a" * 5000)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from momentum_gpt.comparison.report.figures import FIGURES, trailing_means
 from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences, load_runs
 from momentum_gpt.comparison.table import columns, results_text
 from momentum_gpt.core.files import read_json_lines
+from momentum_gpt.core.manifest import read_checkpoint_manifest
 from tests.conftest import CHROMIUM, SMOKE, Result, command
 
 Invoke = Callable[..., Result]
@@ -105,9 +107,8 @@ def test_runs_with_different_tokenizers_are_compared_by_bytes_and_words(
 ) -> None:
     """A copy of a run that says that it has another tokenizer: the text is the same."""
     copy = Path(shutil.copytree(runs / "momentum", tmp_path / "momentum"))
-    manifest = copy / "checkpoints" / "step_00000020" / "manifest.json"
-    text = manifest.read_text()
-    manifest.write_text(text.replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'))
+    checkpoint = copy / "checkpoints" / "step_00000020"
+    replace(read_checkpoint_manifest(checkpoint), tokenizer_sha256="another").write(checkpoint)
 
     page = tmp_path / "report.html"
     done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={page}")

@@ -106,33 +106,45 @@ def spoil_gradient(model: GPT, calls: range) -> None:
 SPOILERS = {"loss": spoil_loss, "gradient": spoil_gradient}
 
 
-def train_with_a_bad_step(
-    data: str, runs: str, stage: int, what: str
-) -> tuple[dict[str, torch.Tensor], list[int]]:
-    """The second of two micro-batches is bad on rank 1 alone."""
-    c = config(runs, stage)
-    c.run_dir.mkdir(exist_ok=True)
-    plan = BatchPlan(ROWS, micro_batch_size=2, grad_accum_steps=2, world_size=2)
-    batches = Batches(TokenShards(data), SEQ_LEN, 0, plan)
-    model = new_model(c)
-    if distributed.rank() == 1:
-        SPOILERS[what](model, range(2 * BAD + 1, 2 * BAD + 2))
-    run = Run(c, batches, TokenShards(data, "validation"), build_engine(model, c, plan), "")
-    tracker = Tracker(c, 0) if distributed.is_main() else None
-    assert train(c, batches, run, tracker, Throughput(ROWS * SEQ_LEN, 0.0)) == 0
-    return full_weights(run.engine), run.position.skipped_steps
+KINDS = [(stage, what) for stage in range(4) for what in SPOILERS]
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+def train_with_bad_steps(data: str, runs: str) -> list[tuple[dict[str, torch.Tensor], list[int]]]:
+    """The second of two micro-batches of a step is bad on rank 1 alone."""
+    results = []
+    for stage, what in KINDS:
+        c = config(f"{runs}/{what}", stage)
+        c.run_dir.mkdir(exist_ok=True, parents=True)
+        plan = BatchPlan(ROWS, micro_batch_size=2, grad_accum_steps=2, world_size=2)
+        batches = Batches(TokenShards(data), SEQ_LEN, 0, plan)
+        model = new_model(c)
+        if distributed.rank() == 1:
+            SPOILERS[what](model, range(2 * BAD + 1, 2 * BAD + 2))
+        run = Run(c, batches, TokenShards(data, "validation"), build_engine(model, c, plan), "")
+        tracker = Tracker(c, 0) if distributed.is_main() else None
+        assert train(c, batches, run, tracker, Throughput(ROWS * SEQ_LEN, 0.0)) == 0
+        if tracker:
+            tracker.close()
+        results.append((full_weights(run.engine), run.position.skipped_steps))
+        run.engine.destroy()
+    return results
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The folder of the runs, and what each rank returned."""
+    folder = tmp_path_factory.mktemp("bad")
+    return folder, on_ranks(2, train_with_bad_steps, folder, str(data_folder), str(folder))
+
+
+@pytest.mark.parametrize(("stage", "what"), KINDS)
 def test_a_bad_step_on_one_rank_is_left_out_on_every_rank(
-    data_folder: Path, tmp_path: Path, stage: int, what: str
+    trained: tuple[Path, list[Any]], data_folder: Path, stage: int, what: str
 ) -> None:
     """The oracle trains on the other steps, with their learning rates, in plain torch."""
-    results = on_ranks(
-        2, train_with_a_bad_step, tmp_path, str(data_folder), str(tmp_path), stage, what
-    )
-    c = config("", stage)
+    folder, of_ranks = trained
+    results = [of_rank[KINDS.index((stage, what))] for of_rank in of_ranks]
+    c = config(f"{folder}/{what}", stage)
     whole = Batches(TokenShards(data_folder), SEQ_LEN, 0, BatchPlan(ROWS, ROWS, 1, 1))
     good = [step for step in range(STEPS) if step != BAD]
     expected, weights = train_plainly(
@@ -146,8 +158,7 @@ def test_a_bad_step_on_one_rank_is_left_out_on_every_rank(
     for name, tensor in results[0][0].items():
         assert (tensor.double() - weights[name]).abs().max() < 1e-6, name
 
-    run_dir = config(str(tmp_path), stage).run_dir
-    records = read_json_lines(run_dir / "metrics.jsonl")
+    records = read_json_lines(c.run_dir / "metrics.jsonl")
     losses = {record["step"]: record["train/loss"] for record in records if "train/loss" in record}
     for step, (loss, _) in zip(good, expected, strict=True):
         assert losses[step + 1] == pytest.approx(loss, rel=1e-6)
@@ -156,7 +167,7 @@ def test_a_bad_step_on_one_rank_is_left_out_on_every_rank(
 
     place = "(rank 1, micro-batch 1)" if what == "loss" else "is not finite at step 3:"
     assert place in event["event"]
-    kept = read_json(run_dir / "bad_steps" / "step_00000003.json")
+    kept = read_json(c.run_dir / "bad_steps" / "step_00000003.json")
     texts = [text for part in kept["micro_batches"] for text in part["texts"]]
     tokenizer = TokenShards(data_folder).tokenizer
     tokens, _ = whole(BAD, 0, 0)
@@ -171,8 +182,8 @@ def pretrain_with_a_bad_step(data: str, runs: str, action: str) -> Outcome:
     c.run_dir.mkdir(exist_ok=True)
     build = worker.build_model
 
-    def build_spoiled(*arguments: Any) -> GPT:
-        model = build(*arguments)
+    def build_spoiled(*arguments: Any, **options: Any) -> GPT:
+        model = build(*arguments, **options)
         if distributed.rank() == 1:
             spoil_loss(model, range(4, 5))
         return model

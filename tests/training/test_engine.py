@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +282,7 @@ def load_poisoned(folder: str) -> str:
         torch.save({"module": Evil(f"{folder}/it_ran")}, path)
     try:
         engines.load_engine(engine, saved)
-    except pickle.UnpicklingError as error:
+    except UserError as error:
         return str(error)
     return "loaded"
 

@@ -159,7 +159,7 @@ def timeouts_after_a_step(folder: Path) -> list[float]:
     engine = engines.build_engine(GPT(c.model, c.attention), c, plan_batch(c.training, 16, 2))
     distributed.set_timeout(timedelta(seconds=77))
     steps(engine, c, 0, 1)
-    engines.save_engine(engine, folder / "engine")
+    engines.engine_state(engine, folder / "engine")
     backends = [group._get_backend(torch.device("cpu")) for group in distributed.groups()]
     return [backend.options._timeout.total_seconds() for backend in backends]
 

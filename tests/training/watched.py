@@ -18,7 +18,7 @@ def work_on(seconds: float) -> None:
     """Take steps together with the other ranks."""
     end = time.monotonic() + seconds
     step = 0
-    while not distributed.largest_on_any_rank(int(time.monotonic() > end)):
+    while not distributed.true_on_any_rank(time.monotonic() > end):
         step += 1
         activity.pulse(f"step {step}")
         time.sleep(0.05)

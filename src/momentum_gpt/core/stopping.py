@@ -32,6 +32,8 @@ SAME_KEYSTROKE = 2.0
 
 _asked: int | None = None
 _asked_at = 0.0
+_insists = False
+"""Whether Ctrl-C was pressed a second time."""
 _obeyed = threading.Event()
 _overdue: Callable[[], None] | None = None
 _listening = False
@@ -85,6 +87,7 @@ def ignore() -> None:
 
 def _hear(heard: socket.socket, written: socket.socket) -> None:
     """Read the numbers of signals; begin to count the seconds at the first."""
+    global _insists
     counting = False
     while True:
         for number in heard.recv(16):
@@ -94,13 +97,18 @@ def _hear(heard: socket.socket, written: socket.socket) -> None:
             if not counting:
                 threading.Thread(target=_end_when_overdue, daemon=True).start()
                 counting = True
+            # The main thread may run its handler late: only here is known when the signal came.
+            later = time.monotonic() - _asked_at > SAME_KEYSTROKE
+            if number == signal.SIGINT and later and not _insists:
+                _insists = True
+                # Its handler may have run by now.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _handle(number: int, _: FrameType | None) -> None:
     """Interrupt the main thread at a second Ctrl-C."""
     note(number)
-    again = time.monotonic() - _asked_at > SAME_KEYSTROKE
-    if number == signal.SIGINT and _asked == signal.SIGINT and again:
+    if _insists:
         raise KeyboardInterrupt
 
 

@@ -145,6 +145,8 @@ def tidy(folder: Path, good: str | None) -> None:
         good: the name of the newest good checkpoint; None to begin anew.
     """
     for partial in folder.glob(".step_*.partial"):
+        if partial.is_symlink():
+            partial.unlink()  # a save would write through it
         shutil.rmtree(partial, ignore_errors=True)
     if good is None:
         return
