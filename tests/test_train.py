@@ -244,7 +244,7 @@ def test_ctrl_c_on_two_ranks_ends_cleanly_too(data_folder: Path, tmp_path: Path)
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_request_during_an_evaluation_is_obeyed_and_the_evaluation_comes_later(
     data_folder: Path, tmp_path: Path, ranks: int
 ) -> None:
@@ -274,7 +274,9 @@ def test_a_request_during_an_evaluation_is_obeyed_and_the_evaluation_comes_later
     assert not manifest(tmp_path / "x")["evaluation_is_due"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)]
+)
 def test_a_request_before_the_first_step_is_obeyed(
     data_folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

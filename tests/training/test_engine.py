@@ -218,7 +218,7 @@ def save_and_resume(folder: str, world: int) -> list[tuple[str, Any, Any]]:
     return results
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_resume_of_a_resume_is_the_straight_run_to_the_bit(tmp_path: Path, world: int) -> None:
     results = on_ranks(world, save_and_resume, tmp_path, str(tmp_path), world)[0]
     for what, (losses, weights), (cut_losses, cut_weights) in results:
@@ -257,7 +257,7 @@ def leave_one_out(stages: list[int], world: int) -> list[bool]:
     return equal
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_update_that_is_left_out_leaves_no_trace(tmp_path: Path, world: int) -> None:
     """Weights, moments, the optimizer's count of steps and gradients: at every stage."""
     assert on_ranks(world, leave_one_out, tmp_path, [0, 1, 2, 3], world)[0] == [True] * 4
