@@ -20,7 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ from tests.chaos.disturbances import (
     wait_for_a_save,
 )
 
-STEPS = 120
 ROOM = "40m"
 """Size of the disk that becomes full: the checkpoints need some of it."""
 
@@ -48,7 +48,6 @@ OPTIONS = [
     "tracking.wandb=disabled",
     "launch.nproc_per_node=2",
     "launch.max_restarts=3",
-    f"training.max_steps={STEPS}",
     "training.save_every=3",
     "training.eval_every=20",
     "training.keep_checkpoints=3",
@@ -79,22 +78,37 @@ class Tally:
 
 def main() -> None:
     arguments = parsed()
-    chance = random.Random(arguments.seed)
-    tally = Tally()
-    until = time.monotonic() + 60 * arguments.minutes
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        data = make_data(folder)
-        expected = undisturbed(folder / "undisturbed", data)
-        number = 0
-        while tally.kills < arguments.kills and time.monotonic() < until:
-            number += 1
-            disk = stack.enter_context(SmallDisk(folder / f"runs{number}"))
-            disturb(disk, data, expected, chance, tally, arguments.others)
-            print(f"run {number}: {tally.starts} starts, {tally.kills} kills so far", flush=True)
+    tally = throw(arguments)
     print(summary(tally))
     if tally.lost or tally.orphans or tally.kills < arguments.kills:
         sys.exit(1)
+
+
+def throw(arguments: argparse.Namespace, data: Path | None = None) -> Tally:
+    """Disturb one run after the other; return what was thrown, and what became of them.
+
+    Args:
+        arguments: those of the command line.
+        data: token shards. None: made from the standard library.
+    """
+    chance = random.Random(arguments.seed)
+    tally = Tally()
+    until = time.monotonic() + 60 * arguments.minutes
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        folder = Path(name)
+        data = data or make_data(folder)
+        undisturbed = Case(folder / "undisturbed", data, arguments.steps)
+        subprocess.run(undisturbed.command, check=True, stdout=subprocess.DEVNULL)
+        expected = undisturbed.result()
+
+        number = 0
+        while tally.kills < arguments.kills and time.monotonic() < until:
+            number += 1
+            with small_disk(folder / f"runs{number}") as disk:
+                case = Case(disk, data, arguments.steps)
+                disturb(case, expected, chance, tally, arguments.others)
+            print(f"run {number}: {tally.starts} starts, {tally.kills} kills so far", flush=True)
+    return tally
 
 
 def parsed() -> argparse.Namespace:
@@ -102,31 +116,26 @@ def parsed() -> argparse.Namespace:
         prog="make chaos", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs, at least")
+    parser.add_argument("--steps", type=int, default=120, help="of each run")
     parser.add_argument("--minutes", type=float, default=55, help="no run starts after these")
     parser.add_argument("--seed", type=int, default=0, help="of what happens when")
     parser.add_argument(
-        "--others", type=float, default=0.12, help="share of other things than SIGKILL"
+        "--others", type=float, default=0.15, help="share of other things than SIGKILL"
     )
     return parser.parse_args()
 
 
-class SmallDisk:
-    """A folder with a small file system of its own where we may mount one, else a plain one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> Path:
-        self.folder.mkdir()
-        self.mounted = os.geteuid() == 0
-        if self.mounted:
-            command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(self.folder)]
-            self.mounted = subprocess.run(command, check=False).returncode == 0
-        return self.folder
-
-    def __exit__(self, *_: object) -> None:
-        if self.mounted:
-            subprocess.run(["umount", "-l", str(self.folder)], check=False)
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Yield a folder with a small file system of its own, where we may mount one."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(command, check=False).returncode == 0
+    try:
+        yield folder
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 def make_data(folder: Path) -> Path:
@@ -138,71 +147,72 @@ def make_data(folder: Path) -> Path:
     return data
 
 
-def command_of(folder: Path, data: Path) -> list[str]:
-    options = ["name=run", f"runs={folder}", f"data={data}", *OPTIONS]
-    return [sys.executable, "-m", "momentum_gpt.train", *options]
+@dataclass(frozen=True)
+class Case:
+    """A run in a folder of its own."""
 
+    folder: Path
+    data: Path
+    steps: int
 
-def undisturbed(folder: Path, data: Path) -> dict[str, Any]:
-    """Return what a run leaves to which nothing happens."""
-    subprocess.run(command_of(folder, data), check=True, stdout=subprocess.DEVNULL)
-    return result(folder / "run")
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
 
+    @property
+    def command(self) -> list[str]:
+        options = ["name=run", f"runs={self.folder}", f"data={self.data}", *OPTIONS]
+        options.append(f"training.max_steps={self.steps}")
+        return [sys.executable, "-m", "momentum_gpt.train", *options]
 
-def result(run: Path) -> dict[str, Any]:
-    """Return the final weights' hash, the order's hash and all metrics that no clock is in."""
-    last = run / "checkpoints" / f"step_{STEPS:08d}"
-    metrics = read_json_lines(run / "metrics.jsonl")
-    for record in metrics:
-        for key in CLOCK:
-            record.pop(key, None)
-    manifest = json.loads((last / "manifest.json").read_text())
-    return {
-        "weights": sha256_of_file(last / "model" / "model.safetensors"),
-        "order": manifest["order_sha256"],
-        "canary": manifest["canary_loss"],
-        "metrics": metrics,
-    }
+    def result(self) -> dict[str, Any]:
+        """Return the final weights' hash, the order's hash and all metrics that no clock is in."""
+        last = self.run / "checkpoints" / f"step_{self.steps:08d}"
+        metrics = read_json_lines(self.run / "metrics.jsonl")
+        for record in metrics:
+            for key in CLOCK:
+                record.pop(key, None)
+        manifest = json.loads((last / "manifest.json").read_text())
+        return {
+            "weights": sha256_of_file(last / "model" / "model.safetensors"),
+            "order": manifest["order_sha256"],
+            "canary": manifest["canary_loss"],
+            "metrics": metrics,
+        }
 
 
 def disturb(
-    folder: Path,
-    data: Path,
-    expected: dict[str, Any],
-    chance: random.Random,
-    tally: Tally,
-    others: float,
+    case: Case, expected: dict[str, Any], chance: random.Random, tally: Tally, others: float
 ) -> None:
     """Start a run again and again, and throw something at it each time, until it is complete."""
-    run = folder / "run"
-    log = folder.with_suffix(".log")
-    for _ in range(10 * STEPS):
-        before = (
-            damage(run / "checkpoints", chance) if chance.random() < 0.25 and run.exists() else None
-        )
-        if before:
-            tally.thrown[before] += 1
+    log = case.folder.with_suffix(".log")
+    code = None
+    while code != 0:
+        if chance.random() < others and (done := damage(case.run / "checkpoints", chance)):
+            tally.thrown[done] += 1
         with log.open("a") as output:
             process = subprocess.Popen(
-                command_of(folder, data), stdout=output, stderr=output, start_new_session=True
+                case.command, stdout=output, stderr=output, start_new_session=True
             )
             tally.starts += 1
-            while process.poll() is None and disturb_once(process, run, chance, tally, others):
+            while process.poll() is None and disturb_once(process, case.run, chance, tally, others):
                 pass
             code = process.wait(timeout=300)
-        if left := processes_of(run / "config.yaml", process.pid).ranks:
-            time.sleep(2)  # the kernel takes a moment
-            left = processes_of(run / "config.yaml", process.pid).ranks
-            tally.orphans += len(left)
-        if code == 0:
-            break
+        tally.orphans += len(left_behind(case.run / "config.yaml"))
         if code == 2:
             tally.lost.append(f"refused to start:\n{log.read_text()[-800:]}")
             return
-    if result(run) == expected:
+    if case.result() == expected:
         tally.equal += 1
     else:
         tally.lost.append(f"another result:\n{log.read_text()[-800:]}")
+
+
+def left_behind(config: Path) -> dict[int, int]:
+    """Return the ranks that live though their driver has ended."""
+    if processes_of(config, 0).ranks:
+        time.sleep(2)  # the kernel takes a moment
+    return processes_of(config, 0).ranks
 
 
 def disturb_once(

@@ -1,0 +1,16 @@
+"""A short form of `make chaos`: a few kills of drivers, ranks and whole runs of two ranks."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from tests.chaos.__main__ import throw
+
+
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(data_folder: Path) -> None:
+    tally = throw(Namespace(kills=3, steps=24, minutes=3, seed=1, others=0.0), data_folder)
+    assert tally.kills >= 3
+    assert tally.equal >= 1
+    assert tally.lost == []
+    assert tally.orphans == 0
