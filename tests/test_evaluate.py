@@ -356,6 +356,7 @@ def measured(folder: Path) -> list[dict[str, Any]]:
     return [record for record in read_json_lines(folder / "metrics.jsonl") if "val/loss" in record]
 
 
+@pytest.mark.slow
 def test_few_shot_tasks_are_measured_alike_while_training_and_afterwards(
     data_folder: Path, task: str, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_every_variant_is_trained_with_every_decay_position_encoding_and_seed() 
     assert jobs[-1].options[-1] == "attention.ema_decay=0.5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["recall", pytest.param("induction", marks=pytest.mark.slow)])
 def test_variants_are_trained_side_by_side_and_not_twice(task: str, tmp_path: Path) -> None:
     output = tmp_path / task

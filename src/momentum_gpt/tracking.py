@@ -212,6 +212,9 @@ class MetricsFile:
     def _try_to_write(self) -> None:
         try:
             self._write()
+        except MachineError as error:  # the file could not be made
+            self.retry_at = time.monotonic() + RETRY_EVERY
+            self._tell(error.__cause__)
         except OSError as error:
             self.retry_at = time.monotonic() + RETRY_EVERY
             self._tell(error)
@@ -237,11 +240,11 @@ class MetricsFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.size += written
 
-    def _tell(self, error: OSError) -> None:
+    def _tell(self, error: BaseException | None) -> None:
         if not self.is_told:
             self.is_told = True
             warn(
-                f"{self.path} cannot be written ({error.strerror}): "
+                f"{self.path} cannot be written ({getattr(error, 'strerror', error)}): "
                 "the training goes on, and its metrics are kept in memory until there is room"
             )
 

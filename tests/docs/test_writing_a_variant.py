@@ -17,9 +17,12 @@ from momentum_gpt.models import ATTENTIONS
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "writing-a-variant.md").read_text(encoding="utf-8")
 
-pytestmark = pytest.mark.skipif(
-    "two_speed" in ATTENTIONS, reason="this is the copy that the tutorial was applied to"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        "two_speed" in ATTENTIONS, reason="this is the copy that the tutorial was applied to"
+    ),
+]
 
 
 def blocks(language: str) -> list[str]:

@@ -103,6 +103,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_happened(
     start: Start,
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_happe
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.slow
 def test_failures_without_a_new_checkpoint_end_the_run_and_say_why(start: Start) -> None:
     run = start("launch.max_restarts=1")
     killed: set[int] = set()
@@ -164,6 +166,7 @@ def test_a_run_that_is_stopped_saves_and_is_not_started_again(
     assert latest == f"step_{found['step']:08d}\n"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_before_its_first_step_is_not_started_again(start: Start) -> None:
     run = start(*LONG)
     run.wait_until(lambda: len(run.ranks()) == 2)

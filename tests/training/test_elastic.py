@@ -433,6 +433,7 @@ def straight(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "x"
 
 
+@pytest.mark.slow
 def test_the_same_command_with_other_ranks_and_stage_resumes_the_run(
     straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -290,7 +290,7 @@ def load_poisoned(folder: str) -> str:
 def test_reading_a_checkpoint_never_runs_what_is_in_it(tmp_path: Path) -> None:
     said = on_ranks(1, load_poisoned, tmp_path, str(tmp_path))[0]
     assert not (tmp_path / "it_ran").exists()
-    assert "mkdir" in said
+    assert "UnpicklingError" in said
 
 
 def nothing_is_built() -> list[str]:

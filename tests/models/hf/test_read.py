@@ -176,6 +176,7 @@ def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluation_and_further_training_take_the_folder(
     folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
