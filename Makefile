@@ -39,7 +39,7 @@ test: .venv/.ready-for-tests  ## Run the tests
 	$(RUN) pytest -n 2 --dist loadfile
 
 test-slow: .venv/.ready-for-tests  ## Run the tests that take minutes, with kills at random moments
-	$(RUN) pytest -m slow --timeout 1500
+	$(RUN) pytest -m slow -n 2 --dist loadfile --timeout 1500
 
 test-wheel: .venv/.ready-for-tests  ## Use the wheel in a fresh environment: PYTHON=python3.13
 	WHEEL_PYTHON=$(PYTHON) $(RUN) pytest -m wheel --timeout 1500 tests/test_wheel.py
@@ -60,7 +60,8 @@ mutation: .venv/.ready-for-tests  ## Measure which small mistakes in the code th
 	$(RUN) pytest --quiet tests/mutation
 	$(RUN) tests.mutation $(OPTIONS)
 
-chaos: .venv/.ready-for-tests  ## Kill, freeze and damage runs, and see that none is lost: an hour
+chaos: .venv/.ready-for-tests  ## Kill, freeze and damage runs, and see that none is lost
+	$(RUN) pytest -m chaotic --timeout 1500
 	$(RUN) tests.chaos $(OPTIONS)
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types

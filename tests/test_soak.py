@@ -26,7 +26,7 @@ def resources(process: int) -> tuple[float, int]:
     return int(memory[1]) / 1024, len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.timeout(900)
 def test_memory_and_open_files_stay_flat_for_2000_steps(data_folder: Path, tmp_path: Path) -> None:
     """With checkpoints every 20 steps and evaluations every 100."""

@@ -309,7 +309,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
         }
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.parametrize("fault", [*AT_INIT, *IN_MID_RUN])
 def test_a_server_that_fails_neither_delays_nor_ends_a_run_and_gets_all_of_it_later(
     trained: dict[str, Future[Trained]], fault: str

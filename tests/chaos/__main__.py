@@ -106,7 +106,7 @@ def throw(arguments: argparse.Namespace, data: Path | None = None) -> Tally:
             number += 1
             with small_disk(folder / f"runs{number}") as disk:
                 case = Case(disk, data, arguments.steps)
-                disturb(case, expected, chance, tally, arguments.others)
+                disturb(case, expected, chance, tally, arguments)
             print(f"run {number}: {tally.starts} starts, {tally.kills} kills so far", flush=True)
     return tally
 
@@ -117,6 +117,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs, at least")
     parser.add_argument("--steps", type=int, default=120, help="of each run")
+    parser.add_argument(
+        "--within", type=float, default=20, help="seconds from one thing to the next, at most"
+    )
     parser.add_argument("--minutes", type=float, default=55, help="no run starts after these")
     parser.add_argument("--seed", type=int, default=0, help="of what happens when")
     parser.add_argument(
@@ -182,20 +185,28 @@ class Case:
 
 
 def disturb(
-    case: Case, expected: dict[str, Any], chance: random.Random, tally: Tally, others: float
+    case: Case,
+    expected: dict[str, Any],
+    chance: random.Random,
+    tally: Tally,
+    arguments: argparse.Namespace,
 ) -> None:
     """Start a run again and again, and throw something at it each time, until it is complete."""
     log = case.folder.with_suffix(".log")
     code = None
     while code != 0:
-        if chance.random() < others and (done := damage(case.run / "checkpoints", chance)):
+        if chance.random() < arguments.others and (
+            done := damage(case.run / "checkpoints", chance)
+        ):
             tally.thrown[done] += 1
         with log.open("a") as output:
             process = subprocess.Popen(
                 case.command, stdout=output, stderr=output, start_new_session=True
             )
             tally.starts += 1
-            while process.poll() is None and disturb_once(process, case.run, chance, tally, others):
+            while process.poll() is None and disturb_once(
+                process, case.run, chance, tally, arguments
+            ):
                 pass
             code = process.wait(timeout=300)
         tally.orphans += len(left_behind(case.run / "config.yaml"))
@@ -220,16 +231,16 @@ def disturb_once(
     run: Path,
     chance: random.Random,
     tally: Tally,
-    others: float,
+    arguments: argparse.Namespace,
 ) -> bool:
     """Throw one thing at a run; return whether it may go on by itself, for the next thing."""
-    what = chance.choice(OTHERS) if chance.random() < others else chance.choice(VICTIMS)
+    what = chance.choice(OTHERS) if chance.random() < arguments.others else chance.choice(VICTIMS)
     aimed = chance.random() < 0.4
     if aimed:
-        wait_for_a_save(run / "checkpoints", 60)
+        wait_for_a_save(run / "checkpoints", process)
         time.sleep(chance.uniform(0, 0.05))
     else:
-        wait_or_end(process, chance.uniform(0, 20))
+        wait_or_end(process, chance.uniform(0, arguments.within))
     found = processes_of(run / "config.yaml", process.pid)
     if process.poll() is not None:
         return False

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -174,14 +175,10 @@ class FullDisk:
         self.path.unlink()
 
 
-def wait_for_a_save(checkpoints: Path, seconds: float) -> bool:
-    """Wait until a checkpoint is being written; return whether one was."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if any(checkpoints.glob(".step_*.partial")):
-            return True
+def wait_for_a_save(checkpoints: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a checkpoint is being written, or the process ends."""
+    while process.poll() is None and not any(checkpoints.glob(".step_*.partial")):
         time.sleep(0.001)
-    return False
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -26,6 +26,8 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, blocks, commands, text_of
 
+pytestmark = pytest.mark.slow
+
 TRAIN_SMALL = [
     "model.n_layers=2",
     "model.n_heads=2",

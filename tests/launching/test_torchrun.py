@@ -103,7 +103,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_happened(
     start: Start,
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_happe
         assert torch.equal(value, expected[name]), name
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_failures_without_a_new_checkpoint_end_the_run_and_say_why(start: Start) -> None:
     run = start("launch.max_restarts=1")
     killed: set[int] = set()
@@ -145,9 +145,9 @@ def test_failures_without_a_new_checkpoint_end_the_run_and_say_why(start: Start)
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (signal.SIGUSR1, 75),
-        pytest.param(signal.SIGHUP, 75, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.chaotic),
+        pytest.param(signal.SIGHUP, 75, marks=pytest.mark.chaotic),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.chaotic),
     ],
 )
 def test_a_run_that_is_stopped_saves_and_is_not_started_again(
@@ -166,7 +166,7 @@ def test_a_run_that_is_stopped_saves_and_is_not_started_again(
     assert latest == f"step_{found['step']:08d}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_a_run_that_is_stopped_before_its_first_step_is_not_started_again(start: Start) -> None:
     run = start(*LONG)
     run.wait_until(lambda: len(run.ranks()) == 2)
@@ -201,7 +201,7 @@ def test_a_mistake_of_the_user_is_said_once_and_not_tried_again(
     assert "is not a config of this version" in errors
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("within", ["training", "evaluation", "save"])
 def test_a_frozen_rank_is_named_and_the_run_ends(start: Start, victim: int, within: str) -> None:
@@ -223,7 +223,7 @@ def test_a_frozen_rank_is_named_and_the_run_ends(start: Start, victim: int, with
     assert not is_alive(pid)
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_a_run_whose_rank_froze_goes_on_and_so_does_one_whose_driver_was_paused(
     start: Start,
 ) -> None:

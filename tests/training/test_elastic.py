@@ -202,7 +202,7 @@ def test_more_ranks_and_another_stage_go_on_with_the_state_to_the_bit(tmp_path: 
         check(one, begun[0])
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("world", "then"), [(1, 2), (2, 1), (2, 2), (2, 3), (3, 2)])
 def test_every_stage_goes_on_at_every_other(tmp_path: Path, world: int, then: int) -> None:
@@ -215,7 +215,7 @@ def test_every_stage_goes_on_at_every_other(tmp_path: Path, world: int, then: in
         check(one, source)
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("worlds", "stages"), [((1, 2, 1), (2, 2, 2)), ((2, 2, 2), (1, 3, 2)), ((2, 1, 2), (0, 2, 0))]
@@ -232,7 +232,7 @@ def test_there_and_back_is_where_it_began(
         name = restored[0][0]
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.timeout(900)
 def test_another_precision_keeps_the_fp32_weights_and_the_moments(tmp_path: Path) -> None:
     """From fp32 to bf16 and back, and from bf16 to bf16, nothing is rounded but what computes."""
@@ -282,7 +282,7 @@ def converted_by_deepspeed(folder: str, ways: list[Way]) -> None:
             ds_to_universal.main(told)
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.timeout(900)
 def test_what_is_read_is_deepspeeds_universal_checkpoint(tmp_path: Path) -> None:
     """The same names and the same values, to the bit, as its converter writes."""
@@ -322,7 +322,7 @@ def other_groups(folder: str) -> list[Any]:
     return [("groups", state, weights, train(engine, SAVED, STEPS)), begun]
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_other_groups_under_zero_3_are_another_layout(tmp_path: Path) -> None:
     restored, begun = on_ranks(2, other_groups, tmp_path, str(tmp_path))[0]
     check(restored, begun)
@@ -433,7 +433,7 @@ def straight(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "x"
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_the_same_command_with_other_ranks_and_stage_resumes_the_run(
     straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -447,7 +447,7 @@ def test_the_same_command_with_other_ranks_and_stage_resumes_the_run(
     same_curve(run, straight, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 @pytest.mark.timeout(900)
 def test_ranks_stages_and_precisions_come_and_go(
     straight: Path, data_folder: Path, tmp_path: Path

@@ -257,7 +257,8 @@ def leave_one_out(stages: list[int], world: int) -> list[bool]:
     return equal
 
 
-@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
 def test_an_update_that_is_left_out_leaves_no_trace(tmp_path: Path, world: int) -> None:
     """Weights, moments, the optimizer's count of steps and gradients: at every stage."""
     assert on_ranks(world, leave_one_out, tmp_path, [0, 1, 2, 3], world)[0] == [True] * 4

@@ -103,7 +103,7 @@ def test_a_rank_alone_finds_its_own_standstill() -> None:
     assert "in stand_still" in errors
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_a_job_that_was_paused_goes_on() -> None:
     """As with Ctrl-Z and fg, or a laptop that sleeps; one rank wakes up before the other."""
     ranks = start("work", 3 * SILENCE)
@@ -117,7 +117,7 @@ def test_a_job_that_was_paused_goes_on() -> None:
         assert (code, errors) == (0, "")
 
 
-@pytest.mark.slow
+@pytest.mark.chaotic
 def test_a_rank_that_has_finished_is_not_missed() -> None:
     for code, _, errors in ends(start("leave", 2 * SILENCE), 60):
         assert (code, errors) == (0, "")
