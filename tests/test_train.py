@@ -185,6 +185,7 @@ def test_killed_twice_and_resumed_it_is_the_straight_run_to_the_bit(
         assert mine[key] == theirs[key]
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_curve_of_one(
     invoke: Invoke, straight: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""A short form of `make chaos`: a few kills of drivers, ranks and whole runs of two ranks."""
+"""A short form of `make chaos`: a kill of a run of two ranks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.chaos.__main__ import throw
 
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(data_folder: Path) -> None:
     tally = throw(
-        Namespace(kills=2, steps=12, minutes=3, seed=1, others=0.0, within=7), data_folder
+        Namespace(kills=1, steps=12, minutes=3, seed=1, others=0.0, within=7), data_folder
     )
-    assert tally.kills >= 2
+    assert tally.kills >= 1
     assert tally.equal >= 1
     assert tally.lost == []
     assert tally.orphans == 0

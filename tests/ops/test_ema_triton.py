@@ -50,7 +50,7 @@ def test_the_kernel_is_the_recurrence(T: int, decay: float, with_documents: bool
     torch.testing.assert_close(state, expected_state, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("with_documents", [False, True])
+@pytest.mark.parametrize("with_documents", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_its_gradients_are_those_of_the_recurrence(with_documents: bool) -> None:
     """Those of values, of each head's decay, of the state, and of what the sum is added to."""
     T = 70

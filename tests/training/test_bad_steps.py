@@ -192,6 +192,7 @@ def pretrain_with_a_bad_step(data: str, runs: str, action: str) -> Outcome:
     return worker.pretrain(c, timedelta(minutes=2))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_ends_like_one_that_leaves_the_step_out(
     data_folder: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def bytes_written(folder: Path) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_room_that_a_checkpoint_takes_is_known_before(tmp_path: Path) -> None:
     results = on_ranks(1, bytes_written, tmp_path, tmp_path)[0]
     for (stage, precision), (n_parameters, written) in zip(KINDS, results, strict=True):

@@ -193,6 +193,7 @@ FP32: list[Way] = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32")]
 BF16: list[Way] = [(1, "bf16"), (2, "bf16"), (3, "bf16")]
 
 
+@pytest.mark.slow
 def test_more_ranks_and_another_stage_go_on_with_the_state_to_the_bit(tmp_path: Path) -> None:
     """From one rank and ZeRO-2 to two ranks, and to ZeRO-3."""
     begun = on_ranks(1, begin, tmp_path, str(tmp_path), [(2, "fp32")])[0]

@@ -175,6 +175,7 @@ def first_gradients(ways: list[tuple[int, str, int]]) -> list[dict[str, torch.Te
     return found
 
 
+@pytest.mark.slow
 def test_in_bf16_the_tied_embedding_has_the_gradient_of_fp32(tmp_path: Path) -> None:
     """DeepSpeed has counted gradients of tied weights wrongly under ZeRO-2 (its issue 8224).
 
@@ -196,10 +197,12 @@ def test_in_bf16_the_tied_embedding_has_the_gradient_of_fp32(tmp_path: Path) -> 
             assert difference < 0.02, f"{way}: {name} differs by {difference:.1%}"
 
 
-def save_and_resume(folder: str, world: int) -> list[tuple[str, Any, Any]]:
+def save_and_resume(
+    folder: str, world: int, kinds: list[tuple[int, str]]
+) -> list[tuple[str, Any, Any]]:
     """Straight through, and with two stops, each into a new engine."""
     results = []
-    for stage, precision in FP32 + BF16:
+    for stage, precision in kinds:
         c = config(stage, precision, 4 // world, world)
         engine = new_engine(c)
         straight = steps(engine, c, 0, STEPS), engines.full_weights(engine)
@@ -218,9 +221,18 @@ def save_and_resume(folder: str, world: int) -> list[tuple[str, Any, Any]]:
     return results
 
 
-@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_resume_of_a_resume_is_the_straight_run_to_the_bit(tmp_path: Path, world: int) -> None:
-    results = on_ranks(world, save_and_resume, tmp_path, str(tmp_path), world)[0]
+@pytest.mark.parametrize(
+    ("world", "kinds"),
+    [
+        (2, FP32),
+        pytest.param(2, BF16, marks=pytest.mark.slow),
+        pytest.param(1, FP32 + BF16, marks=pytest.mark.slow),
+    ],
+)
+def test_a_resume_of_a_resume_is_the_straight_run_to_the_bit(
+    tmp_path: Path, world: int, kinds: list[tuple[int, str]]
+) -> None:
+    results = on_ranks(world, save_and_resume, tmp_path, str(tmp_path), world, kinds)[0]
     for what, (losses, weights), (cut_losses, cut_weights) in results:
         assert losses == cut_losses, what
         for name in weights:

@@ -85,6 +85,7 @@ def test_a_frozen_rank_is_named_and_killed_and_the_other_one_shows_where_it_wait
     assert f"reported with exit code 1: {name}" in out
 
 
+@pytest.mark.chaotic
 def test_ranks_that_live_and_make_no_progress_are_named_with_what_they_do() -> None:
     for code, _, errors in ends(start("stand", 300), 60):
         assert code == 1
@@ -96,6 +97,7 @@ def test_ranks_that_live_and_make_no_progress_are_named_with_what_they_do() -> N
         assert "in stand_still" in errors
 
 
+@pytest.mark.chaotic
 def test_a_rank_alone_finds_its_own_standstill() -> None:
     ((code, _, errors),) = ends(start("stand", 300, world_size=1), 60)
     assert code == 1
