@@ -65,6 +65,8 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 def copies(folder: Path) -> list[Path]:
     """The folders of the training's W&B run."""
+    if not (folder / "run" / "wandb" / "run_id").is_file():
+        return []  # asking for it would make one, beside the process that does
     return list((folder / "run" / "wandb").glob(f"*run-*-{run_id(folder / 'run')}"))
 
 

@@ -248,7 +248,8 @@ def test_ctrl_c_on_two_ranks_ends_cleanly_too(data_folder: Path, tmp_path: Path)
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_request_during_an_evaluation_is_obeyed_and_the_evaluation_comes_later(
     data_folder: Path, tmp_path: Path, ranks: int
 ) -> None:
@@ -312,6 +313,7 @@ def test_a_second_start_says_who_holds_the_run(
         pass
 
 
+@pytest.mark.slow
 def test_a_first_start_that_failed_does_not_block_the_corrected_command(
     data_folder: Path, tmp_path: Path
 ) -> None:
