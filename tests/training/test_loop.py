@@ -76,6 +76,7 @@ def train_on_packed_rows(data: str, runs: str) -> int:
     class TimedRun(Run):
         def evaluate(self) -> dict[str, float]:
             wait(PAUSE_TAKES)
+            self.position.evaluation_is_due = False
             return {"val/loss": 1.0}
 
         def save(self) -> None:

@@ -114,8 +114,10 @@ def _rank_of(file: Path) -> int:
 
 
 def _joined(pieces: list[State]) -> State:
-    whole = {key: torch.cat([piece[key] for piece in pieces]) for key in ("fp32", *MOMENTS)}
-    return whole | {"step": pieces[0]["step"]}
+    whole = {"step": pieces[0]["step"]}
+    for key in ("fp32", *MOMENTS):
+        whole[key] = torch.cat([piece[key] for piece in pieces])
+    return whole
 
 
 def _pieces_of_stages_1_and_2(stored: dict[str, Any]) -> Iterator[tuple[str, State]]:

@@ -15,7 +15,7 @@ from momentum_gpt.training.bad_steps import BadSteps
 from momentum_gpt.training.engine import accumulate, grad_norm, set_lr, update
 from momentum_gpt.training.optim import lr_at
 from momentum_gpt.training.progress import Progress
-from momentum_gpt.training.run import Run, Stopped
+from momentum_gpt.training.run import Run
 from momentum_gpt.training.throughput import Throughput
 
 
@@ -54,14 +54,9 @@ def train(
 
     def evaluate() -> bool:
         """Return whether the evaluation was done, and not stopped."""
-        activity.pulse(f"step {position.step}: evaluation")
-        position.evaluation_is_due = True
-        try:
-            metrics = run.evaluate()
-        except Stopped:
+        metrics = run.evaluate()
+        if metrics is None:
             return False
-        position.evaluation_is_due = False
-        position.val_loss = metrics["val/loss"]
         log(metrics)
         progress.say(describe(position.step, metrics))
         return True
@@ -96,12 +91,11 @@ def train(
             log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
             progress.show(position.step, loss, speed["train/tokens_per_s"])
         if evaluating:
-            position.evaluation_is_due = stop  # an evaluation would keep waiting who asked to stop
+            position.evaluation_is_due = stop  # whoever asked to stop should not wait for it
             stop = stop or not evaluate()
         if saving or stop:
-            activity.pulse(f"step {position.step}: saving a checkpoint")
             if tracker:
-                tracker.flush()  # no kill may lose lines that are before the checkpoint
+                tracker.flush()  # a checkpoint must not be ahead of the metrics
             progress.say(run.finish_saving())
             problem = run.save()
             progress.say(problem)

@@ -66,23 +66,31 @@ class Run:
         folder = config.run_dir / "checkpoints"
         self.saver = Saver(folder, config.training, tokenizer_file, checkpoint_size)
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float] | None:
         """Return the metrics of the present model, and keep their records.
 
-        Raises:
-            Stopped: somebody asked to stop meanwhile.
+        Returns:
+            The metrics; None if somebody asked to stop meanwhile, and the evaluation is still due.
         """
-        measured = evaluate(
-            self.engine.module,
-            self.validation,
-            self.config.evaluation,
-            self.config.model.seq_len,
-            self.config.training.max_tokens_per_forward,
-            advance=lambda _: go_on_unless_asked(),
-        )
+        position = self.position
+        activity.pulse(f"step {position.step}: evaluation")
+        position.evaluation_is_due = True
+        try:
+            measured = evaluate(
+                self.engine.module,
+                self.validation,
+                self.config.evaluation,
+                self.config.model.seq_len,
+                self.config.training.max_tokens_per_forward,
+                advance=lambda _: go_on_unless_asked(),
+            )
+        except Stopped:
+            return None
+
         if distributed.is_main():
-            origin = Origin(self.position.step, self.tokens)
-            keep_records(self.config.run_dir, origin, measured)
+            keep_records(self.config.run_dir, Origin(position.step, self.tokens), measured)
+        position.evaluation_is_due = False
+        position.val_loss = measured.metrics["val/loss"]
         return measured.metrics
 
     def agree(self, parts: Tensor) -> tuple[float, bool, bool]:
@@ -105,6 +113,7 @@ class Run:
             MachineError: the model is broken.
         """
         position = self.position
+        activity.pulse(f"step {position.step}: saving a checkpoint")
         manifest = CheckpointManifest(
             step=position.step,
             tokens=self.tokens,
