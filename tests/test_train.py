@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from momentum_gpt import evaluate, train
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines, sha256_of_file
+from momentum_gpt.core.manifest import read_checkpoint_manifest
 from momentum_gpt.core.ownership import own
 from momentum_gpt.data import TokenShards
 from momentum_gpt.models import load_model
@@ -346,6 +348,26 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_reported(
     )
     assert "step_00000030" in done.out
     assert deterministic(run) == deterministic(straight)
+
+
+def test_a_checkpoint_whose_model_is_another_is_passed_over(
+    straight: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """All bytes are what was written, but the restored model has not the loss that it had."""
+    run = Path(shutil.copytree(straight, tmp_path / "straight"))
+    last = run / "checkpoints" / "step_00000040"
+    shutil.rmtree(last)
+    newest = run / "checkpoints" / "step_00000030"
+    older = Path(shutil.copytree(newest, run / "checkpoints" / "step_00000020"))
+    replace(read_checkpoint_manifest(older), step=20).write(older)
+    replace(read_checkpoint_manifest(newest), canary_loss=9.0).write(newest)
+
+    more = ["attention=momentum", "training.max_steps=40"]
+    done = command(*arguments(tmp_path, data_folder, "straight", *more))
+    assert done.code == 0, done.err
+    assert "passed over a checkpoint: step_00000030 is broken (its loss on the fixed" in done.out
+    assert f"resume    from {older}" in done.out
+    assert (run / "checkpoints" / "damaged_step_00000030").is_dir()
 
 
 def test_a_complete_run_is_not_trained_again(
