@@ -33,6 +33,7 @@ from momentum_gpt.cli.options import option_names
 from momentum_gpt.core.disk import WRITING_ONLY, cannot_write
 from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import conf_folder
+from momentum_gpt.core.stopping import INTERRUPTED
 
 Config = TypeVar("Config")
 
@@ -45,9 +46,6 @@ QUIET = [
     "hydra/hydra_logging=disabled",
 ]
 """Hydra leaves no folders or logs of its own, except for the list of a sweep's jobs."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells use it."""
 
 SHORT = {"data": "data.path", "text": "text.source"}
 """Short names of options, in the commands that have the long one."""

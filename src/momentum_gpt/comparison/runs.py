@@ -13,7 +13,7 @@ from momentum_gpt.core.config import TrainConfig, changes_nothing, flat, read_co
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
-from momentum_gpt.core.strangers import read_name
+from momentum_gpt.core.untrusted import read_name
 from momentum_gpt.evaluation.statistics import margin_key
 
 LEFT_OUT = "LEFT OUT, not finished:"

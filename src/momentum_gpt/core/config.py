@@ -23,7 +23,7 @@ from momentum_gpt.core.errors import (
     require_finite,
 )
 from momentum_gpt.core.files import write_text
-from momentum_gpt.core.strangers import read_plain_yaml
+from momentum_gpt.core.untrusted import read_plain_yaml
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_tanh", "gelu")
@@ -497,7 +497,7 @@ class TrainConfig:
 def read_config(path: Path) -> TrainConfig:
     """Return a run's `config.yaml` as dataclasses, checked as strictly as the command line.
 
-    No interpolation is resolved: a stranger's config could read the environment with it.
+    No interpolation is resolved: an untrusted config could use it to read the environment.
 
     Raises:
         UserError: the file is not a config of this version, or a value is out of its bounds.

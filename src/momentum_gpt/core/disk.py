@@ -120,7 +120,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def refuse_link(path: Path) -> None:
-    """Check that a file which is written in place is no link: a stranger's may lead anywhere.
+    """Check that a file which is written in place is not a link, which could lead anywhere.
 
     Raises:
         UserError: it is one.

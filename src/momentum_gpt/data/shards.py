@@ -18,7 +18,7 @@ import numpy as np
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, sha256_of_file, write_json
-from momentum_gpt.core.strangers import plain_name
+from momentum_gpt.core.untrusted import plain_name
 from momentum_gpt.data.tokenizer import Tokenizer, load_tokenizer, tokenizer_file
 
 FORMAT = "momentum-gpt token shards"

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json, write_json
-from momentum_gpt.core.strangers import read_name
+from momentum_gpt.core.untrusted import read_name
 from momentum_gpt.models.gpt import GPT, is_of_variant
 from momentum_gpt.models.hf.read import (
     Pretrained,
@@ -94,7 +94,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> GPT:
 
 
 def check_found(found: Pretrained) -> None:
-    """Check, before a model is built, that what a stranger's config says fits the weights.
+    """Check, before a model is built, that what an untrusted config says fits the weights.
 
     A config that names a billion layers would fill the memory first.
 

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import conf_folder, sha256_of_file
-from momentum_gpt.core.strangers import read_plain_yaml
+from momentum_gpt.core.untrusted import read_plain_yaml
 from momentum_gpt.data.text_files import check_packed
 from momentum_gpt.evaluation.few_shot.rows import Example, IclTask, read_row
 from momentum_gpt.evaluation.few_shot.templates import filled, filtered

@@ -21,7 +21,7 @@ from torch import Tensor
 from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json
-from momentum_gpt.core.strangers import plain_name
+from momentum_gpt.core.untrusted import plain_name
 from momentum_gpt.models.hf.names import (
     GPT2,
     OWN,

@@ -1,4 +1,4 @@
-"""Reading what somebody else may have written: YAML as plain values, names that stay in a folder.
+"""Reading files from untrusted sources: YAML as plain values, names that stay in a folder.
 
 A tag can name code to run, a few lines of aliases can fill the memory, an interpolation can read
 the environment, and a path can lead out of its folder. None of them is needed in our files.
