@@ -221,15 +221,17 @@ class MetricsFile:
 
     def _write(self) -> None:
         if self.descriptor is None:
-            self._open()
+            self.descriptor = self._open()
         while self.waiting:
             self._append(self.waiting[0])
+            os.fsync(self.descriptor)
             self.waiting.popleft()
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         write_text(self.path, "".join(map(line_of, self.kept)))
-        self.descriptor = os.open(self.path, os.O_WRONLY)
-        self.size = os.fstat(self.descriptor).st_size
+        descriptor = os.open(self.path, os.O_WRONLY)
+        self.size = os.fstat(descriptor).st_size
+        return descriptor
 
     def _append(self, line: bytes) -> None:
         assert self.descriptor is not None

@@ -40,7 +40,7 @@ from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.bad_steps import MOST_IN_A_ROW, Rewind
 from momentum_gpt.training.checkpoint import Checkpoint, newest_good, set_aside, tidy
 from momentum_gpt.training.describe import describe
-from momentum_gpt.training.engine import build_engine, zero_stage
+from momentum_gpt.training.engine import build_engine, check_deepspeed_options, zero_stage
 from momentum_gpt.training.loop import train
 from momentum_gpt.training.run import Run
 from momentum_gpt.training.supervision import MARGIN, HangError, Watchdog
@@ -54,6 +54,7 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
         timeout: how long a rank waits in a collective operation.
     """
     activity.pulse("opening the data, building the model")
+    check_deepspeed_options(config.deepspeed, config.training.precision)
     plan = plan_batch(config.training, config.model.seq_len, distributed.world_size())
     batches = open_training(config, plan)
     validation = open_validation(config)

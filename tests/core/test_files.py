@@ -101,8 +101,13 @@ def test_a_last_line_without_its_newline_is_kept_if_it_is_whole(tmp_path: Path) 
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 
-BAD = [b'{"step": 2', b"3", b"null", b"[]", b'{"step": "\xff"}', b"\x00\x8f\x93\r", b"[" * 10**5]
-"""Lines that are no JSON objects."""
+BAD = [
+    *(b'{"step": 2', b"3", b"null", b"[]", b'{"step": "\xff"}', b"\x00\x8f\x93\r", b"[" * 10**5),
+    *(b"{}", b'{"tokens": 2}', b'{"step": "2"}'),
+]
+"""Lines that are no JSON objects, or have no step."""
+
+LEFT_OUT = "line {} is no record (a JSON object with a step): left out"
 
 
 @pytest.mark.parametrize("bad", BAD, ids=[repr(line[:12]) for line in BAD])
@@ -114,7 +119,7 @@ def test_a_bad_line_is_named_once_and_costs_only_itself(
     for _ in range(2):
         found = files.numbered_json_lines(path)
         assert found == [(1, {"step": 1}), (3, {"step": 3}), (4, {"step": 4})]
-    assert capsys.readouterr().err == f"{path}: line 2 is no JSON object and is left out\n"
+    assert capsys.readouterr().err == f"{path}: {LEFT_OUT.format(2)}\n"
 
     files.append_json_lines(path, [{"step": 5}])
     assert [record["step"] for record in files.read_json_lines(path)] == [1, 3, 4, 5]
@@ -126,8 +131,8 @@ def test_many_bad_lines_are_named_in_one(
     path = tmp_path / "metrics.jsonl"
     path.write_text("x\n" * 7 + '\n{"step": 1}\n')
     assert files.read_json_lines(path) == [{"step": 1}]
-    said = f"{path}: 7 lines are no JSON objects and are left out: 1, 2, 3, 4, 5, ...\n"
-    assert capsys.readouterr().err == said
+    said = "7 lines are no records (JSON objects with a step): left out, lines 1, 2, 3, 4, 5, ..."
+    assert capsys.readouterr().err == f"{path}: {said}\n"
 
 
 def test_lines_that_are_not_wanted_are_dropped_and_what_is_not_read_is_not_deleted(
@@ -137,7 +142,7 @@ def test_lines_that_are_not_wanted_are_dropped_and_what_is_not_read_is_not_delet
     path.write_bytes(b'{"step": 0}\n{"step":  2, "a": NaN}\nno \xff\n{"step": 3}\n{"step": 1}')
     files.keep_json_lines(path, lambda record: record["step"] <= 2)
     assert path.read_bytes() == b'{"step": 0}\n{"step":  2, "a": NaN}\nno \xff\n{"step": 1}\n'
-    assert capsys.readouterr().err == f"{path}: line 3 is no JSON object and is left out\n"
+    assert capsys.readouterr().err == f"{path}: {LEFT_OUT.format(3)}\n"
 
     path.write_text('{"step": 0}\n{"st')
     files.keep_json_lines(path, lambda record: True)

@@ -80,8 +80,12 @@ def new_engine(way: Way, **zero: Any) -> tuple[Any, TrainConfig]:
     return engines.build_engine(model, config, plan), config
 
 
-def train(engine: Any, first: int, last: int) -> list[float]:
-    """The loss of each step, over all ranks."""
+def train(engine: Any, first: int, last: int, leave_out: bool = False) -> list[float]:
+    """The loss of each step, over all ranks.
+
+    Args:
+        leave_out: whether no update is taken.
+    """
     losses = []
     for step in range(first, last):
         generator = torch.Generator().manual_seed(step)
@@ -90,7 +94,7 @@ def train(engine: Any, first: int, last: int) -> list[float]:
         micro_batches = [(block[None, :-1], block[None, 1:]) for block in mine]
         engines.set_lr(engine, lr_at(step, OPTIM, STEPS))
         parts = engines.accumulate(engine, micro_batches, SEQUENCES * 16)
-        engines.update(engine)
+        engines.update(engine, leave_out)
         losses.append(distributed.sum_over_ranks(parts.double().sum()).item())
     return losses
 
@@ -201,6 +205,40 @@ def test_more_ranks_and_another_stage_go_on_with_the_state_to_the_bit(tmp_path: 
     restored = on_ranks(2, go_on, tmp_path, str(tmp_path), ["1_ranks_zero2_fp32"], ways)[0]
     for one in restored:
         check(one, begun[0])
+
+
+def begin_without_an_update(folder: str, ways: list[Way]) -> list[list[float]]:
+    """Leave out every update, save, and go on to the end: the losses since the checkpoint."""
+    losses = []
+    for way in ways:
+        engine, _ = new_engine(way)
+        train(engine, 0, 2, leave_out=True)
+        save(engine, place(folder, way))
+        losses.append(train(engine, SAVED, STEPS))
+        engine.destroy()
+    return losses
+
+
+def go_on_from_no_update(folder: str, saved: list[str], ways: list[Way]) -> list[Any]:
+    results = []
+    for name, way in [(name, way) for name in saved for way in ways]:
+        engine, _ = new_engine(way)
+        load_elsewhere(engine, engine_in(Path(folder) / name), MANIFEST)
+        assert updates(engine) == {0}
+        results.append((name, way, train(engine, SAVED, STEPS)))
+        engine.destroy()
+    return results
+
+
+@pytest.mark.slow
+def test_a_checkpoint_before_the_first_update_is_resumed_at_every_stage(tmp_path: Path) -> None:
+    """AdamW has no moments then: every step so far was bad."""
+    losses = on_ranks(1, begin_without_an_update, tmp_path, str(tmp_path), FP32)[0]
+    names = [f"1_ranks_zero{stage}_fp32" for stage, _ in FP32]
+    for name, way, found in on_ranks(
+        1, go_on_from_no_update, tmp_path, str(tmp_path), names, FP32
+    )[0]:
+        assert found == pytest.approx(losses[0], rel=1e-6), f"{name} at {way}"
 
 
 @pytest.mark.chaotic

@@ -28,12 +28,12 @@ from momentum_gpt.training.saving import Saver
 from tests.training.oracle import train_plainly
 from tests.training.ranks import on_ranks
 
-STEPS = 6
+STEPS = 20
 SEQUENCES = 4  # in a step
 TARGETS = torch.tensor(
     [[16, 3, 0, 9], [12, 0, 1, 0], [16, 16, 16, 16], [0, 0, 2, 16], [1, 16, 5, 0], [7, 1, 1, 7]]
 )
-"""Targets of each step's sequences: some micro-batches have none, and nor have some ranks."""
+"""Targets of the sequences of a step, by turns: some micro-batches, and some ranks, have none."""
 SHAPE = ModelConfig(n_layers=2, n_heads=2, d_model=32, seq_len=16, vocab_size=64)
 
 
@@ -58,11 +58,15 @@ def config(
     )
 
 
+def targets_of(step: int) -> torch.Tensor:
+    return TARGETS[step % len(TARGETS)]
+
+
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens and targets of a step, (SEQUENCES, 16) each: rows with unequally many targets."""
     generator = torch.Generator().manual_seed(step)
     block = torch.randint(0, 64, (SEQUENCES, 17), generator=generator)
-    is_target = torch.arange(16) < TARGETS[step][:, None]
+    is_target = torch.arange(16) < targets_of(step)[:, None]
     return block[:, :-1], block[:, 1:].where(is_target, -100)
 
 
@@ -75,7 +79,7 @@ def steps(engine: Any, c: TrainConfig, first: int, last: int) -> list[tuple[floa
         engines.set_lr(engine, lr_at(step, c.optim, STEPS))
         tokens, targets = (part.view(split)[:, distributed.rank()] for part in batch(step))
         micro_batches = list(zip(tokens, targets, strict=True))
-        parts = engines.accumulate(engine, micro_batches, int(TARGETS[step].sum()))
+        parts = engines.accumulate(engine, micro_batches, int(targets_of(step).sum()))
         assert engines.update(engine)
         loss = distributed.sum_over_ranks(parts.double().sum()).item()
         done.append((loss, engines.grad_norm(engine)))

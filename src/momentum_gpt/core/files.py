@@ -81,10 +81,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file with one JSON object a line; [] if there is no file.
+    """Return the records of a file with one a line; [] if there is no file.
 
-    A line that holds anything else is left out and named on stderr, once. A last line that a killed
-    process cut short is left out without a word.
+    A record is a JSON object with an integer `step`. A line that holds anything else is left out
+    and named on stderr, once. A last line that a killed process cut short is left out without a
+    word.
     """
     return [record for _, record in numbered_json_lines(path)]
 
@@ -175,20 +176,24 @@ def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
 
 
 def _record_of(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object that a line holds; None if it holds anything else."""
+    """Return the record that a line holds; None if it holds anything else."""
     try:
         record = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    has_step = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if has_step else None
 
 
 def _bad_lines(path: Path, numbers: list[int]) -> str:
     first = ", ".join(str(number) for number in numbers[:5])
     if len(numbers) == 1:
-        return f"{path}: line {first} is no JSON object and is left out"
+        return f"{path}: line {first} is no record (a JSON object with a step): left out"
     more = ", ..." if len(numbers) > 5 else ""
-    return f"{path}: {len(numbers)} lines are no JSON objects and are left out: {first}{more}"
+    return (
+        f"{path}: {len(numbers)} lines are no records (JSON objects with a step): left out, "
+        f"lines {first}{more}"
+    )
 
 
 @cache

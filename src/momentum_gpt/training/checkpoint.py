@@ -154,6 +154,7 @@ def tidy(folder: Path, good: str | None) -> None:
         if _step_of(name) > _step_of(good):
             set_aside(folder / name)
     if pointed_to(folder) != good:
+        shutil.rmtree(folder / "latest", ignore_errors=True)  # if something made it a folder
         write_text(folder / "latest", good + "\n")
 
 

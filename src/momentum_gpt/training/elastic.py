@@ -124,7 +124,7 @@ def _pieces_of_stages_1_and_2(stored: dict[str, Any]) -> Iterator[tuple[str, Sta
     """Yield one rank's piece of each parameter that it has a piece of."""
     for group, addresses in enumerate(stored["param_slice_mappings"]):
         weights = stored["single_partition_of_fp32_groups"][group]
-        adam = stored["base_optimizer_state"]["state"][group]
+        adam = _adam(stored["base_optimizer_state"]["state"], group, weights)
         for name, address in addresses.items():
             yield name, _piece(weights, adam, address.start, address.numel)
 
@@ -139,7 +139,7 @@ def _pieces_of_stage_3(
     """
     for group, shape_of in enumerate(shapes):
         weights = stored["fp32_flat_groups"][group]
-        adam = stored["optimizer_state_dict"]["state"][group]
+        adam = _adam(stored["optimizer_state_dict"]["state"], group, weights)
         start = 0
         for name, shape in shape_of.items():
             part = math.ceil(shape.numel() / world_size)
@@ -160,19 +160,33 @@ def _piece(weights: Tensor, adam: State, start: int, size: int) -> State:
     return piece | {"step": adam["step"]}
 
 
+def _adam(states: dict[int, State], index: int, weights: Tensor) -> State:
+    """Return AdamW's state of a tensor: zeros if every update before the checkpoint was left out.
+
+    Args:
+        states: by the tensor's index.
+        weights: the tensor.
+    """
+    if index in states:
+        return states[index]
+    zeros = torch.zeros_like(weights)
+    return {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
+
+
 def _undivided(engine_folder: Path, model: nn.Module) -> Iterator[tuple[str, State]]:
     """Yield each parameter's state from a checkpoint of stage 0.
 
     AdamW's state is in the order of the optimizer's groups, without names.
     """
     stored = read_engine_file(engine_folder / "mp_rank_00_model_states.pt")
-    adam = stored["optimizer"]["state"]
+    states = stored["optimizer"]["state"]
     with safe_open(engine_folder.parent / "model" / "model.safetensors", "pt") as file:
         weights = {name: file.get_tensor(name) for name, _ in model.named_parameters()}
     # As build_optimizer orders them.
     names = sorted(weights, key=lambda name: weights[name].ndim < 2)
     for index, name in enumerate(names):
-        assert adam[index]["exp_avg"].shape == weights[name].shape, name
-        flat = {"fp32": weights[name]} | {key: adam[index][key] for key in MOMENTS}
+        adam = _adam(states, index, weights[name])
+        assert adam["exp_avg"].shape == weights[name].shape, name
+        flat = {"fp32": weights[name]} | {key: adam[key] for key in MOMENTS}
         state = {key: tensor.flatten() for key, tensor in flat.items()}
-        yield name, state | {"step": adam[index]["step"]}
+        yield name, state | {"step": adam["step"]}
