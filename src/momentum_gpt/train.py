@@ -20,9 +20,10 @@ if __name__ == "__main__":
     stopping.listen()  # before the imports, which take seconds
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from momentum_gpt.cli import Command, is_sweep
+from momentum_gpt.cli import Command, is_sweep, typed_options
 from momentum_gpt.core import ownership
 from momentum_gpt.core.config import TrainConfig, read_config, write_config
 from momentum_gpt.core.errors import UserError
@@ -31,8 +32,38 @@ from momentum_gpt.core.errors import UserError
 def train(config: TrainConfig) -> int:
     """Check the config, claim the run's folder, and train; return the exit code."""
     # Imported here so that --help does not load torch.
-    from momentum_gpt.tracking import show_again
-    from momentum_gpt.training.checkpoint import is_complete, newest_step
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from momentum_gpt.launching.company import company
+    from momentum_gpt.launching.submit import submit
+    from momentum_gpt.worker import work
+
+    launch = config.launch
+    if launch.kind != "local":
+        check(config)
+        return submit(config, typed_options())
+    if launch.node_rank > 0:  # the first host checks the options
+        return start(config)
+
+    others = company()
+    path = config.run_dir / "config.yaml"
+    prepared = claimed(config)
+    with others.told(prepared, path) if others else prepared as code:
+        if code is None and others:
+            code = record(work)(path)
+            others.leave()
+        elif code is None:
+            code = start(config)
+    return code
+
+
+def check(config: TrainConfig) -> None:
+    """Check the options against the run that is in the folder, if there is one, and all they name.
+
+    Raises:
+        UserError: an option cannot be what it is.
+    """
+    from momentum_gpt.training.checkpoint import newest_step
     from momentum_gpt.training.resuming import refuse_changes, take_over
     from momentum_gpt.training.settle import settle
 
@@ -43,17 +74,30 @@ def train(config: TrainConfig) -> int:
     if old:
         refuse_changes(old, config, newest_step(config.run_dir / "checkpoints"))
 
+
+@contextmanager
+def claimed(config: TrainConfig) -> Iterator[int | None]:
+    """Check the options, own the run's folder and write its config.
+
+    Yields:
+        None if there is something to train, else the exit code.
+    """
+    from momentum_gpt.tracking import show_again
+    from momentum_gpt.training.checkpoint import is_complete
+
+    check(config)
     with ownership.own(config.run_dir):
         os.environ[ownership.DRIVER] = str(os.getpid())
-        path = config.run_dir / "config.yaml"
-        write_config(config, path)
+        write_config(config, config.run_dir / "config.yaml")
         max_steps = config.training.max_steps
-        if is_complete(config.run_dir / "checkpoints", max_steps):
-            print(f"{config.run_dir} is complete: all {max_steps} steps are done")
-            if message := show_again(config):
-                print(message)
-            return 0
-        return stopping.requested() or launch(config, path)
+        if not is_complete(config.run_dir / "checkpoints", max_steps):
+            yield stopping.requested() or None
+            return
+
+        print(f"{config.run_dir} is complete: all {max_steps} steps are done")
+        if message := show_again(config):
+            print(message)
+        yield 0
 
 
 def begun_run(config: TrainConfig) -> TrainConfig | None:
@@ -77,16 +121,18 @@ def begun_run(config: TrainConfig) -> TrainConfig | None:
     return read_config(config.run_dir / "config.yaml")
 
 
-def launch(config: TrainConfig, path: Path) -> int:
+def start(config: TrainConfig) -> int:
     """Run the worker in this process, or one per rank under torchrun; return the exit code."""
     from momentum_gpt.launching.torchrun import run_ranks
     from momentum_gpt.training.checkpoint import newest_step
     from momentum_gpt.worker import work
 
+    path = config.run_dir / "config.yaml"
+    launch = config.launch
     # DeepSpeed starts only once in a process, and a sweep has several jobs.
-    if config.launch.nproc_per_node > 1 or is_sweep():
+    if launch.nproc_per_node * launch.nnodes > 1 or is_sweep():
         checkpoints = config.run_dir / "checkpoints"
-        return run_ranks(path, config.launch, lambda: newest_step(checkpoints))
+        return run_ranks(path, launch, lambda: newest_step(checkpoints))
     return work(path)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
-from momentum_gpt.core import activity, distributed, outcome, ownership
+from momentum_gpt.core import activity, distributed, outcome, ownership, scheduler
 from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
 from momentum_gpt.core.disk import checkpoint_bytes, require_room_for_run
 from momentum_gpt.core.errors import MachineError, UserError
@@ -271,6 +271,7 @@ def join_and_train(path: Path) -> Outcome:
 
 
 if __name__ == "__main__":
+    scheduler.take_place()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         ownership.die_with_parent()
     code = record(work)(Path(sys.argv[1]))

@@ -139,6 +139,11 @@ def is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def typed_options() -> list[str]:
+    """Return the options of this command, or of this job of a sweep, as they were typed."""
+    return list(HydraConfig.get().overrides.task)
+
+
 def print_help(text: str) -> None:
     """Print, unless the reader, such as `head`, has seen enough."""
     try:

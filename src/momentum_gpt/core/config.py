@@ -33,6 +33,7 @@ WANDB_MODES = ("auto", "online", "offline", "disabled")
 PACKINGS = ("concatenate", "best_fit")
 TASKS = ("recall", "induction")
 BAD_STEPS = ("skip", "rewind", "stop")
+LAUNCHERS = ("local", "hosts", "slurm", "kubernetes")
 RESUME_MODES = ("auto", "never")
 DOCUMENTS = ("stream", "apart")
 
@@ -406,11 +407,66 @@ class TrackingConfig:
 
 
 @dataclass
-class LaunchConfig:
-    """How the ranks of a run are started."""
+class SlurmConfig:
+    """What a SLURM job asks for; for `launch=slurm`."""
 
+    partition: str | None = None
+    """The partition. null: the cluster's default."""
+    account: str | None = None
+    """The account that pays. null: the user's default."""
+    time: str | None = None
+    """Longest time of a job, such as 24:00:00; after it the job is queued again and goes on.
+
+    null: the partition's default.
+    """
+    gpus_per_node: int | None = None
+    """GPUs of each host. null: one for each rank; 0: none."""
+    cpus_per_task: int = 8
+    """CPU cores of each rank."""
+    extra: list[str] = field(default_factory=list)
+    """Further options of sbatch, such as ["--qos=high","--exclusive"]."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, "launch.slurm.gpus_per_node", self.gpus_per_node)
+        require_at_least(1, "launch.slurm.cpus_per_task", self.cpus_per_task)
+
+
+@dataclass
+class KubernetesConfig:
+    """What an indexed Job needs; for `launch=kubernetes`."""
+
+    image: str = "momentum-gpt:latest"
+    """Container image with momentum-gpt installed."""
+    claim: str = "momentum-gpt"
+    """PersistentVolumeClaim that all pods mount at `folder`: data and runs are there."""
+    folder: str = "/work"
+    """Where it is mounted, and the folder that the command runs in."""
+    gpus_per_node: int | None = None
+    """GPUs of each pod. null: one for each rank; 0: none."""
+
+
+@dataclass
+class LaunchConfig:
+    """Where the ranks of a run are started, and how."""
+
+    kind: str = "local"
+    """local (here) | hosts (over ssh) | slurm | kubernetes; chosen by `launch=`."""
+    dry_run: bool = False
+    """Whether to show the script that would be submitted, and not to submit it."""
     nproc_per_node: int = 1
-    """Ranks on this machine; more than one are started by torchrun."""
+    """Ranks on each host; more than one are started by torchrun."""
+    nnodes: int = 1
+    """Hosts of the run."""
+    node_rank: int = 0
+    """Number of this host, from 0; each host gives the same command with its own number."""
+    master_addr: str | None = None
+    """Name or address of the host number 0, as the other hosts reach it."""
+    master_port: int = 29500
+    """Port of the host number 0 at which the hosts meet."""
+    hostfile: str | None = None
+    """Hosts for `launch=hosts`: a line "HOST slots=RANKS" for each, as DeepSpeed's."""
+    wait_for_hosts: float = 1800.0
+    """Seconds that a host waits for the others: at the start, and after the connection was lost."""
     max_restarts: int = 3
     """How often in a row ranks that failed are started again; a new checkpoint begins a new row.
 
@@ -422,12 +478,32 @@ class LaunchConfig:
     It must be longer than the longest pause between two passes through the model, such as a
     compilation or a checkpoint. A rank that is frozen is noticed after 30 s in any case.
     """
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
 
     def __post_init__(self) -> None:
+        require_choice(LAUNCHERS, "launch.kind", self.kind)
         require_at_least(1, "launch.nproc_per_node", self.nproc_per_node)
+        require_at_least(1, "launch.nnodes", self.nnodes)
         require_at_least(0, "launch.max_restarts", self.max_restarts)
         require_finite("launch", self)
         require_at_least(10, "launch.hang_after", self.hang_after)
+        require_at_least(0, "launch.wait_for_hosts", self.wait_for_hosts)
+
+        known = 0 <= self.node_rank < self.nnodes
+        rule = f"from 0 to launch.nnodes - 1 = {self.nnodes - 1}"
+        require(known, "launch.node_rank", self.node_rank, rule)
+        in_range = 0 < self.master_port < 2**16
+        require(in_range, "launch.master_port", self.master_port, "a port, 1 to 65535")
+        if self.kind == "local" and self.nnodes > 1 and not self.master_addr:
+            raise UserError(
+                f"launch.nnodes={self.nnodes} needs launch.master_addr=HOST, the name of the host "
+                "number 0: all hosts meet there"
+            )
+        if self.kind == "hosts" and not self.hostfile:
+            raise UserError(
+                'launch=hosts needs launch.hostfile=FILE, with lines "HOST slots=RANKS"'
+            )
 
 
 @dataclass
@@ -470,7 +546,8 @@ class TrainConfig:
         require_choice(RESUME_MODES, "resume", self.resume)
         self._check_source()
         self.evaluation.check(self.model.seq_len)
-        plan_batch(self.training, self.model.seq_len, self.launch.nproc_per_node)
+        n_ranks = self.launch.nnodes * self.launch.nproc_per_node
+        plan_batch(self.training, self.model.seq_len, n_ranks)
 
     def _check_source(self) -> None:
         """Check that there is either a corpus or a synthetic task, and nothing it cannot have."""

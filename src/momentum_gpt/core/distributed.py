@@ -32,6 +32,8 @@ def start(device: torch.device, timeout: timedelta = TIMEOUT) -> None:
     global _control_group
     backend = "nccl" if device.type == "cuda" else "gloo"
 
+    if torch.cuda.device_count() == 1:
+        os.environ["LOCAL_RANK"] = "0"  # srun may show each rank its own GPU alone
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:

@@ -35,6 +35,12 @@ def conf_folder() -> Path:
     return installed if installed.is_dir() else CLONE / "conf"
 
 
+def launch_folder() -> Path:
+    """Return the folder of launch scripts: that of the clone, or its copy in an installed wheel."""
+    installed = PACKAGE / "launch"
+    return installed if installed.is_dir() else CLONE / "launch"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path that takes the name `path` when the block ends without an error.

@@ -1,4 +1,4 @@
-"""Several ranks on this machine: this process becomes torchrun, again and again if need be.
+"""Several ranks on this host, or on several: this process becomes torchrun, again if need be.
 
 torchrun restarts ranks itself, but whatever their exit code. It would start a run again that a
 user stopped, or one with a mistake in its options.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
@@ -26,6 +27,9 @@ from momentum_gpt.core.config import LaunchConfig
 
 STOPPING_WITHIN = 600
 """Seconds that the ranks have after a request to stop to save; then they are killed."""
+
+TRY_FOR = 20
+"""Seconds that torchrun waits for the other hosts at a time: meanwhile no signal is noticed."""
 
 ENDS = (0, 2, stopping.REQUEUE, stopping.INTERRUPTED)
 """Exit codes after which nothing is started again; see `core.outcome.Outcome`."""
@@ -58,7 +62,7 @@ def run_ranks(config_path: Path, launch: LaunchConfig, latest_step: Callable[[],
     with _requests_for_the_ranks():
         while not stopping.requested():
             before = latest_step()
-            attempt = _start(config_path, launch.nproc_per_node)
+            attempt = _start(config_path, launch)
             if attempt.exit_code in ENDS or stopping.requested():
                 _say_unsaid(config_path.parent, attempt)
                 return attempt.exit_code
@@ -118,27 +122,57 @@ def _requests_for_the_ranks() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start(config_path: Path, ranks: int) -> Attempt:
+def _start(config_path: Path, launch: LaunchConfig) -> Attempt:
     """Start the ranks once, wait until they end, and return what became of them."""
     arguments = [
-        "--standalone",
-        f"--nproc-per-node={ranks}",
+        *_meeting_place(launch),
+        f"--nproc-per-node={launch.nproc_per_node}",
         "--signals-to-handle=SIGQUIT",  # all others are ours
         "-m",
         "momentum_gpt.worker",
         str(config_path),
     ]
-    outcome.forget(config_path.parent)
+    if launch.node_rank == 0:
+        outcome.forget(config_path.parent)
     sys.stdout.flush()
-    try:
-        run(parse_args(arguments))
-    except SignalException:
-        ended = outcome.read(config_path.parent)
-        # Without an outcome the ranks had nothing to save yet, or were stuck and ended themselves.
-        return Attempt(ended.exit_code if ended else _asked_for())
-    except ChildFailedError as failed:
-        return _failure(failed)
-    return Attempt(0)
+    until = time.monotonic() + launch.wait_for_hosts
+    while True:
+        try:
+            run(parse_args(arguments))
+        except SignalException:
+            ended = outcome.read(config_path.parent)
+            # Without an outcome the ranks had nothing to save yet, or were stuck and ended.
+            return Attempt(ended.exit_code if ended else _asked_for())
+        except ChildFailedError as failed:
+            return _failure(failed)
+        except dist.DistError as error:
+            if time.monotonic() > until:
+                return Attempt(FAILED, _no_meeting(launch, error))
+            continue
+        return Attempt(0)
+
+
+def _meeting_place(launch: LaunchConfig) -> list[str]:
+    """Return torchrun's options for the place where the hosts meet."""
+    if launch.nnodes == 1:
+        return ["--standalone"]
+    # Not c10d's rendezvous, whose host is found by names that hosts often have not.
+    return [
+        f"--nnodes={launch.nnodes}",
+        f"--node-rank={launch.node_rank}",
+        f"--master-addr={launch.master_addr}",
+        f"--master-port={launch.master_port}",
+        f"--rdzv-conf=timeout={TRY_FOR}",
+    ]
+
+
+def _no_meeting(launch: LaunchConfig, error: Exception) -> str:
+    place = f"{launch.master_addr}:{launch.master_port}"
+    said = str(error).splitlines()[0]
+    return (
+        f"the {launch.nnodes} hosts did not meet at {place} within {launch.wait_for_hosts:.0f} s "
+        f"({said}): see that all of them train and reach it"
+    )
 
 
 def _asked_for() -> int:

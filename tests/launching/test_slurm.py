@@ -1,0 +1,131 @@
+"""An array of runs on a real SLURM: requeued, signalled, and complete like runs that were not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from momentum_gpt.core import outcome
+from momentum_gpt.core.files import read_json_lines, sha256_of_file
+from tests.conftest import SMOKE, command
+from tests.slurm import run, slurm
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 400
+OPTIONS = [*SMOKE, f"training.max_steps={STEPS}", "training.save_every=50", "training.eval_every=0"]
+NAMES = ["vanilla-0", "vanilla-1", "momentum-0", "momentum-1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    os.environ["PYTHON"] = sys.executable
+    with slurm(tmp_path_factory.mktemp("cluster") / "slurm"):
+        yield
+    del os.environ["PYTHON"]
+
+
+def sbatch(*arguments: str) -> str:
+    """Submit a job, and return its number."""
+    return run("sbatch", "--parsable", *arguments).strip()
+
+
+def state(job: str) -> str:
+    return run("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip()
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"{what}\n{run('squeue')}"
+        time.sleep(1)
+
+
+def weights(runs: Path, name: str) -> str:
+    folder = runs / name / "checkpoints" / f"step_{STEPS:08d}"
+    return sha256_of_file(folder / "model" / "model.safetensors")
+
+
+def test_an_array_is_complete_whatever_is_requeued_and_signalled(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    here = tmp_path / "here"
+    (tmp_path / "cache").mkdir()
+    os.environ["CACHE"] = str(tmp_path / "cache" / "data")
+    job = sbatch(
+        "--ntasks-per-node=2",
+        "--gpus-per-node=0",
+        "--cpus-per-task=1",
+        f"--output={tmp_path}/%a.log",
+        str(ROOT / "launch" / "slurm.sbatch"),
+        "name=t",
+        f"runs={there}",
+        f"data={data_folder}",
+        *OPTIONS,
+    )
+    del os.environ["CACHE"]
+
+    def steps(name: str) -> int:
+        records = read_json_lines(there / f"t-{name}" / "metrics.jsonl")
+        return records[-1]["step"] if records else 0
+
+    wait_until(lambda: steps("vanilla-0") > 60, 240, "the first job trains")
+    run("scontrol", "requeue", f"{job}_0")
+    wait_until(lambda: steps("momentum-0") > 60, 400, "the third job trains")
+    run("scancel", "--signal=USR1", f"{job}_2")
+
+    def is_complete(name: str) -> bool:
+        ended = outcome.read(there / f"t-{name}")
+        return ended is not None and ended.exit_code == 0
+
+    for name in NAMES:
+        wait_until(lambda name=name: is_complete(name), 600, name)
+        attention, _, seed = name.partition("-")
+        more = [f"attention={attention}", f"training.seed={seed}", "launch.nproc_per_node=2"]
+        options = [f"name={name}", f"runs={here}", f"data={data_folder}", *OPTIONS, *more]
+        assert command("momentum_gpt.train", *options).code == 0
+        assert weights(there, f"t-{name}") == weights(here, name)
+    assert "stopped after step" in (tmp_path / "2.log").read_text()
+    wait_until(lambda: not state(job), 60, "the queue is empty")
+
+
+def test_two_tasks_of_srun_are_one_run(data_folder: Path, tmp_path: Path) -> None:
+    """On two nodes, and with a mistake."""
+    arguments = [sys.executable, "-m", "momentum_gpt.train", "name=x", f"data={data_folder}"]
+    arguments += [*SMOKE, f"runs={tmp_path}", "training.max_steps=5"]
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1"}
+    step = ["srun", "--nodes=2", "--ntasks-per-node=1", *arguments]
+    done = subprocess.run(step, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 rank(s)" in done.stdout
+    assert done.stdout.count("step 5/5") == 1
+
+    wrong = [*step, "name=y", "model.vocab_size=3"]
+    done = subprocess.run(wrong, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("error: model.vocab_size=3 is smaller than") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_rendered_job_is_submitted(data_folder: Path, tmp_path: Path) -> None:
+    options = ["name=x", f"data={data_folder}", f"runs={tmp_path}", *SMOKE, "launch=slurm"]
+    options += ["launch.nproc_per_node=2", "launch.slurm.gpus_per_node=0"]
+    options += ["launch.slurm.cpus_per_task=1", "launch.slurm.partition=cpu"]
+    done = command("momentum_gpt.train", *options)
+    assert done.code == 0, done.err
+    assert "#SBATCH --ntasks-per-node=2\n" in done.out
+    run("sbatch", "--test-only", str(tmp_path / "x" / "launch.sbatch"))
+
+    def ended() -> bool:
+        found = outcome.read(tmp_path / "x")
+        return found is not None and found.exit_code == 0
+
+    wait_until(ended, 240, "the job ends")
