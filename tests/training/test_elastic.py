@@ -235,9 +235,9 @@ def test_a_checkpoint_before_the_first_update_is_resumed_at_every_stage(tmp_path
     """AdamW has no moments then: every step so far was bad."""
     losses = on_ranks(1, begin_without_an_update, tmp_path, str(tmp_path), FP32)[0]
     names = [f"1_ranks_zero{stage}_fp32" for stage, _ in FP32]
-    for name, way, found in on_ranks(
-        1, go_on_from_no_update, tmp_path, str(tmp_path), names, FP32
-    )[0]:
+    for name, way, found in on_ranks(1, go_on_from_no_update, tmp_path, str(tmp_path), names, FP32)[
+        0
+    ]:
         assert found == pytest.approx(losses[0], rel=1e-6), f"{name} at {way}"
 
 
