@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
@@ -89,6 +90,16 @@ def test_a_bpe_with_the_names_of_sentencepiece_is_converted(tmp_path: Path) -> N
     check_the_same(tokenizer, converted, ["", LOOKS_SPECIAL, *fuzzed_texts(tokenizer.pieces, 500)])
     again = load_tokenizer(tmp_path / "tokenizer.json")
     assert [again.pieces[i] for i in (again.eos_id, again.pad_id)] == ["</s>", "<pad>"]
+    assert again.byte_ids().tolist() == tokenizer.byte_ids().tolist()
+
+
+def test_a_byte_level_tokenizer_has_no_pieces_of_single_bytes(tmp_path: Path) -> None:
+    """The ids are used as indices, also when there are none."""
+    trained = tokenizers.ByteLevelBPETokenizer()
+    trained.train_from_iterator(SOURCES, vocab_size=400, special_tokens=["<|endoftext|>"])
+    trained.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert np.ones(tokenizer.vocab_size)[tokenizer.byte_ids()].size == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""Trainings of one task, several at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from momentum_gpt.comparison import recall
+from momentum_gpt.comparison.accuracy import Cell
+from momentum_gpt.comparison.recall import Job, Study
+
+
+def test_the_runs_of_a_cell_stand_together_in_the_order_of_their_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever ends first: here the last one does."""
+    cells = [Cell("vanilla", "rotary"), Cell("momentum 0.5", "rotary")]
+    jobs = [Job(cell, seed, ()) for cell in cells for seed in (0, 1)]
+    monkeypatch.setattr(recall, "train", lambda study, job: 0.0)
+    monkeypatch.setattr(recall, "_progress_line", lambda *_: "")
+    monkeypatch.setattr(recall, "load_run", lambda folder: Path(folder).name)
+
+    found = recall.train_all(Study(tmp_path, jobs, 4, ()))
+    assert found == {
+        cells[0]: ["vanilla-rotary-seed0", "vanilla-rotary-seed1"],
+        cells[1]: ["momentum_0.5-rotary-seed0", "momentum_0.5-rotary-seed1"],
+    }
