@@ -25,6 +25,7 @@ from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
 from momentum_gpt.core.disk import checkpoint_bytes, require_room_for_run
 from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import keep_json_lines
+from momentum_gpt.core.flops import flops_per_token
 from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.data import (
     TokenShards,
@@ -44,7 +45,7 @@ from momentum_gpt.training.engine import build_engine, check_deepspeed_options, 
 from momentum_gpt.training.loop import train
 from momentum_gpt.training.run import Run
 from momentum_gpt.training.supervision import MARGIN, HangError, Watchdog
-from momentum_gpt.training.throughput import Throughput, flops_per_token
+from momentum_gpt.training.throughput import Throughput
 
 
 def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
@@ -75,7 +76,7 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     resume(run, found)
     throughput = Throughput(
         config.training.tokens_per_step,
-        flops_per_token(config.model, n_parameters),
+        flops_per_token(config.model),
     )
 
     code = None

@@ -571,6 +571,53 @@ class TrainConfig:
         return Path(self.runs) / self.name
 
 
+@dataclass
+class ClusterConfig:
+    """Machines to plan for, and what they reach."""
+
+    device: str
+    """What each rank computes on."""
+    gpus_per_node: int
+    """Devices of one host."""
+    memory_gb: float
+    """Memory of one device, in GB (10^9 bytes)."""
+    host_memory_gb: float
+    """Memory of one host, in GB."""
+    peak_tflops: float
+    """Dense bf16 TFLOP/s of one device (fp32 for a CPU)."""
+    link_gb_s: float
+    """GB/s that a device sends to the others of its host."""
+    network_gb_s: float
+    """GB/s that a host sends to the others, over all its cards."""
+    mfu: float
+    """Model FLOPs utilisation to plan with: the share of the peak that the model's FLOPs reach."""
+    price: float | None = None
+    """Price of one device for one hour, in your currency. null: not known."""
+    nodes: int = 1
+    """Hosts."""
+    disk_gb_s: float = 2.0
+    """GB/s that the file system of the runs writes for one run."""
+    reserved_gb: float = 2.0
+    """GB of a device that CUDA, NCCL and fragmentation take."""
+    failure_hours: float = 50_000.0
+    """Hours of one device between two failures that end a run.
+
+    Llama 3 had 419 in 54 days on 16,384 GPUs (arXiv 2407.21783, section 3.3.4), one in 50,700.
+    """
+    restart_minutes: float = 10.0
+    """Minutes from a failure to the next step."""
+
+    def __post_init__(self) -> None:
+        require_finite("cluster", self)
+        for name in ("gpus_per_node", "nodes"):
+            require_at_least(1, f"cluster.{name}", getattr(self, name))
+        positive = ("memory_gb", "host_memory_gb", "peak_tflops", "link_gb_s", "network_gb_s")
+        for name in (*positive, "mfu", "disk_gb_s", "failure_hours"):
+            value = getattr(self, name)
+            require(value > 0, f"cluster.{name}", value, "above 0")
+        require(self.mfu <= 1, "cluster.mfu", self.mfu, "at most 1")
+
+
 def read_config(path: Path) -> TrainConfig:
     """Return a run's `config.yaml` as dataclasses, checked as strictly as the command line.
 

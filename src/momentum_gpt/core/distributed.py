@@ -20,6 +20,9 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits in a collective operation before it gives up, where nobody says more."""
 
+BUCKET = 50_000_000
+"""Gradients that are summed over the ranks at once, at most: 100 MB in bf16."""
+
 _control_group: dist.ProcessGroup | None = None
 
 
@@ -77,6 +80,11 @@ def world_size() -> int:
 def is_main() -> bool:
     """Return whether this is the rank that writes files and prints."""
     return rank() == 0
+
+
+def bucket(n_parameters: int) -> int:
+    """Return how many gradients of a model are summed over the ranks at once."""
+    return min(n_parameters, BUCKET)
 
 
 def local_device() -> torch.device:

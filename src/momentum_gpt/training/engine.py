@@ -149,9 +149,15 @@ def zero_stage(options: dict[str, Any]) -> Any:
     return options.setdefault("zero_optimization", {}).setdefault("stage", 1)
 
 
-def deepspeed_config(config: TrainConfig, plan: BatchPlan) -> dict[str, Any]:
-    """Return all that DeepSpeed is told, with those defaults that change between versions."""
+def deepspeed_config(config: TrainConfig, plan: BatchPlan, n_parameters: int) -> dict[str, Any]:
+    """Return all that DeepSpeed is told, with those defaults that change between versions.
+
+    Its own buffers have room for 500 million gradients, however small the model.
+    """
+    bucket = distributed.bucket(n_parameters)
+    buffers = {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     return config.deepspeed | {
+        "zero_optimization": buffers | config.deepspeed["zero_optimization"],
         "train_batch_size": plan.global_batch_size,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.grad_accum_steps,
@@ -176,7 +182,8 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     model.activation_checkpointing = config.training.activation_checkpointing
     model.to(distributed.local_device())
     optimizer = build_optimizer(model, config.optim)
-    told = deepspeed_config(config, plan)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    told = deepspeed_config(config, plan, n_parameters)
     with contextlib.redirect_stdout(io.StringIO()):  # in bf16 it prints its memory eight times
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=told)
     _read_back(engine, told)

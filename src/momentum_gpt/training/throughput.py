@@ -9,23 +9,9 @@ from typing import TypeVar
 import torch
 
 from momentum_gpt.core import distributed
-from momentum_gpt.core.config import ModelConfig
+from momentum_gpt.core.flops import peak_flops
 
 T = TypeVar("T")
-
-PEAK_BF16_FLOPS = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
-"""Dense bf16 FLOP/s by words in the device's name, from NVIDIA's data sheets.
-
-A GPU that is not here gets no MFU.
-"""
-
-
-def flops_per_token(model: ModelConfig, n_parameters: int) -> float:
-    """Return 6 N + 12 L T C, the FLOPs of the forward and backward pass of one token.
-
-    Attention is not halved for causality (PaLM, arXiv 2204.02311, appendix B).
-    """
-    return 6 * n_parameters + 12 * model.n_layers * model.seq_len * model.d_model
 
 
 class Throughput:
@@ -37,7 +23,7 @@ class Throughput:
     def __init__(self, tokens_per_step: int, flops_per_token: float) -> None:
         self.tokens_per_step = tokens_per_step
         self.flops_per_token = flops_per_token
-        self.peak = _peak_flops()
+        self.peak = _peak_of_this_device()
         self.restart()
 
     def restart(self) -> None:
@@ -75,16 +61,5 @@ class Throughput:
         return metrics
 
 
-def _peak_flops() -> float | None:
-    if not torch.cuda.is_available():
-        return None
-    words = torch.cuda.get_device_name().split()
-    for name, peak in PEAK_BF16_FLOPS.items():
-        if all(_is_in(part, words) for part in name.split()):
-            return peak
-    return None
-
-
-def _is_in(part: str, words: list[str]) -> bool:
-    """Return whether a part of a device's name, such as "H100", is within one of its words."""
-    return any(part in word for word in words)
+def _peak_of_this_device() -> float | None:
+    return peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

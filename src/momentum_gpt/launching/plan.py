@@ -1,0 +1,310 @@
+"""What a run would take: memory, time, communication and disk, from its options and a cluster.
+
+Everything is counted from the shape of the model, as torch and DeepSpeed allocate and send. Nothing
+is allocated for it.
+
+Symbols: P parameters, N ranks, L layers, C width, T sequence length, V vocabulary, b sequences that
+pass through a rank at once, s bytes of a number (2 in bf16, 4 in fp32).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import ClusterConfig, ModelConfig, TrainConfig
+from momentum_gpt.core.disk import WEIGHT_BYTES, checkpoint_bytes
+from momentum_gpt.core.flops import flops_per_token
+from momentum_gpt.models import ATTENTIONS, GPT
+
+GB = 1e9
+
+ADAM = 8
+"""Bytes of AdamW's two moments of a parameter, in fp32."""
+
+IN_A_BLOCK = 16
+"""Numbers per token and channel that a block keeps for its backward pass.
+
+The inputs of the two norms, of qkv, up and out: 5; q, k and v: 3; the input of GELU and that of
+down, four times as wide: 8.
+"""
+
+LOGITS = 3 * 4
+"""Bytes per token and word at the peak: log-probabilities and two gradients, in fp32."""
+
+RECOMPUTED = 4 / 3
+"""Computation with activation checkpointing, to that without: a second forward pass."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a run is divided among the ranks."""
+
+    stage: int
+    """ZeRO stage."""
+    offload: bool = False
+    """Whether the optimizer's state is in the memory of the host."""
+    checkpointing: bool = False
+    """Whether activations are recomputed."""
+
+    @property
+    def options(self) -> str:
+        """The options of `train` that choose it."""
+        words = [f"deepspeed=zero{self.stage}{'_offload' if self.offload else ''}"]
+        if self.checkpointing:
+            words.append("training.activation_checkpointing=true")
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank at the peak, by what they are for."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    buffers: float
+    """For what is sent."""
+    activations: float
+    logits: float
+    on_host: float
+    """What is in the memory of the host instead."""
+
+    @property
+    def total(self) -> float:
+        """On the device."""
+        states = self.weights + self.gradients + self.optimizer + self.buffers
+        return states + self.activations + self.logits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run on a cluster."""
+
+    config: TrainConfig
+    cluster: ClusterConfig
+    parameters: dict[str, int]
+    """Number of parameters by part of the model."""
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(self.parameters.values())
+
+    @property
+    def ranks(self) -> int:
+        return self.cluster.nodes * self.cluster.gpus_per_node
+
+    @property
+    def way(self) -> Way:
+        """What the options choose."""
+        zero = self.config.deepspeed.get("zero_optimization", {})
+        offload = (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
+        checkpointing = self.config.training.activation_checkpointing
+        return Way(int(zero.get("stage", 1)), offload, checkpointing)
+
+    @property
+    def usable(self) -> float:
+        """Bytes of a device that a run may take."""
+        return GB * (self.cluster.memory_gb - self.cluster.reserved_gb)
+
+    def memory(self, way: Way, sequences: int) -> Memory:
+        """Return the memory of one rank.
+
+        Args:
+            way: how the run is divided.
+            sequences: that pass through the rank at once.
+        """
+        training = self.config.training
+        states = model_states(self.n_parameters, self.ranks, way, training.precision)
+        activations, logits = passing(self.config, way.checkpointing)
+        tokens = sequences * self.config.model.seq_len
+        return replace(states, activations=tokens * activations, logits=tokens * logits)
+
+    def sequences(self, way: Way) -> int:
+        """Return how many sequences fit through a rank at once; 0 if not even one."""
+        model = self.config.model
+        free = self.usable - self.memory(way, 0).total
+        fitting = int(
+            free // sum(model.seq_len * part for part in passing(self.config, way.checkpointing))
+        )
+        per_rank = self.config.training.tokens_per_step // (model.seq_len * self.ranks)
+        fitting = min(fitting, per_rank)
+        if not self.fits_host(way) or fitting < 1:
+            return 0
+        return next(size for size in range(fitting, 0, -1) if per_rank % size == 0)
+
+    def fits_host(self, way: Way) -> bool:
+        """Return whether the host has room for what all its ranks put there."""
+        needed = self.cluster.gpus_per_node * self.memory(way, 0).on_host
+        return needed < 0.9 * GB * self.cluster.host_memory_gb
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Over all ranks, at the cluster's MFU."""
+        flops = flops_per_token(self.config.model)
+        if self.way.checkpointing:
+            flops *= RECOMPUTED
+        return self.ranks * self.cluster.mfu * self.cluster.peak_tflops * 1e12 / flops
+
+    @property
+    def hours(self) -> float:
+        """Of the whole run, without evaluations and failures."""
+        training = self.config.training
+        return training.max_steps * training.tokens_per_step / self.tokens_per_s / 3600
+
+    def sent_bytes(self, way: Way, passes: int) -> float:
+        """Return the bytes that each rank sends in a step.
+
+        Args:
+            way: how the run is divided.
+            passes: forward and backward passes of the step, one for each micro-batch.
+        """
+        whole = self.n_parameters * WEIGHT_BYTES[self.config.training.precision]
+        share = (self.ranks - 1) / self.ranks
+        if way.stage < 3:
+            return 2 * share * whole  # sum gradients; hand out sums, or new weights
+        return (2 * passes + passes) * share * whole  # weights twice, gradients once
+
+    def communication_s(self, way: Way, passes: int) -> float:
+        """Return the seconds of a step's communication, where nothing is computed meanwhile."""
+        sent = self.sent_bytes(way, passes)
+        cluster = self.cluster
+        if cluster.nodes == 1:
+            return sent / (GB * cluster.link_gb_s)
+        # Of each host, all cards together send what one rank of a ring would.
+        slowest = min(cluster.link_gb_s, cluster.network_gb_s)
+        return sent / (GB * slowest)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        stage = self.way.stage
+        return checkpoint_bytes(self.n_parameters, self.config.training.precision, stage)
+
+    @property
+    def checkpoint_s(self) -> float:
+        """Seconds in which a checkpoint is written."""
+        return self.checkpoint_bytes / (GB * self.cluster.disk_gb_s)
+
+    @property
+    def between_failures_s(self) -> float:
+        """Mean seconds between two failures of any device."""
+        return 3600 * self.cluster.failure_hours / self.ranks
+
+    @property
+    def best_interval_s(self) -> float:
+        """Seconds between two checkpoints that lose the least: sqrt(2 d M).
+
+        Young (1974), "A first order approximation to the optimum checkpoint interval", with d the
+        seconds of a checkpoint and M those between failures. Checkpoints are written beside the
+        training, so that d is an upper bound of what one costs.
+        """
+        return math.sqrt(2 * self.checkpoint_s * self.between_failures_s)
+
+    def goodput(self, interval_s: float) -> float:
+        """Return the expected share of the time that is not lost to checkpoints and failures.
+
+        A failure costs the restart and on average half an interval (Daly 2006, first order).
+        """
+        lost_to_failure = 60 * self.cluster.restart_minutes + interval_s / 2
+        lost = self.checkpoint_s / interval_s + lost_to_failure / self.between_failures_s
+        return max(0.0, 1 - lost)
+
+    def ways(self) -> Iterator[Way]:
+        """Yield every way, from the one that loses the least speed to the one that loses most."""
+        for checkpointing in (False, True):
+            for stage in (1, 2, 3):
+                yield Way(stage, False, checkpointing)
+        for stage in (2, 3):
+            yield Way(stage, True, True)
+
+    def nearest(self) -> Plan | None:
+        """Return the nearest plan that fits: the same on this cluster, or on more of its hosts."""
+        for nodes in (1, 2, 4, 8, 16, 32, 64, 128):
+            cluster = replace(self.cluster, nodes=nodes * self.cluster.nodes)
+            larger = replace(self, cluster=cluster)
+            for way in larger.ways():
+                if larger.sequences(way):
+                    return larger.with_way(way)
+        return None
+
+    def with_way(self, way: Way) -> Plan:
+        """Return the same plan, divided otherwise."""
+        zero: dict[str, object] = {"stage": way.stage}
+        if way.offload:
+            zero["offload_optimizer"] = {"device": "cpu"}
+        training = replace(self.config.training, activation_checkpointing=way.checkpointing)
+        config = replace(self.config, deepspeed={"zero_optimization": zero}, training=training)
+        return replace(self, config=config)
+
+
+def plan_of(config: TrainConfig, cluster: ClusterConfig) -> Plan:
+    """Return the plan of a run whose vocabulary is known."""
+    with torch.device("meta"):
+        model = GPT(config.model, config.attention)
+    parts = dict.fromkeys(("embedding", "positions", "attention", "MLP", "norms", "variant"), 0)
+    for name, parameter in model.named_parameters():
+        parts[_part_of(name)] += parameter.numel()
+    return Plan(config, cluster, parts)
+
+
+def _part_of(name: str) -> str:
+    if ".attend." in name:
+        return "variant"
+    if "norm" in name:
+        return "norms"
+    if ".attention." in name:
+        return "attention"
+    if ".mlp." in name:
+        return "MLP"
+    return "positions" if "position" in name else "embedding"
+
+
+def model_states(P: int, N: int, way: Way, precision: str) -> Memory:
+    """Return the memory of weights, gradients and optimizer of one rank.
+
+    In bf16 the engine adds gradients up in fp32, and from stage 1 on the optimizer has weights of
+    its own in fp32.
+    """
+    s = WEIGHT_BYTES[precision]
+    divided = {  # by how many ranks each is divided
+        "optimizer": N if way.stage >= 1 else 1,
+        "gradients": N if way.stage >= 2 else 1,
+        "weights": N if way.stage >= 3 else 1,
+    }
+    optimizer = (ADAM + (4 if way.stage else 0)) * P / divided["optimizer"]
+    gradients = 4 * P / divided["gradients"]
+    buffers = s * distributed.bucket(P) if way.stage else 0
+    if way.stage == 3:
+        buffers += s * distributed.bucket(P)  # weights that are gathered
+    on_host = optimizer + gradients if way.offload else 0
+    return Memory(
+        weights=s * P / divided["weights"],
+        gradients=0 if way.offload else gradients,
+        optimizer=0 if way.offload else optimizer,
+        buffers=buffers,
+        activations=0,
+        logits=0,
+        on_host=on_host,
+    )
+
+
+def passing(config: TrainConfig, checkpointing: bool) -> tuple[float, float]:
+    """Return the bytes of activations and of logits for each token that passes through a rank."""
+    model: ModelConfig = config.model
+    assert model.vocab_size is not None
+    s = WEIGHT_BYTES[config.training.precision]
+    kept = IN_A_BLOCK + (1 if ATTENTIONS[config.attention["name"]].has_decay else 0)
+    if model.positions == "rotary":
+        kept += 2  # rotated q and k
+    statistics = 4 * (4 + model.n_heads)  # of two norms and the softmax, in fp32
+    block = s * kept * model.d_model + statistics
+    if checkpointing:
+        activations = s * model.n_layers * model.d_model + block
+    else:
+        activations = model.n_layers * block
+    ends = 2 * s * model.d_model  # what goes into the last norm, and comes out
+    return activations + ends, LOGITS * model.vocab_size
