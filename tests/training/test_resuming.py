@@ -47,8 +47,12 @@ def changed(key: str, value: Any, schedule: str = "wsd") -> TrainConfig:
 MAY = {
     "training.eval_every": 7,
     "training.save_every": 7,
+    "training.log_every": 7,
+    "training.keep_checkpoints": 7,
+    "training.keep_every": 7,
     "training.keep_best": True,
     "training.bad_step": "stop",
+    "training.spike": 7.0,
     "training.precision": "bf16",
     "training.max_tokens_per_forward": 64,
     "deepspeed.zero_optimization.stage": 3,
