@@ -38,10 +38,12 @@ class PlanConfig(TrainConfig):
 def plan(config: PlanConfig) -> None:
     """Print what the run would take."""
     # Imported here so that --help does not load torch.
-    from momentum_gpt.launching.plan import plan_of
+    from momentum_gpt.launching.plan import AUTO, plan_of
 
     settle_vocabulary_of(config)
     made = plan_of(config, config.cluster)
+    if config.deepspeed["zero_optimization"].get("stage") == AUTO:
+        made = made.with_way(made.choice() or made.way)
     print("\n\n".join(part(made) for part in (summary, memory_table, costs)))
     if made.sequences(made.way):
         return

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 
 from momentum_gpt.cli import Command, is_sweep, typed_options
 from momentum_gpt.core import ownership
-from momentum_gpt.core.config import TrainConfig, read_config, write_config
+from momentum_gpt.core.config import TrainConfig, plan_batch, read_config, write_config
 from momentum_gpt.core.errors import UserError
 
 
@@ -39,6 +39,10 @@ def train(config: TrainConfig) -> int:
     from momentum_gpt.worker import work
 
     launch = config.launch
+    if config.dry_run:
+        check(config)
+        print(rehearsal(config))
+        return 0
     if launch.kind != "local":
         check(config)
         return submit(config, typed_options())
@@ -63,7 +67,9 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: an option cannot be what it is.
     """
+    from momentum_gpt.launching.plan import settle_stage
     from momentum_gpt.training.checkpoint import newest_step
+    from momentum_gpt.training.engine import check_deepspeed_options
     from momentum_gpt.training.resuming import refuse_changes, take_over
     from momentum_gpt.training.settle import settle
 
@@ -71,8 +77,39 @@ def check(config: TrainConfig) -> None:
     if old:
         take_over(config, old)
     settle(config)
+    chosen = settle_stage(config)
+    mended = check_deepspeed_options(config.deepspeed, config.training.precision)
+    for message in filter(None, (chosen, mended)):
+        print(message)
     if old:
         refuse_changes(old, config, newest_step(config.run_dir / "checkpoints"))
+
+
+def rehearsal(config: TrainConfig) -> str:
+    """Open the data, build the model without memory, and return what would be trained."""
+    import torch
+
+    from momentum_gpt.core.disk import amount, checkpoint_bytes
+    from momentum_gpt.data import describe_data, open_training, open_validation
+    from momentum_gpt.models import GPT
+    from momentum_gpt.training.describe import describe
+    from momentum_gpt.training.engine import zero_stage
+
+    ranks = config.launch.nnodes * config.launch.nproc_per_node
+    plan = plan_batch(config.training, config.model.seq_len, ranks)
+    data = describe_data(open_training(config, plan), open_validation(config), config)
+    with torch.device("meta"):
+        model = GPT(config.model, config.attention)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    size = checkpoint_bytes(n_parameters, config.training.precision, zero_stage(config.deepspeed))
+    return "\n".join(
+        [
+            describe(config, plan, data, n_parameters),
+            f"disk      {amount(size)} for each checkpoint, in {config.run_dir}",
+            "dry_run=true: nothing was written",
+        ]
+    )
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     model = build_model(config, validation, is_new=found is None)
     initial_weights = weights_sha256(model)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(describe(config, describe_data(batches, validation, config), n_parameters))
+    say(describe(config, plan, describe_data(batches, validation, config), n_parameters))
 
     size = checkpoint_bytes(n_parameters, config.training.precision, zero_stage(config.deepspeed))
     keep = config.training.keep_checkpoints

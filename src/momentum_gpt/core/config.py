@@ -41,6 +41,7 @@ CHANGES_NOTHING = (
     "name",
     "runs",
     "resume",
+    "dry_run",
     "launch.",
     "tracking.",
     "training.log_every",
@@ -538,6 +539,8 @@ class TrainConfig:
     """auto (resume from the newest complete checkpoint) | never (refuse a run that exists)."""
     runs: str = "runs"
     """Folder that holds the run folders."""
+    dry_run: bool = False
+    """Whether to check everything, say what would be trained, and write nothing."""
 
     def __post_init__(self) -> None:
         allowed = not self.name.startswith(".") and not set(self.name) & set("/\\\0\n")

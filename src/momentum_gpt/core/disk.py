@@ -75,8 +75,8 @@ def require_room(folder: Path, needed: int, what: str, remedy: str = NO_ROOM) ->
     free = room(folder)
     if free < needed:
         raise MachineError(
-            f"{folder} has {_amount(free)} of free disk space, but {what} needs "
-            f"{_amount(needed)}: {remedy}"
+            f"{folder} has {amount(free)} of free disk space, but {what} needs "
+            f"{amount(needed)}: {remedy}"
         )
 
 
@@ -96,7 +96,7 @@ def require_room_for_run(run_dir: Path, checkpoint: int, keep: int) -> None:
     require_room(
         run_dir,
         to_come * checkpoint,
-        f"keeping {keep} checkpoints of {_amount(checkpoint)}, and writing the next,",
+        f"keeping {keep} checkpoints of {amount(checkpoint)}, and writing the next,",
         "free some space, use a smaller training.keep_checkpoints, or another disk with runs=DIR",
     )
 
@@ -158,7 +158,7 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
-def _amount(n_bytes: int) -> str:
+def amount(n_bytes: int) -> str:
     """Return a number of bytes as people read it, such as "1.2 GB"."""
     amount = float(n_bytes)
     for unit in ("bytes", "kB", "MB", "GB"):

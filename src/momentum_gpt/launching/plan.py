@@ -13,15 +13,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import psutil
 import torch
 
 from momentum_gpt.core import distributed
-from momentum_gpt.core.config import ClusterConfig, ModelConfig, TrainConfig
+from momentum_gpt.core.config import ClusterConfig, LaunchConfig, ModelConfig, TrainConfig
 from momentum_gpt.core.disk import WEIGHT_BYTES, checkpoint_bytes
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.flops import flops_per_token
 from momentum_gpt.models import ATTENTIONS, GPT
 
 GB = 1e9
+
+AUTO = "auto"
+"""The ZeRO stage of `deepspeed=auto`."""
 
 ADAM = 8
 """Bytes of AdamW's two moments of a parameter, in fp32."""
@@ -32,6 +37,9 @@ IN_A_BLOCK = 16
 The inputs of the two norms, of qkv, up and out: 5; q, k and v: 3; the input of GELU and that of
 down, four times as wide: 8.
 """
+
+IN_BACKWARD = 8
+"""Numbers per token and channel that the backward pass of a block needs besides: the MLP's."""
 
 LOGITS = 3 * 4
 """Bytes per token and word at the peak: log-probabilities and two gradients, in fp32."""
@@ -104,7 +112,8 @@ class Plan:
         zero = self.config.deepspeed.get("zero_optimization", {})
         offload = (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
         checkpointing = self.config.training.activation_checkpointing
-        return Way(int(zero.get("stage", 1)), offload, checkpointing)
+        stage = zero.get("stage", 1)
+        return Way(1 if stage == AUTO else int(stage), offload, checkpointing)
 
     @property
     def usable(self) -> float:
@@ -221,6 +230,13 @@ class Plan:
         for stage in (2, 3):
             yield Way(stage, True, True)
 
+    def choice(self) -> Way | None:
+        """Return the way that `deepspeed=auto` takes: the fastest that fits; None if none does."""
+        checkpointing = self.config.training.activation_checkpointing
+        ways = [Way(stage, False, checkpointing) for stage in (1, 2, 3)]
+        ways += [Way(stage, True, checkpointing) for stage in (2, 3)]
+        return next((way for way in ways if self.sequences(way)), None)
+
     def nearest(self) -> Plan | None:
         """Return the nearest plan that fits: the same on this cluster, or on more of its hosts."""
         for nodes in (1, 2, 4, 8, 16, 32, 64, 128):
@@ -233,12 +249,55 @@ class Plan:
 
     def with_way(self, way: Way) -> Plan:
         """Return the same plan, divided otherwise."""
-        zero: dict[str, object] = {"stage": way.stage}
+        zero: dict[str, object] = {"stage": way.stage, "overlap_comm": False}
         if way.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
+            if way.stage == 3:
+                zero["offload_param"] = {"device": "cpu"}
         training = replace(self.config.training, activation_checkpointing=way.checkpointing)
-        config = replace(self.config, deepspeed={"zero_optimization": zero}, training=training)
+        deepspeed: dict[str, object] = {"zero_optimization": zero}
+        if way.offload:
+            deepspeed["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW
+        config = replace(self.config, deepspeed=deepspeed, training=training)
         return replace(self, config=config)
+
+
+def settle_stage(config: TrainConfig) -> str | None:
+    """Replace `deepspeed=auto` by what fits this machine; return what was chosen, and why.
+
+    Raises:
+        UserError: nothing fits.
+    """
+    if config.deepspeed.get("zero_optimization", {}).get("stage") != AUTO:
+        return None
+    plan = plan_of(config, this_machine(config.launch))
+    way = plan.choice()
+    first = plan.memory(Way(1, False, config.training.activation_checkpointing), 1).total
+    needs = f"ZeRO-1 takes {first / GB:.2f} GB of the {plan.usable / GB:.2f} GB that a rank has"
+    if way is None:
+        nearest = plan.nearest()
+        remedy = nearest.way.options if nearest else "a smaller model"
+        raise UserError(f"deepspeed=auto: nothing fits ({needs}): use {remedy}, or more ranks")
+    config.deepspeed = plan.with_way(way).config.deepspeed
+    return f"deepspeed=auto: {way.options}; with one sequence in a pass, {needs}"
+
+
+def this_machine(launch: LaunchConfig) -> ClusterConfig:
+    """Return this host, as often as the run has hosts; nothing but its memory is known."""
+    ranks = launch.nproc_per_node
+    host = psutil.virtual_memory().total
+    device = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    return ClusterConfig(
+        device="GPU" if device else "CPU",
+        gpus_per_node=ranks,
+        nodes=launch.nnodes,
+        memory_gb=(device or host / ranks) / GB,
+        host_memory_gb=host / GB,
+        peak_tflops=1,
+        link_gb_s=1,
+        network_gb_s=1,
+        mfu=1,
+    )
 
 
 def plan_of(config: TrainConfig, cluster: ClusterConfig) -> Plan:
@@ -302,9 +361,10 @@ def passing(config: TrainConfig, checkpointing: bool) -> tuple[float, float]:
         kept += 2  # rotated q and k
     statistics = 4 * (4 + model.n_heads)  # of two norms and the softmax, in fp32
     block = s * kept * model.d_model + statistics
-    if checkpointing:
-        activations = s * model.n_layers * model.d_model + block
-    else:
-        activations = model.n_layers * block
     ends = 2 * s * model.d_model  # what goes into the last norm, and comes out
-    return activations + ends, LOGITS * model.vocab_size
+    logits = LOGITS * model.vocab_size
+    if not checkpointing:
+        return model.n_layers * block + ends, logits
+    # Each block's input is kept; the rest comes again, one block at a time, after the logits.
+    again = block + s * IN_BACKWARD * model.d_model
+    return s * model.n_layers * model.d_model + ends, max(logits, again)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from momentum_gpt.core import distributed
-from momentum_gpt.core.config import TrainConfig, plan_batch
+from momentum_gpt.core.batch_plan import BatchPlan
+from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.models import ATTENTIONS
 from momentum_gpt.ops import has_kernel
 from momentum_gpt.training.engine import zero_stage
 
 
-def describe(config: TrainConfig, data: str, n_parameters: int) -> str:
+def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int) -> str:
     """Return what is going to happen, as lines that are printed before the first step."""
     model, training = config.model, config.training
-    plan = plan_batch(training, model.seq_len, distributed.world_size())
     given = {key: value for key, value in config.attention.items() if key != "name"}
     options = ", ".join(f"{key} {value}" for key, value in given.items())
     lines = {

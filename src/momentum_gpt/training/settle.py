@@ -1,7 +1,7 @@
 """What is checked and filled in before a run gets its folder.
 
-The dataclasses see single values. Here the values meet the data, the variant, the engine and the
-weights to start from.
+The dataclasses see single values. Here the values meet the data, the variant and the weights to
+start from.
 """
 
 from __future__ import annotations
@@ -13,20 +13,15 @@ from momentum_gpt.evaluation.budget import settle_evaluation
 from momentum_gpt.models import build_attention
 from momentum_gpt.models.weights import check_start, load_model_config
 from momentum_gpt.training.checkpoint import has_any
-from momentum_gpt.training.engine import check_deepspeed_options
 
 
 def settle(config: TrainConfig) -> None:
     """Check the config against everything it names, and fill in what the user left open.
 
     Raises:
-        UserError: an option does not fit the data, the variant, the engine or the weights.
+        UserError: an option does not fit the data, the variant or the weights.
     """
     build_attention(config.attention, config.model)
-    correction = check_deepspeed_options(config.deepspeed, config.training.precision)
-    if correction:
-        print(correction)
-
     facts = inspect_data(config)
     if facts.tokenizer is not None:
         plan = settle_evaluation(
