@@ -421,6 +421,44 @@ def test_a_sweep_trains_one_run_after_the_other(data_folder: Path, tmp_path: Pat
     }
 
 
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_job_that_fails_and_does_no_job_twice(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    more = ["--multirun", "model.n_heads=3,1,2", "training.max_steps=2"]
+    words = arguments(tmp_path / "runs", data_folder, "heads_${model.n_heads}", *more)
+    done = command(*words, cwd=tmp_path)
+    assert done.code == 1
+    named = done.err.partition("error: 1 job(s) of the sweep failed:\n")[2]
+    assert "model.n_heads=3" in named
+    assert "(exit code 2)" in named
+    assert "Traceback" not in done.err
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["heads_1", "heads_2"]
+
+    again = command(*words, cwd=tmp_path)
+    assert again.code == 1
+    assert again.out.count("is complete: all 2 steps are done") == 2
+
+
+@pytest.mark.slow
+def test_optuna_looks_for_the_smallest_loss(data_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    more = [
+        "--multirun",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_jobs=1",
+        "optim.lr=choice(1e-9,1e-3,1e-8)",
+        "hydra/sweeper/sampler=grid",
+        "training.max_steps=10",
+    ]
+    words = arguments(tmp_path / "runs", data_folder, "lr_${optim.lr}", *more)
+    done = command(*words, "optim.min_lr=0", cwd=tmp_path)
+    assert done.code == 0, done.err
+    found = (tmp_path / "multirun" / "optimization_results.yaml").read_text()
+    assert "optim.lr: 0.001" in found
+
+
 def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(
     data_folder: Path, tmp_path: Path
 ) -> None:

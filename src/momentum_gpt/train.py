@@ -173,7 +173,14 @@ def start(config: TrainConfig) -> int:
     return work(path)
 
 
-main = Command(train, TrainConfig, "train")
+def final_loss(config: TrainConfig) -> float:
+    """Return the validation loss of the last evaluation, in nats per token."""
+    from momentum_gpt.comparison.runs import load_run
+
+    return float(load_run(str(config.run_dir)).final["val/loss"])
+
+
+main = Command(train, TrainConfig, "train", value=final_loss)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from momentum_gpt.cli.options import option_names
 from momentum_gpt.core.disk import WRITING_ONLY, cannot_write
 from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import conf_folder
-from momentum_gpt.core.stopping import INTERRUPTED
+from momentum_gpt.core.stopping import INTERRUPTED, REQUEUE
 
 Config = TypeVar("Config")
 
@@ -51,6 +51,17 @@ SHORT = {"data": "data.path", "text": "text.source"}
 """Short names of options, in the commands that have the long one."""
 
 
+STOPPED = (REQUEUE, INTERRUPTED)
+"""Exit codes of a job after which a sweep goes no further: the same command goes on with it."""
+
+FAILED_JOBS: list[str] = []
+"""The jobs of this sweep that failed, with their options."""
+
+
+class JobFailedError(Exception):
+    """A job of a sweep failed; Hydra goes on with the others, and raises this after the last."""
+
+
 @dataclass(frozen=True)
 class Command:
     """A command: called without arguments, it reads the command line, runs, and exits.
@@ -60,12 +71,14 @@ class Command:
         schema: the dataclass of its options.
         name: its file in conf/, without .yaml.
         literal: options whose text is taken as it is typed, whatever characters it has.
+        value: what a sweep may look for the smallest of, after `act` has returned 0.
     """
 
     act: Callable[[Any], int | None]
     schema: type
     name: str
     literal: tuple[str, ...] = ()
+    value: Callable[[Any], float] | None = None
 
     def __call__(self) -> None:
         """Compose `conf/NAME.yaml` with the command line, check the options, act, and exit.
@@ -93,6 +106,15 @@ class Command:
             self._compose_and_act(typed_in, literals)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             sys.exit(refuse(error, typed_in))
+        except JobFailedError as error:  # the first one, after the last job
+            failed = FAILED_JOBS or [str(error)]
+            print(
+                f"error: {len(failed)} job(s) of the sweep failed:",
+                *failed,
+                sep="\n  ",
+                file=sys.stderr,
+            )
+            sys.exit(1)
 
     def _compose_and_act(self, typed_in: CommandLine, literals: dict[str, str]) -> None:
         """Let Hydra call us with the composed options: once, or once for each job of a sweep."""
@@ -103,10 +125,15 @@ class Command:
         )
 
         @decorate
-        def composed(raw: DictConfig) -> None:
+        def composed(raw: DictConfig) -> float | None:
             code = self._run(raw, typed_in, literals)
+            if code and is_sweep() and code not in STOPPED:
+                job = " ".join(typed_options())
+                FAILED_JOBS.append(f"{job} (exit code {code})")
+                raise JobFailedError(FAILED_JOBS[-1])
             if code:
                 sys.exit(code)
+            return self.value(typed(raw, self.schema)) if self.value and is_sweep() else None
 
         composed()
 
