@@ -2,7 +2,7 @@
 
     momentum-gpt plan model=gpt_350m model.vocab_size=50304 training=paper
     momentum-gpt plan data=data/mine experiment=paper_350m cluster=a100_40x8
-    momentum-gpt plan data=data/mine model=gpt_2_7b cluster=h100x8 cluster.nodes=128
+    momentum-gpt plan data=data/mine model=gpt_2_7b cluster.nodes=128
 
 The options are those of `train`, with a cluster. It prints parameters, memory
 by ZeRO stage, the sequences that fit, time, cost, communication, disk and the

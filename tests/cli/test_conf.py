@@ -24,6 +24,7 @@ from momentum_gpt.evaluate import EvaluateConfig
 from momentum_gpt.export import ExportConfig
 from momentum_gpt.generate import GenerateConfig
 from momentum_gpt.models import ATTENTIONS, build_attention
+from momentum_gpt.plan import PlanConfig
 from momentum_gpt.recall import RecallConfig
 from momentum_gpt.training.engine import check_deepspeed_options
 
@@ -42,9 +43,11 @@ REQUIRED = {
     "bench_attention": (BenchAttentionConfig, []),
     "bench_few_shot": (BenchFewShotConfig, ["run=a"]),
     "recall": (RecallConfig, []),
+    "plan": (PlanConfig, []),
 }
 GROUPS = {
-    "train": ["model", "attention", "optim", "training", "deepspeed", "experiment"],
+    "train": ["model", "attention", "optim", "training", "deepspeed", "launch", "experiment"],
+    "plan": ["cluster"],
     "prepare": ["corpus", "tokenizer", "executor"],
 }
 
@@ -74,7 +77,8 @@ def test_every_choice_of_every_group_composes(invoke: str, group: str, name: str
         "text": ["corpus.paths=[a]"],
         "hub": ["corpus.dataset=a"],
         "mix": ["corpus.sources={a: {kind: stdlib}}"],
-        "slurm": ["executor.partition=a"],
+        "slurm": ["executor.partition=a"] if invoke == "prepare" else [],
+        "hosts": ["launch.hostfile=a"],
     }.get(name, [])
     fits = (
         ["training.tokens_per_step=524288", "training.max_tokens_per_forward=16384"]
@@ -85,8 +89,9 @@ def test_every_choice_of_every_group_composes(invoke: str, group: str, name: str
     config = composed(invoke, f"{group}={name}", *fill, *fits, *no_corpus)
     if invoke == "train":
         build_attention(config.attention, config.model)
-        check_deepspeed_options(config.deepspeed, config.training.precision)
-    else:
+        if name != "auto":  # the stage is chosen on the machine that trains
+            check_deepspeed_options(config.deepspeed, config.training.precision)
+    elif invoke == "prepare":
         build_sources(config.corpus)
 
 

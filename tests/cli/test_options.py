@@ -115,9 +115,22 @@ def test_options_of_a_group_without_a_dataclass_come_from_its_yaml_files() -> No
 
     train = command_of("momentum_gpt.train")
     sections = {section.name: section for section in sections_of(train.name, train.schema)}
-    stage, _ = sections["deepspeed"].options
+    stage = sections["deepspeed"].options[0]
     assert (stage.name, stage.default) == ("deepspeed.zero_optimization.stage", "1")
     assert "Only with" not in stage.text
+
+
+def test_a_dataclass_has_the_options_of_the_one_that_it_builds_on() -> None:
+    train = command_of("momentum_gpt.train")
+    plan = command_of("momentum_gpt.plan")
+    names = {}
+    for command in (train, plan):
+        sections = sections_of(command.name, command.schema)
+        names[command.name] = {option.name for section in sections for option in section.options}
+    more = names["plan"] - names["train"]
+    assert names["train"] <= names["plan"]
+    assert "cluster.memory_gb" in more
+    assert {name.partition(".")[0] for name in more} == {"cluster"}
 
 
 def test_a_dataclass_without_a_docstring_is_explained_by_its_field() -> None:
@@ -132,7 +145,8 @@ def test_a_dataclass_without_a_docstring_is_explained_by_its_field() -> None:
 
 def test_groups_are_the_folders_of_yaml_files() -> None:
     groups = {group.name: group for group in groups_of("train")}
-    assert list(groups) == ["model", "attention", "optim", "training", "deepspeed", "experiment"]
+    folders = ["model", "attention", "optim", "training", "deepspeed", "launch", "experiment"]
+    assert list(groups) == folders
     assert groups["attention"].chosen == "vanilla"
     assert groups["experiment"].chosen is None
     assert groups["deepspeed"].choices == choices_of("deepspeed")

@@ -16,6 +16,7 @@ PAGES = [
     "docs/momentum-attention.md",
     "docs/data.md",
     "docs/training.md",
+    "docs/cluster.md",
     "docs/choosing-a-decay.md",
     "docs/evaluation.md",
     "docs/few-shot-tasks.md",

@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from data_prep.prepare import PrepareConfig
-from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.files import conf_folder
 from momentum_gpt.evaluate import EvaluateConfig
 from momentum_gpt.generate import GenerateConfig
+from momentum_gpt.plan import PlanConfig
 from tests.docs.pages import ELSEWHERE, PAGES, ROOT, anchors, links, text_of
 
-COMMANDS = (TrainConfig, PrepareConfig, EvaluateConfig, GenerateConfig)
-"""The configurations with options that contain a dot."""
+COMMANDS = (PlanConfig, PrepareConfig, EvaluateConfig, GenerateConfig)
+"""The configurations with options that contain a dot; PlanConfig has those of TrainConfig."""
 
 OPTION = re.compile(r"(?<![\w./$-])([a-z]\w*(?:\.\w+)+)=")
 """An option with a dot and a value, as in `optim.lr=1e-3`."""

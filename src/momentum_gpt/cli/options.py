@@ -125,11 +125,14 @@ def option_names(schema: type, prefix: str = "") -> Iterator[str]:
 @cache
 def field_texts(schema: type) -> dict[str, str]:
     """Return the text under each field of a dataclass, by the field's name."""
+    texts: dict[str, str] = {}
+    for base in schema.__bases__:
+        if is_dataclass(base):
+            texts |= field_texts(base)
     source = textwrap.dedent(inspect.getsource(schema))
     definition = ast.parse(source).body[0]
     assert isinstance(definition, ast.ClassDef)
 
-    texts = {}
     # Python keeps no text under a field, so it is found in the source: the next statement.
     followers = [*definition.body[1:], None]
     for statement, following in zip(definition.body, followers, strict=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 
 from momentum_gpt.__main__ import all_verbs
@@ -17,6 +18,7 @@ from momentum_gpt.cli.options import (
     Option,
     Section,
     groups_of,
+    option_names,
     sections_of,
 )
 from momentum_gpt.core.files import CLONE, write_text
@@ -52,8 +54,15 @@ def command_text(verb: str, description: str, command: Command) -> str:
         lines += [group_row(group) for group in groups]
         lines.append("")
 
+    known: set[str] = set()
+    for base in filter(is_dataclass, command.schema.__bases__):
+        known |= set(option_names(base))
+        verb = base.__name__.removesuffix("Config").lower()
+        lines += [f"It has all options of `{verb}`, and those that follow.", ""]
     for section in sections_of(command.name, command.schema):
-        lines += section_lines(section)
+        options = [option for option in section.options if option.name not in known]
+        if section.name not in known:
+            lines += section_lines(replace(section, options=options))
     return "\n".join(lines)
 
 
