@@ -141,6 +141,16 @@ def test_losses_and_few_shot_metrics_are_families_of_their_own() -> None:
     assert table.head[-5:-2] == ["t-test p", "Holm p", "sign-flip p"]
 
 
+def test_every_metric_of_a_task_has_its_unit() -> None:
+    units = {"acc": "accuracy", "soft": "probability", "f1": "F1"}
+    metrics = {f"icl/a/{kind}@4": 0.5 for kind in units}
+    runs = [run(f"a{seed}", seed, 5.0, **metrics) for seed in range(2)]
+    runs += [run(f"b{seed}", seed, 5.0, momentum=True, **metrics) for seed in range(2)]
+    _, few_shot = compare_pairs(runs, ignore_progress)
+    found = {row.measure: row.unit for row in few_shot.differences}
+    assert found == {f"icl/a/{kind}@4": unit for kind, unit in units.items()}
+
+
 def test_across_tokenizers_only_units_of_text_are_compared() -> None:
     metrics = {
         "val/bpb": 1.0,

@@ -195,6 +195,7 @@ def test_the_page_holds_the_tables_and_marks_what_speaks_against_the_comparison(
     assert "<li>Identical training tokens.</li>" in page
     assert f"{columns(loaded)[0].difference(1)}</span>" in page
     assert "<td>training.seed</td>" in page
+    assert page.count('"displaylogo": false') == len(FIGURES)
 
 
 def test_the_training_loss_is_drawn_as_a_trailing_mean() -> None:
