@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_every_document_is_there_once_in_its_split_and_decodes_to_its_text(
 
 def test_the_folder_has_several_shards_and_reads_cross_them(data_folder: Path) -> None:
     shards = TokenShards(data_folder, "train")
-    assert len(shards.shards) > 2
+    assert len(shards.entries) > 2
     whole = np.concatenate(
         [np.load(path) for path in sorted(data_folder.glob("train_*.npy"))]
     ).astype(np.int64)
@@ -65,6 +66,29 @@ def test_the_folder_has_several_shards_and_reads_cross_them(data_folder: Path) -
         message = rf"tokens {start} \.\.\. {last} of a stream of {len(whole)}$"
         with pytest.raises(IndexError, match=message):
             shards.read(start, length)
+
+
+def test_a_shard_is_opened_when_it_is_read_and_few_stay_open(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are open at once are limited, often to 1,024, and there may be more shards."""
+    opened: list[str] = []
+    load = np.lib.format.open_memmap
+
+    def noted(path: Path, *more: Any, **options: Any) -> Any:
+        opened.append(Path(path).name)
+        return load(path, *more, **options)
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", noted)
+    monkeypatch.setattr("momentum_gpt.data.shards.OPEN_SHARDS", 2)
+    shards = TokenShards(data_folder, "train")
+    assert opened == []
+
+    first, second, third = shards.starts[:3]
+    for start in (second, second + 5, first, second, third, first):
+        shards.read(int(start), 3)
+    numbers = [1, 0, 2, 0]  # the one that was read longest ago is closed
+    assert opened == [f"train_{number:05d}.npy" for number in numbers]
 
 
 def test_the_manifest_says_what_lies_there(data_folder: Path) -> None:
@@ -112,13 +136,13 @@ def test_a_short_or_missing_shard_is_refused(copy: Path) -> None:
     shard = copy / "train_00001.npy"
     np.save(shard, np.load(shard)[:-1])
     with pytest.raises(UserError, match="the manifest says"):
-        TokenShards(copy)
+        list(TokenShards(copy).whole())
     shard.write_bytes(shard.read_bytes()[:500])
     with pytest.raises(UserError, match="cannot be read"):
-        TokenShards(copy)
+        list(TokenShards(copy).whole())
     shard.unlink()
     with pytest.raises(UserError, match="cannot be read"):
-        TokenShards(copy)
+        list(TokenShards(copy).whole())
 
 
 def test_a_short_or_missing_file_is_found_without_opening_it(tmp_path: Path) -> None:
@@ -262,7 +286,7 @@ def test_packing_that_reads_all_documents_checks_them(copy: Path) -> None:
 def test_a_shard_with_a_pickle_in_it_is_not_unpickled(copy: Path) -> None:
     np.save(copy / "train_00000.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="cannot be read"):
-        TokenShards(copy)
+        TokenShards(copy).read(0, 1)
 
 
 def test_the_fingerprint_follows_the_tokens(copy: Path, data_folder: Path) -> None:

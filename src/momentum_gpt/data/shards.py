@@ -10,7 +10,7 @@ import hashlib
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,10 @@ def check_shard_file(path: Path, entry: ShardEntry, dtype: str) -> None:
         )
 
 
+OPEN_SHARDS = 256
+"""Shards of a split that a process keeps open."""
+
+
 class BlockCheck:
     """Check each block of a shard's file once in this process, before its first token is used.
 
@@ -290,8 +294,8 @@ class BlockCheck:
 class TokenShards:
     """One split of a data folder as one long stream of tokens, read from memory-mapped shards.
 
-    What is read is checked: each block of a shard's file against its hash, and its ids against the
-    tokenizer, when a token of it is first used.
+    A shard is opened when a token of it is first used. What is read is checked: each block of a
+    shard's file against its hash, and its ids against the tokenizer.
 
     Args:
         path: the data folder.
@@ -314,12 +318,10 @@ class TokenShards:
         self.tokenizer = check_tokenizer(self.folder, self.manifest)
 
         self.entries = self.manifest.splits[split]
-        self.shards = [self._open(entry) for entry in self.entries]
-        self.checks = [
-            BlockCheck(self.folder / entry.file, entry, shard, self.vocab_size)
-            for entry, shard in zip(self.entries, self.shards, strict=True)
-        ]
-        self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
+        self.starts = np.cumsum([0, *(entry.tokens for entry in self.entries)])
+        self.checks: dict[int, BlockCheck] = {}
+        # An open shard takes a file descriptor, of which a process often has 1,024.
+        self.shard = lru_cache(OPEN_SHARDS)(self._open)
         self.documents = sum(entry.documents for entry in self.entries)
 
     @property
@@ -348,8 +350,8 @@ class TokenShards:
         done = 0
         while done < length:
             offset = start + done - self.starts[shard]
-            piece = self.shards[shard][offset:][: length - done]
-            self.checks[shard](offset, offset + len(piece))
+            piece = self.shard(shard)[offset:][: length - done]
+            self._check(shard, offset, offset + len(piece))
             out[done : done + len(piece)] = piece
             done += len(piece)
             shard += 1
@@ -366,11 +368,21 @@ class TokenShards:
         Raises:
             UserError: a shard is damaged.
         """
-        for shard, check in zip(self.shards, self.checks, strict=True):
-            check(0, len(shard))
+        for number in range(len(self.entries)):
+            shard = self.shard(number)
+            self._check(number, 0, len(shard))
             yield shard
 
-    def _open(self, entry: ShardEntry) -> np.memmap:
+    def _check(self, number: int, first: int, stop: int) -> None:
+        if number not in self.checks:
+            entry = self.entries[number]
+            path = self.folder / entry.file
+            self.checks[number] = BlockCheck(path, entry, self.shard(number), self.vocab_size)
+        self.checks[number](first, stop)
+
+    def _open(self, number: int) -> np.memmap:
+        """Return the token ids of a shard, memory-mapped."""
+        entry = self.entries[number]
         path = self.folder / entry.file
         try:
             # Unlike np.load, it reads nothing but a plain array.
