@@ -118,9 +118,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs, at least")
     parser.add_argument("--steps", type=int, default=120, help="of each run")
     parser.add_argument(
-        "--within", type=float, default=20, help="seconds from one thing to the next, at most"
+        "--within", type=float, default=12, help="seconds from one thing to the next, at most"
     )
-    parser.add_argument("--minutes", type=float, default=55, help="no run starts after these")
+    parser.add_argument("--minutes", type=float, default=38, help="no run starts after these")
     parser.add_argument("--seed", type=int, default=0, help="of what happens when")
     parser.add_argument(
         "--others", type=float, default=0.15, help="share of other things than SIGKILL"

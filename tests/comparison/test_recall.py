@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,3 +29,24 @@ def test_the_runs_of_a_cell_stand_together_in_the_order_of_their_seeds(
         cells[0]: ["vanilla-rotary-seed0", "vanilla-rotary-seed1"],
         cells[1]: ["momentum_0.5-rotary-seed0", "momentum_0.5-rotary-seed1"],
     }
+
+
+@pytest.mark.parametrize(
+    ("environment", "at_a_time", "threads"),
+    [({}, 2, "4"), ({}, 3, "2"), ({}, 9, "1"), ({"OMP_NUM_THREADS": "5"}, 2, "5")],
+)
+def test_a_training_has_its_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], at_a_time: int, threads: str
+) -> None:
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    started: list[dict[str, str]] = []
+
+    def run(*_: object, env: dict[str, str], **__: object) -> SimpleNamespace:
+        started.append(env)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: nullcontext())
+    recall.train(Study(Path(), [], at_a_time, ()), Job(Cell("vanilla", "rotary"), 0, ()))
+    assert [env["OMP_NUM_THREADS"] for env in started] == [threads]

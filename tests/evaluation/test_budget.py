@@ -71,6 +71,13 @@ def test_what_the_user_chose_stays_and_its_cost_is_reported(data_folder: Path) -
     assert str(plan) == expected
 
 
+def test_only_whole_windows_cost(data_folder: Path) -> None:
+    """Of 700 targets, 512 are scored: two windows of 256, at three context lengths."""
+    evaluation = EvaluationConfig(tokens=700, induction_sequences=3)
+    plan = settle_evaluation(evaluation, training(320, 80), 256, load_tokenizer(data_folder))
+    assert plan.cost == 2 * 256 * 3 + 3 * 256
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 def test_few_shot_queries_take_half_the_share(
     data_folder: Path, tmp_path: Path, flipped: bool

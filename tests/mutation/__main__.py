@@ -68,7 +68,7 @@ def parsed() -> argparse.Namespace:
         prog="make mutation", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--only", nargs="+", default=SOURCES, help="parts of src/momentum_gpt")
-    parser.add_argument("--mutants", type=int, default=300, help="how many to draw")
+    parser.add_argument("--mutants", type=int, default=80, help="how many to draw")
     parser.add_argument("--minutes", type=float, default=50, help="no mutant starts after these")
     parser.add_argument("--quick", action="store_true", help="only the tests that mirror a file")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing")
