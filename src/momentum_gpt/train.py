@@ -53,12 +53,13 @@ def train(config: TrainConfig) -> int:
     path = config.run_dir / "config.yaml"
     prepared = claimed(config)
     with others.told(prepared, path) if others else prepared as code:
-        if code is None and others:
-            code = record(work)(path)
-            others.leave()
-        elif code is None:
-            code = start(config)
-    return code
+        if code is not None:
+            return code
+        if others is None:
+            return start(config)
+        code = record(work)(path)
+        others.leave()
+        return code
 
 
 def check(config: TrainConfig) -> None:

@@ -83,7 +83,7 @@ def test_a_slurm_job_asks_for_what_the_options_say(
         "launch.nnodes=2",
         "launch.nproc_per_node=4",
         "launch.slurm.time=1:00:00",
-        "launch.slurm.extra=[--qos=high]",
+        "launch.slurm.extra={qos:high,exclusive:true}",
         "training.tokens_per_step=4096",
         "launch.hang_after=900",
     )
@@ -97,6 +97,7 @@ def test_a_slurm_job_asks_for_what_the_options_say(
         "cpus-per-task=8",
         f"output='{tmp_path}/a b/slurm-%j.log'",
         "qos=high",
+        "exclusive",
         "signal=USR1@120",
         "requeue",
         "open-mode=append",

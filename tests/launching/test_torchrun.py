@@ -194,7 +194,7 @@ def test_a_mistake_of_the_user_is_said_once_and_not_tried_again(
     config = tmp_path / "config.yaml"
     config.write_text("name: x\nnonsense: 1\n")
     before = signal.getsignal(signal.SIGTERM)
-    assert run_ranks(config, LaunchConfig(2), lambda: 0) == 2
+    assert run_ranks(config, LaunchConfig(nproc_per_node=2), lambda: 0) == 2
     assert signal.getsignal(signal.SIGTERM) is before
     errors = capfd.readouterr().err
     assert errors.count("error: ") == 1

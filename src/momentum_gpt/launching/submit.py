@@ -69,7 +69,7 @@ def slurm_script(config: TrainConfig, options: Sequence[str]) -> str:
     launch = config.launch
     asked = launch.slurm
     gpus = launch.nproc_per_node if asked.gpus_per_node is None else asked.gpus_per_node
-    values = {
+    values: dict[str, Any] = {
         "job-name": config.name,
         "partition": asked.partition,
         "account": asked.account,
@@ -81,9 +81,10 @@ def slurm_script(config: TrainConfig, options: Sequence[str]) -> str:
         "output": config.run_dir.absolute() / "slurm-%j.log",
     }
     mine = []
-    for name, value in values.items():
+    for name, value in {**values, **asked.extra}.items():
         if value is not None:
-            mine.append(f"--{name}={shlex.quote(str(value))}")
+            flag = f"#SBATCH --{name}"
+            mine.append(flag if value is True else f"{flag}={shlex.quote(str(value))}")
 
     lines = []
     for line in template("slurm.sbatch").splitlines():
@@ -91,7 +92,7 @@ def slurm_script(config: TrainConfig, options: Sequence[str]) -> str:
         if not line.startswith("#SBATCH") or option not in (*values, "array"):
             lines.append(line)
     first = next(number for number, line in enumerate(lines) if line.startswith("#SBATCH"))
-    lines[first:first] = [f"#SBATCH {option}" for option in (*mine, *asked.extra)]
+    lines[first:first] = mine
     return with_arguments("\n".join(lines) + "\n", options)
 
 
