@@ -59,7 +59,7 @@ def train(config: TrainConfig) -> int:
             return start(config)
         code = record(work)(path)
         others.leave()
-        return code
+        return code or 0
 
 
 def check(config: TrainConfig) -> None:

@@ -83,7 +83,7 @@ def test_a_slurm_job_asks_for_what_the_options_say(
         "launch.nnodes=2",
         "launch.nproc_per_node=4",
         "launch.slurm.time=1:00:00",
-        "launch.slurm.extra={qos:high,exclusive:true}",
+        "launch.slurm.extra=[qos:high,exclusive]",
         "training.tokens_per_step=4096",
         "launch.hang_after=900",
     )

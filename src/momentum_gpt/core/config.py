@@ -424,8 +424,8 @@ class SlurmConfig:
     """GPUs of each host. null: one for each rank; 0: none."""
     cpus_per_task: int = 8
     """CPU cores of each rank."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Further options of sbatch, such as {qos:high,exclusive:true}."""
+    extra: list[str] = field(default_factory=list)
+    """Further options of sbatch, such as [qos:high,exclusive] for --qos=high --exclusive."""
 
     def __post_init__(self) -> None:
         require_at_least(0, "launch.slurm.gpus_per_node", self.gpus_per_node)

@@ -69,7 +69,7 @@ def slurm_script(config: TrainConfig, options: Sequence[str]) -> str:
     launch = config.launch
     asked = launch.slurm
     gpus = launch.nproc_per_node if asked.gpus_per_node is None else asked.gpus_per_node
-    values: dict[str, Any] = {
+    values = {
         "job-name": config.name,
         "partition": asked.partition,
         "account": asked.account,
@@ -81,10 +81,11 @@ def slurm_script(config: TrainConfig, options: Sequence[str]) -> str:
         "output": config.run_dir.absolute() / "slurm-%j.log",
     }
     mine = []
-    for name, value in {**values, **asked.extra}.items():
+    for name, value in values.items():
         if value is not None:
-            flag = f"#SBATCH --{name}"
-            mine.append(flag if value is True else f"{flag}={shlex.quote(str(value))}")
+            mine.append(f"#SBATCH --{name}={shlex.quote(str(value))}")
+    for option in asked.extra:
+        mine.append(f"#SBATCH --{option.replace(':', '=', 1)}")
 
     lines = []
     for line in template("slurm.sbatch").splitlines():
