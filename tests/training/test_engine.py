@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import (
@@ -19,6 +21,7 @@ from momentum_gpt.core.config import (
     plan_batch,
 )
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import conf_folder
 from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
@@ -41,6 +44,11 @@ def config(
     stage: int, precision: str = "fp32", accumulate: int = 4, world: int = 1, **training: Any
 ) -> TrainConfig:
     micro = SEQUENCES // (accumulate * world)
+    precision, _, offload = precision.partition(" ")
+    deepspeed: Any = {"zero_optimization": {"stage": stage}}
+    if offload:
+        chosen = OmegaConf.load(conf_folder() / "deepspeed" / f"zero{stage}_offload.yaml")
+        deepspeed = OmegaConf.to_container(chosen)
     return TrainConfig(
         name="test",
         data=DataConfig("none"),
@@ -54,7 +62,7 @@ def config(
             precision=precision,
             **training,
         ),
-        deepspeed={"zero_optimization": {"stage": stage}},
+        deepspeed=deepspeed,
     )
 
 
@@ -113,18 +121,21 @@ def train_every_way(ways: list[tuple[int, str, int]], world: int) -> list[Any]:
 
 FP32 = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32")]
 BF16 = [(1, "bf16"), (2, "bf16"), (3, "bf16")]
+OFFLOAD = [(2, "fp32 offload"), (3, "fp32 offload")]
 
 
-def check_against_the_oracle(world: int, accumulate: list[int], folder: Path) -> None:
-    ways = [(*kind, times) for kind in FP32 for times in accumulate]
-    ways += [(*kind, accumulate[-1]) for kind in BF16]
+def check_against_the_oracle(
+    world: int, accumulate: list[int], folder: Path, fp32: Sequence[tuple[int, str]] = FP32
+) -> None:
+    ways = [(*kind, times) for kind in fp32 for times in accumulate]
+    ways += [(*kind, accumulate[-1]) for kind in BF16 if fp32 is FP32]
     results = on_ranks(world, train_every_way, folder, ways, world)[0]
     expected, weights = plain_torch()
     losses, norms = zip(*expected, strict=True)
 
     for (stage, precision, times), (done, found) in zip(ways, results, strict=True):
         what = f"stage {stage}, {precision}, {world} rank(s), {times} accumulated"
-        is_fp32 = precision == "fp32"
+        is_fp32 = precision.startswith("fp32")
         found_losses, found_norms = zip(*done, strict=True)
         assert found_losses == pytest.approx(losses, rel=1e-6 if is_fp32 else 1e-3), what
         if stage > 0:  # DeepSpeed computes no norm at stage 0
@@ -147,6 +158,12 @@ def test_two_ranks_with_one_and_two_micro_batches_are_plain_torch_at_every_stage
 ) -> None:
     """So 1 rank x 4 accumulated = 2 ranks x 2, for ZeRO 0, 1, 2 and 3."""
     check_against_the_oracle(2, [1, 2], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_is_offloaded_to_the_host_is_plain_torch_too(tmp_path: Path, world: int) -> None:
+    check_against_the_oracle(world, [1, 2], tmp_path, OFFLOAD)
 
 
 def save(engine: Any, c: TrainConfig, folder: Path, step: int) -> None:
@@ -231,6 +248,7 @@ def save_and_resume(
         (2, FP32),
         pytest.param(2, BF16, marks=pytest.mark.slow),
         pytest.param(1, FP32 + BF16, marks=pytest.mark.slow),
+        pytest.param(2, OFFLOAD, marks=pytest.mark.slow),
     ],
 )
 def test_a_resume_of_a_resume_is_the_straight_run_to_the_bit(
