@@ -17,6 +17,7 @@ PAGES = [
     "docs/data.md",
     "docs/training.md",
     "docs/cluster.md",
+    "docs/scale.md",
     "docs/choosing-a-decay.md",
     "docs/evaluation.md",
     "docs/few-shot-tasks.md",
