@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import numpy as np
+import psutil
 import pytest
 
 from momentum_gpt.training import throughput
@@ -48,7 +50,25 @@ def test_a_restart_forgets_what_was_counted(clock: Clock) -> None:
 
     measured.step()
     clock.now += 2
-    assert measured.read() == {"train/tokens_per_s": 256, "train/data_wait": 0}
+    found = measured.read()
+    assert (found["train/tokens_per_s"], found["train/data_wait"]) == (256, 0)
+    assert found["train/update_share"] == 0
+
+
+def test_the_time_of_an_update_is_a_share_of_all(clock: Clock) -> None:
+    measured = Throughput(tokens_per_step=512, flops_per_token=0.0)
+    for _ in range(2):
+        with measured.updating():
+            clock.now += 1
+        clock.now += 4
+        measured.step()
+    assert measured.read()["train/update_share"] == 2 / 10
+
+
+def test_the_memory_is_at_most_that_of_the_machine_and_at_least_that_of_torch() -> None:
+    held = np.ones(30_000_000)  # 240 MB
+    found = Throughput(512, 0.0).read()["train/memory_gb"]
+    assert held.nbytes / 1e9 < found < psutil.virtual_memory().total / 1e9
 
 
 def test_waiting_is_the_share_of_the_time_that_the_data_took(clock: Clock) -> None:

@@ -45,6 +45,8 @@ CHANGES_NOTHING = (
     "launch.",
     "tracking.",
     "training.log_every",
+    "training.layers_every",
+    "training.profile",
     "training.save_every",
     "training.keep_checkpoints",
     "training.keep_every",
@@ -244,6 +246,10 @@ class TrainingConfig:
     """
     log_every: int = 10
     """Steps between two lines of training metrics."""
+    layers_every: int = 100
+    """Steps between two lines of metrics by layer: norms, and what the variant adds. 0: none."""
+    profile: bool = False
+    """Whether to profile the steps 5 to 8: a trace in profile/, and where a step went."""
     eval_every: int = 500
     """Steps between two evaluations. 0: only at the end."""
     save_every: int = 500
@@ -270,7 +276,7 @@ class TrainingConfig:
         positive = ("max_steps", "tokens_per_step", "max_tokens_per_forward", "log_every")
         for name in (*positive, "keep_checkpoints"):
             require_at_least(1, f"training.{name}", getattr(self, name))
-        for name in ("seed", "eval_every", "save_every", "keep_every"):
+        for name in ("seed", "layers_every", "eval_every", "save_every", "keep_every"):
             require_at_least(0, f"training.{name}", getattr(self, name))
         require_choice(PRECISIONS, "training.precision", self.precision)
         require_choice(BAD_STEPS, "training.bad_step", self.bad_step)

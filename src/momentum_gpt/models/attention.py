@@ -11,7 +11,7 @@ Shapes: B batch, H heads, T time, D head dimension.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -52,7 +52,7 @@ class Variant(nn.Module):
 
     - The first line of the docstring is its description.
     - The arguments of `__init__` after the first are its options: the keys of its YAML file.
-    - `has_decay`, `forward`, `definition` and `hf_form` are described below.
+    - `has_decay`, `mix`, `forward`, `definition` and `hf_form` are described below.
 
     Args:
         layer: where the module stands.
@@ -60,6 +60,9 @@ class Variant(nn.Module):
 
     has_decay: ClassVar[bool] = False
     """Whether it has the option `ema_decay`, and sums past values with `ops.ema_of_past`."""
+
+    mix: ClassVar[Callable[..., Tensor] | None] = None
+    """The rule, called like `forward`, that it adds something to; None: it adds nothing."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -308,6 +311,8 @@ class ShiftAttention(Variant):
         UserError: the weight is not a number.
     """
 
+    mix = staticmethod(softmax_attention)
+
     def __init__(self, layer: Layer, weight: float) -> None:
         super().__init__(layer)
         require(_is_number(weight), "attention.weight", weight, "a number")
@@ -321,7 +326,7 @@ class ShiftAttention(Variant):
         documents: Documents | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        y = softmax_attention(q, k, v, documents, cache)
+        y = self.mix(q, k, v, documents, cache)
 
         before = cache.get("previous") if cache else None  # (B, H, D)
         if before is None:

@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -349,6 +349,30 @@ def update(engine: Any, leave_out: bool = False) -> bool:
     return False
 
 
+def gradients(engine: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield each parameter's name and gradient, whole, after `accumulate`.
+
+    Every rank must call this, and take all of them.
+    """
+    from deepspeed.utils import safe_get_full_grad
+
+    for name, parameter in engine.module.named_parameters():
+        if zero_stage(engine.config) == 0:
+            yield name, parameter.grad
+        else:
+            yield name, safe_get_full_grad(parameter)
+
+
+def weights(engine: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield each parameter's name and value, whole. Every rank must call this, and take all."""
+    import deepspeed
+
+    partitioned = zero_stage(engine.config) == 3
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+            yield name, parameter.detach()
+
+
 def grad_norm(engine: Any) -> float | None:
     """Return the L2 norm of the last step's gradient before clipping.
 
@@ -363,15 +387,11 @@ def full_weights(engine: Any) -> dict[str, Tensor]:
 
     Every rank must call this.
     """
-    import deepspeed
-
-    partitioned = zero_stage(engine.config) == 3
-    weights = {}
-    for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
-            if distributed.is_main():
-                weights[name] = parameter.detach().cpu().clone()
-    return weights
+    found = {}
+    for name, weight in weights(engine):
+        if distributed.is_main():
+            found[name] = weight.cpu().clone()
+    return found
 
 
 def engine_state(engine: Any, folder: Path) -> dict[Path, Any]:

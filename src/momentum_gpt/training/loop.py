@@ -16,6 +16,7 @@ from momentum_gpt.training.engine import accumulate, grad_norm, set_lr, update
 from momentum_gpt.training.optim import lr_at
 from momentum_gpt.training.progress import Progress
 from momentum_gpt.training.run import Run
+from momentum_gpt.training.telemetry import Profiler
 from momentum_gpt.training.throughput import Throughput
 
 
@@ -65,6 +66,8 @@ def train(
     stop = position.evaluation_is_due and not evaluate()
     steps = range(position.step, position.step if stop else training.max_steps)
     coming = prefetch(batches, distributed.rank(), steps)
+    profiler = Profiler(config.run_dir / "profile", training.profile)
+    profiler.start()
     for step, micro_batches, n_targets in throughput.waiting(coming):
         activity.pulse(f"step {step + 1}: forward and backward passes")
         lr = lr_at(step, config.optim, training.max_steps)
@@ -73,10 +76,13 @@ def train(
 
         # Every rank must take the same decisions, or one would wait for the others forever.
         loss, stop, is_writing = run.agree(parts)
-        was_taken = update(engine, leave_out=bad_steps.is_bad(step, loss, engine))
+        by_layer = run.by_layer() if is_due(step + 1, training.layers_every) else {}
+        with throughput.updating():
+            was_taken = update(engine, leave_out=bad_steps.is_bad(step, loss, engine))
         position.advance(batches.order_hash(position.order_hash, step))
         throughput.step()
         progress.step()
+        profiler.step()
 
         if not was_taken and step not in position.skipped_steps:
             event = bad_steps.handle(step, parts)
@@ -90,6 +96,8 @@ def train(
             speed = throughput.read()
             log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
             progress.show(position.step, loss, speed["train/tokens_per_s"])
+        if by_layer:
+            log(by_layer)
         if evaluating:
             position.evaluation_is_due = stop  # whoever asked to stop should not wait for it
             stop = stop or not evaluate()
@@ -108,6 +116,7 @@ def train(
             break
 
     problem = run.finish_saving() or problem
+    profiler.stop()
     progress.close()
     if problem:
         raise MachineError(problem)

@@ -20,6 +20,7 @@ from momentum_gpt.training.elastic import is_same_layout, load_elsewhere
 from momentum_gpt.training.engine import load_engine
 from momentum_gpt.training.position import Position, position_of
 from momentum_gpt.training.saving import NOT_FINITE, Saver
+from momentum_gpt.training.telemetry import added_by_layer, norms_by_layer
 
 CANARY_TOLERANCE = 1e-3
 """Largest relative difference between the loss of a restored model and the stored one."""
@@ -92,6 +93,13 @@ class Run:
         position.evaluation_is_due = False
         position.val_loss = measured.metrics["val/loss"]
         return measured.metrics
+
+    def by_layer(self) -> dict[str, float]:
+        """Return what each layer is like, between the backward pass and the update."""
+        metrics = norms_by_layer(self.engine)
+        if not self.config.training.compile:  # compiled code knows nothing of what watches it
+            metrics |= added_by_layer(self.engine.module, *self._fixed_batch())
+        return metrics
 
     def agree(self, parts: Tensor) -> tuple[float, bool, bool]:
         """Return the loss, whether any rank was asked to stop, and whether any is still writing.
@@ -205,12 +213,15 @@ class Run:
 
     @torch.no_grad()
     def _canary_loss(self) -> float:
-        tokens, targets = fixed_batch(self.validation, self.config.model.seq_len)
-        device = self.engine.device
+        tokens, targets = self._fixed_batch()
         self.engine.module.eval()
-        nats = self.engine.module(tokens.to(device), targets.to(device))
+        nats = self.engine.module(tokens, targets)
         self.engine.module.train()
         return float(nats / (targets != NO_TARGET).sum())
+
+    def _fixed_batch(self) -> tuple[Tensor, Tensor]:
+        tokens, targets = fixed_batch(self.validation, self.config.model.seq_len)
+        return tokens.to(self.engine.device), targets.to(self.engine.device)
 
     @property
     def tokens(self) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.flops import peak_flops
+from momentum_gpt.training.telemetry import peak_memory_gb
 
 T = TypeVar("T")
 
@@ -31,10 +33,18 @@ class Throughput:
         self.began = time.perf_counter()
         self.steps = 0
         self.waited = 0.0
+        self.updated = 0.0
 
     def step(self) -> None:
         """Count one step."""
         self.steps += 1
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Count the time of the block as that of the update."""
+        began = time.perf_counter()
+        yield
+        self.updated += time.perf_counter() - began
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
         """Yield the items, and count the time spent waiting for them."""
@@ -53,7 +63,12 @@ class Throughput:
         """
         seconds = time.perf_counter() - self.began
         rate = self.steps * self.tokens_per_step / seconds
-        metrics = {"train/tokens_per_s": rate, "train/data_wait": self.waited / seconds}
+        metrics = {
+            "train/tokens_per_s": rate,
+            "train/data_wait": self.waited / seconds,
+            "train/update_share": self.updated / seconds,
+            "train/memory_gb": peak_memory_gb(),
+        }
         self.restart()
         if self.peak:
             peak = self.peak * distributed.world_size()
