@@ -104,6 +104,22 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.chaotic
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_frozen_while_it_starts_is_named_and_started_again(
+    start: Start, rank: int
+) -> None:
+    """Before the ranks have met, none of them can watch another."""
+    run = start("training.max_steps=5")
+    run.wait_until(lambda: len(run.ranks()) == 2)
+    os.kill(run.ranks()[rank], signal.SIGSTOP)
+    assert "engine" not in run.text()
+    run.wait_until(lambda: f"rank {rank} (process" in run.text(), seconds=60)
+    assert "was stopped (SIGSTOP) for 45 s" in run.text()
+    assert run.ends() == 0
+    assert "restart 1 of 3 from step 0: rank" in run.text()
+
+
+@pytest.mark.chaotic
 def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_nothing_had_happened(
     start: Start,
 ) -> None:

@@ -10,13 +10,15 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import psutil
 from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -27,6 +29,9 @@ from momentum_gpt.core.config import LaunchConfig
 
 STOPPING_WITHIN = 600
 """Seconds that the ranks have after a request to stop to save; then they are killed."""
+
+STOPPED_FOR = 45.0
+"""Seconds after which a rank that is stopped is killed, if no other rank has noticed it before."""
 
 TRY_FOR = 20
 """Seconds that torchrun waits for the other hosts at a time: meanwhile no signal is noticed."""
@@ -59,7 +64,7 @@ def run_ranks(config_path: Path, launch: LaunchConfig, latest_step: Callable[[],
     """
     _prepare(launch.nproc_per_node)
     n_failures = 0
-    with _requests_for_the_ranks():
+    with _requests_for_the_ranks(), _no_rank_stays_stopped():
         while not stopping.requested():
             before = latest_step()
             attempt = _start(config_path, launch)
@@ -120,6 +125,33 @@ def _requests_for_the_ranks() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _no_rank_stays_stopped() -> Iterator[None]:
+    """Kill ranks that stay stopped: they watch one another only after all of them have started."""
+    over = threading.Event()
+    threading.Thread(target=_kill_stopped_ranks, args=(over,), daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _kill_stopped_ranks(over: threading.Event) -> None:
+    since: dict[int, float] = {}
+    while not over.wait(1.0):
+        for rank in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if rank.status() != psutil.STATUS_STOPPED:
+                    since.pop(rank.pid, None)
+                elif time.monotonic() - since.setdefault(rank.pid, time.monotonic()) > STOPPED_FOR:
+                    number = rank.environ().get("RANK")
+                    rank.kill()
+                    _say(
+                        f"rank {number} (process {rank.pid}) was stopped (SIGSTOP) for "
+                        f"{STOPPED_FOR:.0f} s, and was killed"
+                    )
 
 
 def _start(config_path: Path, launch: LaunchConfig) -> Attempt:
