@@ -377,7 +377,8 @@ def test_a_full_disk_of_the_dashboard_is_said_and_the_copy_is_made_again(
         log_steps(tracker, range(101, 2001))
         message = tracker.close()
         assert message is not None
-        assert "disk full" in message
+        # Which of the client's files meets the full disk first is left to chance.
+        assert "disk full" in message or "No space left on device" in message
         assert "the same command" in message
         assert [record["step"] for record in metrics(tmp_path)] == list(range(1, 2001))
 

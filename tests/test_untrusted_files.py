@@ -272,7 +272,7 @@ BAD_SHARDS: dict[str, Callable[[Path], object]] = {
 def test_a_shard_that_is_no_array_of_tokens_is_refused(attack: str, place: Path) -> None:
     path = place / "data" / "validation_00000.npy"
     BAD_SHARDS[attack](path)
-    assert "validation_00000.npy" in refused(lambda: TokenShards("data", "validation"))
+    assert "validation_00000.npy" in refused(lambda: TokenShards("data", "validation").read(0, 1))
 
 
 @pytest.mark.parametrize("content", [PICKLE, b"", b"hello"], ids=["pickle", "empty", "text"])

@@ -55,8 +55,11 @@ OPTIONS = [
 VICTIMS = ["driver", "rank 0", "rank 1", "tree"]
 OTHERS = ["frozen rank", "full disk", "request"]
 
-CLOCK = ("train/tokens_per_s", "train/mfu", "train/data_wait", "eval/seconds")
-"""Metrics that depend on the clock."""
+CLOCK = (
+    *("train/tokens_per_s", "train/mfu", "train/data_wait", "train/update_share"),
+    *("train/memory_gb", "eval/seconds"),
+)
+"""Metrics that depend on the clock, or on what the process did before."""
 
 
 @dataclass
