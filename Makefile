@@ -1,6 +1,6 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup train recall test test-slow test-wheel test-cluster test-harness \
+.PHONY: help setup train recall test test-slow test-chaotic test-wheel test-cluster test-harness \
         test-transformers4 mutation chaos checks format wheel reference check-attention \
         bench-attention clean
 
@@ -60,8 +60,10 @@ mutation: .venv/.ready-for-tests  ## Measure which small mistakes in the code th
 	$(RUN) pytest --quiet tests/mutation
 	$(RUN) tests.mutation $(OPTIONS)
 
-chaos: .venv/.ready-for-tests  ## Kill, freeze and damage runs, and see that none is lost
+test-chaotic: .venv/.ready-for-tests  ## Run the long tests of kills, frozen ranks and other layouts
 	$(RUN) pytest -m chaotic --timeout 1500
+
+chaos: .venv/.ready-for-tests  ## Kill, freeze and damage runs, and see that none is lost
 	$(RUN) tests.chaos $(OPTIONS)
 
 checks: .venv/.ready-for-tests  ## Check style, formatting and types

@@ -21,7 +21,7 @@ shift
 [[ ${#hosts[@]} -gt 0 && $(printf '%s\n' "${slots[@]}" | sort -u) =~ ^[1-9][0-9]*$ ]] || usage
 
 # Settings of the network go along; a key of W&B does not: log in on each host.
-settings=(TERM=dumb PYTHONUNBUFFERED=1)
+settings=(TERM=dumb PYTHONUNBUFFERED=1 TORCH_CPP_LOG_LEVEL=ERROR)
 for setting in "${!NCCL_@}" "${!GLOO_@}" "${!OMP_@}"; do
     settings+=("$setting=${!setting}")
 done

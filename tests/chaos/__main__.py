@@ -119,7 +119,7 @@ def parsed() -> argparse.Namespace:
         prog="make chaos", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100, help="SIGKILLs, at least")
-    parser.add_argument("--steps", type=int, default=120, help="of each run")
+    parser.add_argument("--steps", type=int, default=300, help="of each run")
     parser.add_argument(
         "--within", type=float, default=12, help="seconds from one thing to the next, at most"
     )

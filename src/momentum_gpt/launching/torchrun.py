@@ -168,6 +168,7 @@ def _start(config_path: Path, launch: LaunchConfig) -> Attempt:
         outcome.forget(config_path.parent)
     sys.stdout.flush()
     until = time.monotonic() + launch.wait_for_hosts
+    is_told = False
     while True:
         try:
             run(parse_args(arguments))
@@ -180,6 +181,12 @@ def _start(config_path: Path, launch: LaunchConfig) -> Attempt:
         except dist.DistError as error:
             if time.monotonic() > until:
                 return Attempt(FAILED, _no_meeting(launch, error))
+            if not is_told:
+                is_told = True
+                _say(
+                    f"waiting for the other hosts at {launch.master_addr}:{launch.master_port}, "
+                    f"up to {launch.wait_for_hosts:.0f} s"
+                )
             continue
         return Attempt(0)
 
