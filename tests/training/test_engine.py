@@ -148,6 +148,7 @@ def check_against_the_oracle(
             assert furthest < (1e-6 if is_fp32 else 1e-2), f"{what}: {name}"
 
 
+@pytest.mark.slow
 def test_one_rank_with_one_two_and_four_micro_batches_is_plain_torch(tmp_path: Path) -> None:
     """The oracle sums over all targets; the micro-batches have 0 to 16 of them."""
     check_against_the_oracle(1, [1, 2, 4], tmp_path)
