@@ -16,7 +16,7 @@ from momentum_gpt.models import GPT
 from momentum_gpt.models.attention import Variant
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.training import engine as engines
-from momentum_gpt.training.telemetry import Profiler, added_by_layer, layer_of, norms_by_layer
+from momentum_gpt.training.telemetry import added_by_layer, layer_of, norms_by_layer, profiled
 from tests.training.ranks import on_ranks
 from tests.training.test_engine import TARGETS, batch, config, new_engine
 
@@ -67,6 +67,35 @@ def test_the_norms_of_a_layer_are_those_of_plain_torch_at_every_stage(tmp_path: 
         assert found == pytest.approx(expected, rel=tolerance), (stage, precision)
 
 
+def train_at(stages: list[int], watched: bool) -> list[dict[str, torch.Tensor]]:
+    """The weights after three steps, each of which was watched or not."""
+    found = []
+    for stage in stages:
+        c = config(stage, accumulate=2, world=2)
+        engine = new_engine(c)
+        for step in range(3):
+            split = (part.view(2, 2, 1, 16)[:, distributed.rank()] for part in batch(step))
+            tokens, targets = split
+            engines.accumulate(engine, list(zip(tokens, targets, strict=True)), 32)
+            if watched:
+                norms_by_layer(engine)
+                assert added_by_layer(engine.module, tokens[0], targets[0])
+            engines.update(engine)
+        found.append(engines.full_weights(engine))
+        engine.destroy()
+    return found
+
+
+@pytest.mark.slow
+def test_watching_changes_nothing_of_what_is_learned(tmp_path: Path) -> None:
+    stages = [0, 1, 2, 3]
+    watched = on_ranks(2, train_at, tmp_path, stages, True)[0]
+    alone = on_ranks(2, train_at, tmp_path, stages, False)[0]
+    for stage, one, other in zip(stages, watched, alone, strict=True):
+        for name, weights in one.items():
+            assert torch.equal(weights, other[name]), f"stage {stage}: {name}"
+
+
 def test_a_parameter_belongs_to_its_block_or_to_an_end() -> None:
     model = GPT(SHAPE, {"name": "shift", "weight": 0.5})
     layers = {layer_of(name) for name, _ in model.named_parameters()}
@@ -112,13 +141,9 @@ def test_a_profile_names_the_operations_of_its_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "profile"
-    profiler = Profiler(folder, is_on=True)
-    profiler.start()
     a = torch.ones(64, 64)
-    for _ in range(10):
+    for _ in profiled(iter(range(10)), folder, is_on=True):
         a = a @ a / 64
-        profiler.step()
-    profiler.stop()
 
     table = (folder / "table.txt").read_text()
     assert table in capsys.readouterr().out
@@ -130,8 +155,5 @@ def test_a_profile_names_the_operations_of_its_steps(
 
 
 def test_without_a_profile_nothing_is_written(tmp_path: Path) -> None:
-    profiler = Profiler(tmp_path / "profile", is_on=False)
-    profiler.start()
-    profiler.step()
-    profiler.stop()
+    assert list(profiled(iter("ab"), tmp_path / "profile", is_on=False)) == ["a", "b"]
     assert list(tmp_path.iterdir()) == []

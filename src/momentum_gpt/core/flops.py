@@ -38,8 +38,7 @@ def flops_per_token(model: ModelConfig, causal: bool = False) -> float:
 
 def peak_flops(device: str) -> float | None:
     """Return a GPU's FLOP/s by its name; None if it is not known."""
-    words = device.split()
     for name, peak in PEAK_BF16_FLOPS.items():
-        if all(any(part in word for word in words) for part in name.split()):
+        if all(part in device for part in name.split()):
             return peak
     return None

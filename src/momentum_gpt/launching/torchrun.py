@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -143,15 +144,23 @@ def _kill_stopped_ranks(over: threading.Event) -> None:
     while not over.wait(1.0):
         for rank in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):  # it has just ended
-                if rank.status() != psutil.STATUS_STOPPED:
-                    since.pop(rank.pid, None)
-                elif time.monotonic() - since.setdefault(rank.pid, time.monotonic()) > STOPPED_FOR:
-                    number = rank.environ().get("RANK")
-                    rank.kill()
-                    _say(
-                        f"rank {number} (process {rank.pid}) was stopped (SIGSTOP) for "
-                        f"{STOPPED_FOR:.0f} s, and was killed"
-                    )
+                _kill_if_stopped(rank, since)
+
+
+def _kill_if_stopped(rank: psutil.Process, since: dict[int, float]) -> None:
+    """Kill a rank that has been stopped for too long.
+
+    Args:
+        since: process id -> when it was first seen stopped.
+    """
+    if rank.status() != psutil.STATUS_STOPPED:
+        since.pop(rank.pid, None)
+        return
+    now = time.monotonic()
+    if now - since.setdefault(rank.pid, now) > STOPPED_FOR:
+        name = f"rank {rank.environ().get('RANK')} (process {rank.pid})"
+        rank.kill()
+        _say(f"{name} was stopped (SIGSTOP) for {STOPPED_FOR:.0f} s, and was killed")
 
 
 def _start(config_path: Path, launch: LaunchConfig) -> Attempt:
@@ -167,28 +176,38 @@ def _start(config_path: Path, launch: LaunchConfig) -> Attempt:
     if launch.node_rank == 0:
         outcome.forget(config_path.parent)
     sys.stdout.flush()
+    try:
+        _run_when_all_hosts_are_there(parse_args(arguments), launch)
+    except SignalException:
+        ended = outcome.read(config_path.parent)
+        # Without an outcome the ranks had nothing to save yet, or were stuck and ended themselves.
+        return Attempt(ended.exit_code if ended else _asked_for())
+    except ChildFailedError as failed:
+        return _failure(failed)
+    except dist.DistError as error:
+        return Attempt(FAILED, _no_meeting(launch, error))
+    return Attempt(0)
+
+
+def _run_when_all_hosts_are_there(arguments: Namespace, launch: LaunchConfig) -> None:
+    """Become torchrun; with several hosts, try again until the others are there.
+
+    Raises:
+        DistError: they are not there in time.
+    """
     until = time.monotonic() + launch.wait_for_hosts
-    is_told = False
+    is_said = False
     while True:
         try:
-            run(parse_args(arguments))
-        except SignalException:
-            ended = outcome.read(config_path.parent)
-            # Without an outcome the ranks had nothing to save yet, or were stuck and ended.
-            return Attempt(ended.exit_code if ended else _asked_for())
-        except ChildFailedError as failed:
-            return _failure(failed)
-        except dist.DistError as error:
-            if time.monotonic() > until:
-                return Attempt(FAILED, _no_meeting(launch, error))
-            if not is_told:
-                is_told = True
-                _say(
-                    f"waiting for the other hosts at {launch.master_addr}:{launch.master_port}, "
-                    f"up to {launch.wait_for_hosts:.0f} s"
-                )
-            continue
-        return Attempt(0)
+            run(arguments)
+            return
+        except dist.DistError:
+            if launch.nnodes == 1 or time.monotonic() > until:
+                raise
+        if not is_said:
+            is_said = True
+            place = f"{launch.master_addr}:{launch.master_port}"
+            _say(f"waiting for the other hosts at {place}, up to {launch.wait_for_hosts:.0f} s")
 
 
 def _meeting_place(launch: LaunchConfig) -> list[str]:
@@ -206,8 +225,10 @@ def _meeting_place(launch: LaunchConfig) -> list[str]:
 
 
 def _no_meeting(launch: LaunchConfig, error: Exception) -> str:
-    place = f"{launch.master_addr}:{launch.master_port}"
     said = str(error).splitlines()[0]
+    if launch.nnodes == 1:
+        return f"the ranks did not meet ({said})"
+    place = f"{launch.master_addr}:{launch.master_port}"
     return (
         f"the {launch.nnodes} hosts did not meet at {place} within {launch.wait_for_hosts:.0f} s "
         f"({said}): see that all of them train and reach it"

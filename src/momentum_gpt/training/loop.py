@@ -16,7 +16,7 @@ from momentum_gpt.training.engine import accumulate, grad_norm, set_lr, update
 from momentum_gpt.training.optim import lr_at
 from momentum_gpt.training.progress import Progress
 from momentum_gpt.training.run import Run
-from momentum_gpt.training.telemetry import Profiler
+from momentum_gpt.training.telemetry import profiled
 from momentum_gpt.training.throughput import Throughput
 
 
@@ -66,9 +66,8 @@ def train(
     stop = position.evaluation_is_due and not evaluate()
     steps = range(position.step, position.step if stop else training.max_steps)
     coming = prefetch(batches, distributed.rank(), steps)
-    profiler = Profiler(config.run_dir / "profile", training.profile)
-    profiler.start()
-    for step, micro_batches, n_targets in throughput.waiting(coming):
+    coming = profiled(throughput.waiting(coming), config.run_dir / "profile", training.profile)
+    for step, micro_batches, n_targets in coming:
         activity.pulse(f"step {step + 1}: forward and backward passes")
         lr = lr_at(step, config.optim, training.max_steps)
         set_lr(engine, lr)
@@ -82,7 +81,6 @@ def train(
         position.advance(batches.order_hash(position.order_hash, step))
         throughput.step()
         progress.step()
-        profiler.step()
 
         if not was_taken and step not in position.skipped_steps:
             event = bad_steps.handle(step, parts)
@@ -116,7 +114,6 @@ def train(
             break
 
     problem = run.finish_saving() or problem
-    profiler.stop()
     progress.close()
     if problem:
         raise MachineError(problem)

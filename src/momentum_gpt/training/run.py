@@ -95,11 +95,14 @@ class Run:
         return measured.metrics
 
     def by_layer(self) -> dict[str, float]:
-        """Return what each layer is like, between the backward pass and the update."""
+        """Return what each layer is like, between the backward pass and the update.
+
+        Numbers that are not finite are left out: JSON has none.
+        """
         metrics = norms_by_layer(self.engine)
         if not self.config.training.compile:  # compiled code knows nothing of what watches it
             metrics |= added_by_layer(self.engine.module, *self._fixed_batch())
-        return metrics
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
     def agree(self, parts: Tensor) -> tuple[float, bool, bool]:
         """Return the loss, whether any rank was asked to stop, and whether any is still writing.

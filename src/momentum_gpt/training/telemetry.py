@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import resource
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from momentum_gpt.core.terminal import table_text
 from momentum_gpt.models import GPT
 from momentum_gpt.models.attention import Variant
 from momentum_gpt.training.engine import gradients, weights
+
+T = TypeVar("T")
 
 PROFILED = 4
 """Steps that are profiled, after as many that are not."""
@@ -92,59 +96,46 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-class Profiler:
-    """Watch a few steps of the main rank, then write a trace and print where a step went.
+def profiled(items: Iterator[T], folder: Path, is_on: bool) -> Iterator[T]:
+    """Yield the items, one for each step, while the main rank's steps are profiled.
+
+    A few steps are watched; then a trace is written, and where a step went is printed.
 
     Args:
         folder: for the trace and the table.
-        is_on: if not, nothing happens.
+        is_on: if not, the items are yielded and nothing else happens.
     """
+    if not is_on or not distributed.is_main():
+        yield from items
+        return
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    steps = schedule(wait=PROFILED - 1, warmup=1, active=PROFILED, repeat=1)
+    ready = partial(_write_profile, folder)
+    with profile(activities=activities, schedule=steps, on_trace_ready=ready) as profiler:
+        for item in items:
+            yield item
+            profiler.step()
 
-    def __init__(self, folder: Path, is_on: bool) -> None:
-        self.folder = folder
-        self.profile: profile | None = None
-        if is_on and distributed.is_main():
-            activities = [ProfilerActivity.CPU]
-            if torch.cuda.is_available():
-                activities.append(ProfilerActivity.CUDA)
-            self.profile = profile(
-                activities=activities,
-                schedule=schedule(wait=PROFILED - 1, warmup=1, active=PROFILED, repeat=1),
-                on_trace_ready=self._write,
-            )
 
-    def start(self) -> None:
-        """Begin before the first step."""
-        if self.profile:
-            self.profile.start()
+def _write_profile(folder: Path, found: profile) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    found.export_chrome_trace(str(folder / "trace.json.gz"))
+    on_gpu = torch.cuda.is_available()
+    events = []
+    for event in found.key_averages():
+        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        events.append((own, event.key, event.count))
+    events.sort(reverse=True)
+    whole = sum(own for own, _, _ in events)
 
-    def step(self) -> None:
-        """Count a step."""
-        if self.profile:
-            self.profile.step()
-
-    def stop(self) -> None:
-        """End after the last step."""
-        if self.profile:
-            self.profile.stop()
-
-    def _write(self, found: profile) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        found.export_chrome_trace(str(self.folder / "trace.json.gz"))
-        on_gpu = torch.cuda.is_available()
-        events = []
-        for event in found.key_averages():
-            own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-            events.append((own, event.key, event.count))
-        events.sort(reverse=True)
-        whole = sum(own for own, _, _ in events)
-
-        rows = []
-        for own, name, count in events[:SHOWN]:
-            calls = f"{count / PROFILED:.0f}"
-            name = "Python, and waiting" if name.startswith("ProfilerStep") else name
-            rows.append([name[:60], f"{own / 1000 / PROFILED:.2f}", f"{own / whole:.1%}", calls])
-        title = f"where a step went, without what it calls; the whole trace is in {self.folder}"
-        table = table_text(title, ["operation", "ms a step", "share", "calls"], rows)
-        (self.folder / "table.txt").write_text(table + "\n", encoding="utf-8")
-        print(table, flush=True)
+    rows = []
+    for own, name, count in events[:SHOWN]:
+        calls = f"{count / PROFILED:.0f}"
+        name = "Python, and waiting" if name.startswith("ProfilerStep") else name
+        rows.append([name[:60], f"{own / 1000 / PROFILED:.2f}", f"{own / whole:.1%}", calls])
+    title = f"where a step went, without what it calls; the whole trace is in {folder}"
+    table = table_text(title, ["operation", "ms a step", "share", "calls"], rows)
+    (folder / "table.txt").write_text(table + "\n", encoding="utf-8")
+    print(table, flush=True)
