@@ -16,7 +16,7 @@ VERBS = {
     "Models": {
         "train": ("momentum_gpt.train", "pretrain a model"),
         "evaluate": ("momentum_gpt.evaluate", "measure perplexity and in-context learning"),
-        "plan": ("momentum_gpt.plan", "say what a run would take, before GPUs are taken"),
+        "plan": ("momentum_gpt.plan", "estimate memory, time and cost of a run"),
         "doctor": ("momentum_gpt.doctor", "see whether this machine and a run are fit to train"),
         "compare": ("momentum_gpt.compare", "compare runs: a table, intervals and report.html"),
         "generate": ("momentum_gpt.generate", "continue a prompt with a trained model"),

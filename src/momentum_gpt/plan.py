@@ -1,4 +1,4 @@
-"""Say what a run would take, before anything is allocated.
+"""Estimate memory, time and cost of a run, before anything is allocated.
 
     momentum-gpt plan model=gpt_350m model.vocab_size=50304 training=paper
     momentum-gpt plan data=data/mine experiment=paper_350m cluster=a100_40x8
@@ -142,7 +142,7 @@ def costs(made: Plan) -> str:
     waited = made.communication_s(made.way, passes)
     hours = made.hours
     device_hours = hours * made.ranks
-    price = "" if cluster.price is None else f", {device_hours * cluster.price:,.0f} in money"
+    price = "" if cluster.price is None else f", cost {device_hours * cluster.price:,.0f}"
 
     interval = made.best_interval_s
     every = max(1, round(interval / step))

@@ -34,7 +34,7 @@ def train(config: TrainConfig) -> int:
     # Imported here so that --help does not load torch.
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from momentum_gpt.launching.company import company
+    from momentum_gpt.launching.peers import peers
     from momentum_gpt.launching.submit import submit
     from momentum_gpt.worker import work
 
@@ -49,10 +49,10 @@ def train(config: TrainConfig) -> int:
     if launch.node_rank > 0:  # the first host checks the options
         return start(config)
 
-    others = company()
+    others = peers()
     path = config.run_dir / "config.yaml"
-    prepared = claimed(config)
-    with others.told(prepared, path) if others else prepared as code:
+    claim = claimed(config)
+    with others.prepared(claim, path) if others else claim as code:
         if code is not None:
             return code
         if others is None:

@@ -465,7 +465,7 @@ class LaunchConfig:
     nnodes: int = 1
     """Hosts of the run."""
     node_rank: int = 0
-    """Number of this host, from 0; each host gives the same command with its own number."""
+    """Number of this host, counted from 0: the only option that differs between hosts."""
     master_addr: str | None = None
     """Name or address of the host number 0, as the other hosts reach it."""
     master_port: int = 29500

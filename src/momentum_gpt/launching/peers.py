@@ -1,7 +1,7 @@
 """Ranks that srun or torchrun has started, each with the whole command `train`.
 
-The first rank checks the options and writes the run's config; the others wait for its word, so that
-several processes are one run and never several runs.
+The first rank checks the options and writes the run's config. The others wait for its decision, so
+that several processes become one run and never several runs.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ JOINED_WITHIN = timedelta(minutes=10)
 SEEN_WITHIN = 60.0
 """Seconds that a file, written on one host, may take to appear on another."""
 
-HEARD_WITHIN = 60.0
-"""Seconds that the first rank waits for the others before it ends, and they for its last word."""
+CONFIRMED_WITHIN = 60.0
+"""Seconds that the ranks wait for one another before they end."""
 
-WORD = "momentum_gpt/word"
-HEARD = "momentum_gpt/heard"
-END = "momentum_gpt/end"
+DECISION = "momentum_gpt/decision"
+RECEIVED = "momentum_gpt/received"
+FINISHED = "momentum_gpt/finished"
 LEFT = "momentum_gpt/left"
 """Keys of the store."""
 
 
-class Company:
+class Peers:
     """The ranks that were started together, before they form a process group.
 
     Raises:
@@ -60,7 +60,7 @@ class Company:
         return self.rank == 0
 
     @contextmanager
-    def told(
+    def prepared(
         self, prepare: AbstractContextManager[int | None], config: Path
     ) -> Iterator[int | None]:
         """Yield, on every rank, what the first rank's preparation gives: None to train, or a code.
@@ -73,42 +73,42 @@ class Company:
             UserError, MachineError: on the first rank, what the preparation raises.
         """
         if not self.is_first:
-            yield self._hear(config)
+            yield self._await_decision(config)
             return
         code: int | None = 1
         try:
             with prepare as code:
-                self._tell(code, config)
+                self._announce(code, config)
                 yield code
         except UserError:
             code = 2
             raise
         finally:
-            self._tell(code, config)
+            self._announce(code, config)
             if code is not None:
-                self._say_heard(HEARD)
+                self._confirm(RECEIVED)
 
     def leave(self) -> None:
         """Leave after the training. Every rank must call this.
 
-        srun and torchrun kill the others when one ends with an exit code; so nobody ends before
-        the first rank has written its last word.
+        srun and torchrun kill the other ranks when one of them fails, so none ends before the
+        first rank has written everything.
         """
         with suppress(dist.DistError):  # somebody has gone
             if self.is_first:
-                self.store.set(END, "")
-            self.store.wait([END], timedelta(seconds=HEARD_WITHIN))
-            self._say_heard(LEFT)
+                self.store.set(FINISHED, "")
+            self.store.wait([FINISHED], timedelta(seconds=CONFIRMED_WITHIN))
+            self._confirm(LEFT)
 
-    def _tell(self, code: int | None, config: Path) -> None:
-        word = f"train {sha256_of_file(config)}" if code is None else f"end {code}"
-        self.store.compare_set(WORD, "", word)  # the first word counts
+    def _announce(self, code: int | None, config: Path) -> None:
+        decision = f"train {sha256_of_file(config)}" if code is None else f"end {code}"
+        self.store.compare_set(DECISION, "", decision)  # the first one counts
 
-    def _hear(self, config: Path) -> int | None:
-        """Wait for the first rank's word; return its exit code, or None once its file is here."""
-        self.store.wait([WORD], JOINED_WITHIN)
-        order, what = self.store.get(WORD).decode().split()
-        self._say_heard(HEARD)
+    def _await_decision(self, config: Path) -> int | None:
+        """Wait for the first rank; return its exit code, or None once its config is here."""
+        self.store.wait([DECISION], JOINED_WITHIN)
+        order, what = self.store.get(DECISION).decode().split()
+        self._confirm(RECEIVED)
         if order == "end":
             return int(what)
 
@@ -122,24 +122,20 @@ class Company:
             time.sleep(0.2)
         return None
 
-    def _say_heard(self, what: str) -> None:
-        """Say that this rank has heard a word; the first one, which keeps the store, waits for all.
-
-        Args:
-            what: the word.
-        """
-        n_heard = self.store.add(what, 1)
-        until = time.monotonic() + HEARD_WITHIN
-        while self.is_first and n_heard < self.size and time.monotonic() < until:
+    def _confirm(self, key: str) -> None:
+        """Count this rank under a key; the first rank, which keeps the store, waits for all."""
+        n_ranks = self.store.add(key, 1)
+        until = time.monotonic() + CONFIRMED_WITHIN
+        while self.is_first and n_ranks < self.size and time.monotonic() < until:
             time.sleep(0.1)
-            n_heard = self.store.add(what, 0)
+            n_ranks = self.store.add(key, 0)
 
 
-def company() -> Company | None:
+def peers() -> Peers | None:
     """Return the ranks that this process was started with; None if it starts them itself."""
     scheduler.take_place()
     if "RANK" not in os.environ:
         return None
     if "TORCHELASTIC_RUN_ID" in os.environ:
         ownership.die_with_parent()
-    return Company()
+    return Peers()
