@@ -167,7 +167,7 @@ def _adam(states: dict[int, State], index: int, weights: Tensor) -> State:
         states: by the tensor's index.
         weights: the tensor.
     """
-    if index in states:
+    if states.get(index):
         return states[index]
     zeros = torch.zeros_like(weights)
     return {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros}
