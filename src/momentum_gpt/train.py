@@ -79,7 +79,7 @@ def check(config: TrainConfig) -> None:
         take_over(config, old)
     settle(config)
     chosen = settle_stage(config)
-    mended = check_deepspeed_options(config.deepspeed, config.training.precision)
+    mended = check_deepspeed_options(config.deepspeed, config.training.precision, config.optim.name)
     for message in filter(None, (chosen, mended)):
         print(message)
     if old:

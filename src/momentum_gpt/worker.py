@@ -55,7 +55,7 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
         timeout: how long a rank waits in a collective operation.
     """
     activity.pulse("opening the data, building the model")
-    check_deepspeed_options(config.deepspeed, config.training.precision)
+    check_deepspeed_options(config.deepspeed, config.training.precision, config.optim.name)
     plan = plan_batch(config.training, config.model.seq_len, distributed.world_size())
     batches = open_training(config, plan)
     validation = open_validation(config)

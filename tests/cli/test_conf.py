@@ -90,7 +90,7 @@ def test_every_choice_of_every_group_composes(invoke: str, group: str, name: str
     if invoke == "train":
         build_attention(config.attention, config.model)
         if name != "auto":  # the stage is chosen on the machine that trains
-            check_deepspeed_options(config.deepspeed, config.training.precision)
+            check_deepspeed_options(config.deepspeed, config.training.precision, config.optim.name)
     elif invoke == "prepare":
         build_sources(config.corpus)
 

@@ -41,12 +41,46 @@ class PlainAdamW:
             p.sub_(lr * step)
 
 
+class PlainMuon:
+    """Muon as it was published (Jordan et al. 2024), with Nesterov's momentum, for matrices.
+
+    The scale is that of Liu et al., arXiv 2502.16982, equation 4.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], config: OptimConfig) -> None:
+        self.parameters = list(parameters)
+        self.config = config
+        self.averages = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor], lr: float) -> None:
+        mu = self.config.momentum
+        for p, g, m in zip(self.parameters, gradients, self.averages, strict=True):
+            m.copy_(mu * m + (1 - mu) * g)
+            nesterov = mu * m + (1 - mu) * g
+            scale = 0.2 * max(p.shape) ** 0.5
+            p.sub_(lr * (scale * newton_schulz(nesterov) + self.config.weight_decay * p))
+
+
+def newton_schulz(x: Tensor) -> Tensor:
+    """Five iterations of the published quintic, in the precision of x."""
+    x = x / x.norm()
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+    return x
+
+
 def mean_nats(logits: Tensor, targets: Tensor) -> Tensor:
     """The sum of nats over all targets, divided by their number."""
     is_target = targets != -100
     log_p = F.log_softmax(logits, dim=-1)[is_target]  # (targets, V)
     nats = -log_p.gather(1, targets[is_target][:, None])
     return nats.sum() / is_target.sum()
+
+
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon is for this parameter."""
+    return name.startswith("blocks.") and parameter.ndim == 2
 
 
 def train_plainly(
@@ -64,13 +98,18 @@ def train_plainly(
     """
     model = model.double()
     parameters = list(model.parameters())
-    optimizer = PlainAdamW(parameters, config)
+    optimizers: list[PlainAdamW | PlainMuon] = [PlainAdamW([p], config) for p in parameters]
+    if config.name == "muon":
+        for number, (name, parameter) in enumerate(model.named_parameters()):
+            if is_hidden_matrix(name, parameter):
+                optimizers[number] = PlainMuon([parameter], config)
     done = []
     for (tokens, targets), lr in zip(batches, lrs, strict=True):
         loss = mean_nats(model(tokens), targets)
         gradients = list(torch.autograd.grad(loss, parameters))
         norm = torch.stack([(gradient**2).sum() for gradient in gradients]).sum().sqrt().item()
         clipped = [gradient * min(1.0, config.grad_clip / norm) for gradient in gradients]
-        optimizer.step(clipped, lr)
+        for optimizer, gradient in zip(optimizers, clipped, strict=True):
+            optimizer.step([gradient], lr)
         done.append((loss.item(), norm))
     return done, {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -27,6 +27,7 @@ from momentum_gpt.core.untrusted import read_plain_yaml
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ACTIVATIONS = ("gelu_tanh", "gelu")
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("polynomial", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
@@ -178,7 +179,7 @@ class TaskConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW and its learning rate schedule; see training/optim.py."""
+    """The optimizer and its learning rate schedule; see training/optim.py and training/muon.py."""
 
     lr: float
     """Highest learning rate, reached at the end of the warm-up."""
@@ -186,6 +187,8 @@ class OptimConfig:
     """Learning rate of the last step."""
     warmup_steps: int
     """Steps over which the learning rate rises linearly."""
+    name: str = "adamw"
+    """adamw | muon (Muon for the matrices of the blocks, AdamW for all else)."""
     schedule: str = "cosine"
     """Decay after the warm-up: polynomial (the paper's) | cosine | wsd (warm-up, stable, decay)."""
     power: float = 1.0
@@ -200,6 +203,8 @@ class OptimConfig:
     """Decay of the second moment."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
+    momentum: float = 0.95
+    """Muon's momentum."""
     grad_clip: float = 1.0
     """Largest L2 norm of the whole gradient; 0 switches clipping off."""
 
@@ -208,13 +213,14 @@ class OptimConfig:
         require(self.lr > 0, "optim.lr", self.lr, "above 0")
         rule = f"between 0 and optim.lr={self.lr}"
         require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, rule)
+        require_choice(OPTIMIZERS, "optim.name", self.name)
         require_choice(SCHEDULES, "optim.schedule", self.schedule)
         require(self.power > 0, "optim.power", self.power, "above 0")
         in_range = 0 < self.decay_fraction <= 1
         require(in_range, "optim.decay_fraction", self.decay_fraction, "in (0, 1]")
         for name in ("warmup_steps", "weight_decay", "grad_clip"):
             require_at_least(0, f"optim.{name}", getattr(self, name))
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optim.{name}", value, "in [0, 1)")
         require(self.eps > 0, "optim.eps", self.eps, "above 0")

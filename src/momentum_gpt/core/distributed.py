@@ -108,6 +108,15 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def tensors_of_all_ranks(mine: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors of all ranks, by rank, which have one shape; they stay on the device."""
+    if world_size() == 1:
+        return [mine]
+    tensors = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(tensors, mine.contiguous())
+    return tensors
+
+
 def true_on_any_rank(flag: bool) -> bool:
     """Return whether the flag is true on at least one rank."""
     return bool(sum_over_ranks(torch.tensor(int(flag))).item())

@@ -28,8 +28,8 @@ GB = 1e9
 AUTO = "auto"
 """The ZeRO stage of `deepspeed=auto`."""
 
-ADAM = 8
-"""Bytes of AdamW's two moments of a parameter, in fp32."""
+MOMENT = 4
+"""Bytes of one moment of a parameter, in fp32: AdamW has two of them, Muon one."""
 
 IN_A_BLOCK = 16
 """Numbers per token and channel that a block keeps for its backward pass.
@@ -103,6 +103,14 @@ class Plan:
         return sum(self.parameters.values())
 
     @property
+    def n_moments(self) -> int:
+        """Numbers in the optimizer's moments."""
+        by_muon = 0
+        if self.config.optim.name == "muon":
+            by_muon = self.parameters["attention"] + self.parameters["MLP"]  # and few biases
+        return 2 * self.n_parameters - by_muon
+
+    @property
     def ranks(self) -> int:
         return self.cluster.nodes * self.cluster.gpus_per_node
 
@@ -127,8 +135,7 @@ class Plan:
             way: how the run is divided.
             sequences: that pass through the rank at once.
         """
-        training = self.config.training
-        states = model_states(self.n_parameters, self.ranks, way, training.precision)
+        states = model_states(self, way)
         activations, logits = passing(self.config, way.checkpointing)
         tokens = sequences * self.config.model.seq_len
         return replace(states, activations=tokens * activations, logits=tokens * logits)
@@ -322,19 +329,21 @@ def _part_of(name: str) -> str:
     return "positions" if "position" in name else "embedding"
 
 
-def model_states(P: int, N: int, way: Way, precision: str) -> Memory:
+def model_states(plan: Plan, way: Way) -> Memory:
     """Return the memory of weights, gradients and optimizer of one rank.
 
     In bf16 the engine adds gradients up in fp32, and from stage 1 on the optimizer has weights of
     its own in fp32.
     """
-    s = WEIGHT_BYTES[precision]
+    P, N = plan.n_parameters, plan.ranks
+    s = WEIGHT_BYTES[plan.config.training.precision]
     divided = {  # by how many ranks each is divided
         "optimizer": N if way.stage >= 1 else 1,
         "gradients": N if way.stage >= 2 else 1,
         "weights": N if way.stage >= 3 else 1,
     }
-    optimizer = (ADAM + (4 if way.stage else 0)) * P / divided["optimizer"]
+    own_weights = 4 * P if way.stage else 0
+    optimizer = (MOMENT * plan.n_moments + own_weights) / divided["optimizer"]
     gradients = 4 * P / divided["gradients"]
     buffers = s * distributed.bucket(P) if way.stage else 0
     if way.stage == 3:

@@ -23,9 +23,10 @@ from momentum_gpt.core import distributed
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.training.engine import load_states, read_engine_file
+from momentum_gpt.training.optim import parameter_groups
 
 State = dict[str, Tensor]
-"""A parameter's "fp32", "exp_avg" and "exp_avg_sq", and "step", as DeepSpeed names them."""
+"""A parameter's "fp32", "exp_avg", "exp_avg_sq" (not with Muon) and "step"."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -115,7 +116,7 @@ def _rank_of(file: Path) -> int:
 
 def _joined(pieces: list[State]) -> State:
     whole = {"step": pieces[0]["step"]}
-    for key in ("fp32", *MOMENTS):
+    for key in pieces[0].keys() - {"step"}:
         whole[key] = torch.cat([piece[key] for piece in pieces])
     return whole
 
@@ -155,9 +156,13 @@ def _shapes(engine_folder: Path) -> list[dict[str, torch.Size]]:
 
 
 def _piece(weights: Tensor, adam: State, start: int, size: int) -> State:
-    flat = {"fp32": weights} | {key: adam[key] for key in MOMENTS}
+    flat = {"fp32": weights} | _moments(adam)
     piece = {key: tensor.narrow(0, start, size) for key, tensor in flat.items()}
     return piece | {"step": adam["step"]}
+
+
+def _moments(adam: State) -> State:
+    return {key: adam[key] for key in MOMENTS if key in adam}
 
 
 def _adam(states: dict[int, State], index: int, weights: Tensor) -> State:
@@ -182,11 +187,11 @@ def _undivided(engine_folder: Path, model: nn.Module) -> Iterator[tuple[str, Sta
     states = stored["optimizer"]["state"]
     with safe_open(engine_folder.parent / "model" / "model.safetensors", "pt") as file:
         weights = {name: file.get_tensor(name) for name, _ in model.named_parameters()}
-    # As build_optimizer orders them.
-    names = sorted(weights, key=lambda name: weights[name].ndim < 2)
+    muon = any(group.get("muon") for group in stored["optimizer"]["param_groups"])
+    names = [name for group in parameter_groups(weights, muon).values() for name in group]
     for index, name in enumerate(names):
         adam = _adam(states, index, weights[name])
         assert adam["exp_avg"].shape == weights[name].shape, name
-        flat = {"fp32": weights[name]} | {key: adam[key] for key in MOMENTS}
+        flat = {"fp32": weights[name]} | _moments(adam)
         state = {key: tensor.flatten() for key, tensor in flat.items()}
         yield name, state | {"step": adam["step"]}

@@ -22,6 +22,7 @@ from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.models import GPT
 from momentum_gpt.models.weights import read_weights
+from momentum_gpt.training.muon import Layout, MuonAdamW, one_after_another, side_by_side
 from momentum_gpt.training.optim import build_optimizer
 
 DERIVED_KEYS = {
@@ -45,7 +46,9 @@ AVERAGING = {
 """DeepSpeed's keys by which it takes the mean over micro-batches and ranks; see `train_batch`."""
 
 
-def check_deepspeed_options(options: dict[str, Any], precision: str) -> str | None:
+def check_deepspeed_options(
+    options: dict[str, Any], precision: str, optimizer: str = "adamw"
+) -> str | None:
     """Check what the user tells DeepSpeed, and mend in place what does not go together.
 
     Returns:
@@ -68,11 +71,24 @@ def check_deepspeed_options(options: dict[str, Any], precision: str) -> str | No
     if stage not in (0, 1, 2, 3):
         raise UserError(f"deepspeed.zero_optimization.stage must be 0, 1, 2 or 3, got {stage!r}")
     _check_keys(options)
+    if optimizer == "muon":
+        _refuse_offload(options)
 
     if stage == 0 and precision == "bf16":
         options["zero_optimization"]["stage"] = 1
         return "ZeRO stage 0 takes wrong first Adam steps in bf16: using stage 1"
     return None
+
+
+def _refuse_offload(options: dict[str, Any]) -> None:
+    """Refuse what Muon cannot work on: it needs the ranks' gradients beside one another."""
+    for key in ("offload_optimizer", "offload_param"):
+        device = (options["zero_optimization"].get(key) or {}).get("device", "none")
+        if device != "none":
+            raise UserError(
+                f"optim.name=muon does not go with deepspeed.zero_optimization.{key}.device="
+                f"{device}: use deepspeed=zero1, zero2 or zero3, or optim=adamw"
+            )
 
 
 class _Asked(dict[str, Any]):
@@ -165,6 +181,8 @@ def deepspeed_config(config: TrainConfig, plan: BatchPlan, n_parameters: int) ->
         "bf16": {"enabled": config.training.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 2**31,
+        # DeepSpeed asks whether a class that it does not know knows what it is doing.
+        "zero_allow_untested_optimizer": config.optim.name == "muon",
         **AVERAGING,
     }
 
@@ -187,6 +205,8 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # in bf16 it prints its memory eight times
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=told)
     _read_back(engine, told)
+    if isinstance(optimizer, MuonAdamW) and zero_stage(told):
+        optimizer.layout = _layout(engine.optimizer, zero_stage(told))
 
     engine.checkpoint_engine = _checkpoint_engine()
     # At stage 3 a rank has only its part of the weights.
@@ -228,6 +248,22 @@ def _read_back(engine: Any, told: dict[str, Any]) -> None:
     for key, value in does.items():
         assert told[key] == value, f"DeepSpeed was told {key}={told[key]} and would use {value}"
     assert engine.zero_optimization_stage() == zero_stage(told)
+
+
+def _layout(optimizer: Any, stage: int) -> Layout:
+    """Return how the matrices stand in the flat tensors of one of DeepSpeed's optimizers."""
+    if stage == 3:
+        flat, groups = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups
+        shapes = [[parameter.ds_shape for parameter in group] for group in groups]
+        orthogonalise = side_by_side
+    else:
+        flat = optimizer.single_partition_of_fp32_groups
+        groups = optimizer.round_robin_bit16_groups
+        shapes = [[parameter.shape for parameter in group] for group in groups]
+        orthogonalise = one_after_another
+
+    shapes_in = dict(zip(flat, shapes, strict=True))
+    return lambda tensor, update: orthogonalise(shapes_in[tensor], update)
 
 
 def _checkpoint_engine() -> Any:
@@ -434,10 +470,10 @@ def load_states(engine: Any, states: Iterable[tuple[str, dict[str, Tensor]]]) ->
     Every rank must call this, with the same states in the same order.
 
     Args:
-        states: each parameter's name and its whole, flat "fp32", "exp_avg" and "exp_avg_sq" and
-            the number of updates, "step".
+        states: each parameter's name and its whole, flat "fp32", "exp_avg" and, with AdamW,
+            "exp_avg_sq", and the number of updates, "step".
     """
-    adam = _create_adam_state(engine)
+    created = _create_optimizer_state(engine)
     parameters = dict(engine.module.named_parameters())
     steps = set()
     for name, state in states:
@@ -446,30 +482,34 @@ def load_states(engine: Any, states: Iterable[tuple[str, dict[str, Tensor]]]) ->
     assert not parameters, f"nothing was stored for {sorted(parameters)}"
 
     (step,) = steps
-    for state in adam:
+    for state in created:
         state["step"].fill_(step)
 
 
-def _create_adam_state(engine: Any) -> list[dict[str, Tensor]]:
-    """Return AdamW's state of each tensor that it updates, as zeros.
+def _create_optimizer_state(engine: Any) -> list[dict[str, Tensor]]:
+    """Return the optimizer's state of each tensor that it updates, as zeros.
 
-    AdamW itself makes it in the first step. Under ZeRO these tensors are parts of many parameters.
+    The optimizer itself makes it in the first step. Under ZeRO these tensors are parts of many
+    parameters.
     """
     optimizer = engine.optimizer
+    groups = optimizer.param_groups
     if zero_stage(engine.config) == 3:
-        tensors = optimizer.fp32_partitioned_groups_flat
+        of_tensors = [groups[number] for number in optimizer.sub_group_to_group_id.values()]
+        tensors = list(zip(optimizer.fp32_partitioned_groups_flat, of_tensors, strict=True))
     else:
-        tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        tensors = [(tensor, group) for group in groups for tensor in group["params"]]
 
-    for tensor in tensors:
-        optimizer.state[tensor] = {
-            "step": torch.zeros((), device=tensor.device),
-            "exp_avg": torch.zeros_like(tensor),
-            "exp_avg_sq": torch.zeros_like(tensor),
-        }
+    created = []
+    for tensor, group in tensors:
+        state = {"step": torch.zeros((), device=tensor.device), "exp_avg": torch.zeros_like(tensor)}
+        if not group.get("muon"):
+            state["exp_avg_sq"] = torch.zeros_like(tensor)
+        optimizer.state[tensor] = state
+        created.append(state)
     if zero_stage(engine.config) in (1, 2):
         optimizer._lazy_init_hp_params_optimizer_state()  # so that DeepSpeed's setters find it
-    return [optimizer.state[tensor] for tensor in tensors]
+    return created
 
 
 @torch.no_grad()
@@ -479,21 +519,22 @@ def _set_parameter(engine: Any, parameter: nn.Parameter, state: dict[str, Tensor
     from deepspeed import utils
 
     stage = zero_stage(engine.config)
+    moments = state.keys() - {"fp32", "step"}
     # Under ZeRO-3, what the main rank has written is sent to the others.
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=stage == 3):
         parameter.copy_(state["fp32"].view_as(parameter))
 
     if stage == 0:
-        for key in ("exp_avg", "exp_avg_sq"):
+        for key in moments:
             engine.optimizer.state[parameter][key].copy_(state[key].view_as(parameter))
     elif stage == 3:
         utils.safe_set_local_fp32_param(parameter, _local_part(parameter, state["fp32"]))
-        for key in ("exp_avg", "exp_avg_sq"):
+        for key in moments:
             part = _local_part(parameter, state[key])
             utils.safe_set_local_optimizer_state(parameter, part, key)
     else:
         utils.safe_set_full_fp32_param(parameter, state["fp32"])
-        for key in ("exp_avg", "exp_avg_sq"):
+        for key in moments:
             utils.safe_set_full_optimizer_state(parameter, state[key], key)
 
 

@@ -1,32 +1,57 @@
-"""The optimizer's parameter groups, and the learning rate as a pure function of the step."""
+"""The optimizer, its parameter groups, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from momentum_gpt.core.config import OptimConfig
+from momentum_gpt.models.gpt import is_of_variant
+from momentum_gpt.training.muon import MuonAdamW
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Return a fused AdamW with weight decay on matrices and embeddings only.
+    """Return a fused AdamW, or Muon and AdamW, with weight decay on matrices and embeddings only.
 
     It is compiled with torch, so that nothing is built at start-up.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    named = dict(model.named_parameters())
+    groups: list[dict[str, Any]] = []
+    for kind, parameters in parameter_groups(named, config.name == "muon").items():
+        weight_decay = 0.0 if kind == "vectors" else config.weight_decay
+        group = {"params": list(parameters.values()), "weight_decay": weight_decay}
+        if config.name == "muon":
+            group |= {"muon": kind == "hidden", "momentum": config.momentum}
+        groups.append(group)
 
-    groups = []
-    if matrices:
-        groups.append({"params": matrices, "weight_decay": config.weight_decay})
-    if vectors:
-        groups.append({"params": vectors, "weight_decay": 0.0})
-
+    optimizer = MuonAdamW if config.name == "muon" else torch.optim.AdamW
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+    return optimizer(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+
+
+def parameter_groups(named: Mapping[str, Tensor], muon: bool) -> dict[str, dict[str, Tensor]]:
+    """Return the parameters of each group that has any, by name, in the optimizer's order.
+
+    The groups are "hidden", the matrices of the blocks, where Muon updates them; "matrices", the
+    others and the embeddings; and "vectors".
+
+    Args:
+        named: parameters by name, in the model's order.
+        muon: whether there is a group for Muon.
+    """
+    groups: dict[str, dict[str, Tensor]] = {"hidden": {}, "matrices": {}, "vectors": {}}
+    for name, parameter in named.items():
+        if parameter.ndim < 2:
+            groups["vectors"][name] = parameter
+        elif muon and name.startswith("blocks.") and not is_of_variant(name):
+            groups["hidden"][name] = parameter
+        else:
+            groups["matrices"][name] = parameter
+    return {kind: group for kind, group in groups.items() if group}
 
 
 def lr_at(step: int, config: OptimConfig, max_steps: int) -> float:
