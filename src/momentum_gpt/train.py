@@ -25,7 +25,7 @@ from contextlib import contextmanager
 
 from momentum_gpt.cli import Command, is_sweep, typed_options
 from momentum_gpt.core import ownership
-from momentum_gpt.core.config import TrainConfig, plan_batch, read_config, write_config
+from momentum_gpt.core.config import TrainConfig, read_config, write_config
 from momentum_gpt.core.errors import UserError
 
 
@@ -97,7 +97,7 @@ def rehearsal(config: TrainConfig) -> str:
     from momentum_gpt.training.engine import zero_stage
 
     ranks = config.launch.nnodes * config.launch.nproc_per_node
-    plan = plan_batch(config.training, config.model.seq_len, ranks)
+    plan = config.plan_batch(ranks)
     data = describe_data(open_training(config, plan), open_validation(config), config)
     with torch.device("meta"):
         model = GPT(config.model, config.attention)

@@ -21,7 +21,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
 from momentum_gpt.core import activity, distributed, outcome, ownership, scheduler
-from momentum_gpt.core.config import TrainConfig, plan_batch, read_config
+from momentum_gpt.core.config import TrainConfig, read_config
 from momentum_gpt.core.disk import checkpoint_bytes, require_room_for_run
 from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import keep_json_lines
@@ -56,7 +56,7 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     """
     activity.pulse("opening the data, building the model")
     check_deepspeed_options(config.deepspeed, config.training.precision, config.optim.name)
-    plan = plan_batch(config.training, config.model.seq_len, distributed.world_size())
+    plan = config.plan_batch(distributed.world_size())
     batches = open_training(config, plan)
     validation = open_validation(config)
 

@@ -30,7 +30,7 @@ OPTIONS = [*variants.FROM_YAML.values(), *MORE_OPTIONS]
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_check_holds(options: dict[str, Any]) -> None:
     findings = Check(options, backend="aot_eager").all()
-    assert len(findings) == 13
+    assert len(findings) == 14
     assert [finding for finding in findings if not finding.holds] == []
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from momentum_gpt.core.batch_plan import nearest_divisor, plan_batch
+from momentum_gpt.core.batch_plan import BatchPlan, nearest_divisor, plan_batch
 from momentum_gpt.core.errors import (
     UserError,
     require,
@@ -562,7 +562,25 @@ class TrainConfig:
         self._check_source()
         self.evaluation.check(self.model.seq_len)
         n_ranks = self.launch.nnodes * self.launch.nproc_per_node
-        plan_batch(self.training, self.model.seq_len, n_ranks)
+        # srun and torchrun start ranks that no option tells of: each rank checks this again.
+        self.plan_batch(n_ranks if n_ranks > 1 else self.ranks_per_sequence)
+
+    @property
+    def ranks_per_sequence(self) -> Any:
+        """Ranks that share each sequence of the training batches."""
+        return self.deepspeed.get("sequence_parallel_size", 1)
+
+    def plan_batch(self, n_ranks: int) -> BatchPlan:
+        """Return how the sequences of a step are spread over this number of ranks.
+
+        Raises:
+            UserError: they cannot be.
+        """
+        shared = self.ranks_per_sequence
+        rule = f"a divisor of model.n_heads={self.model.n_heads}"
+        divides = isinstance(shared, int) and shared >= 1 and self.model.n_heads % shared == 0
+        require(divides, "deepspeed.sequence_parallel_size", shared, rule)
+        return plan_batch(self.training, self.model.seq_len, n_ranks, shared)
 
     def _check_source(self) -> None:
         """Check that there is either a corpus or a synthetic task, and nothing it cannot have."""

@@ -15,16 +15,16 @@ DEPTH = 2
 
 
 def prefetch(
-    batches: TrainingData, rank: int, steps: range
+    batches: TrainingData, reader: int, steps: range
 ) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]], int]]:
-    """Yield each step, this rank's micro-batches and the number of targets over all ranks.
+    """Yield each step, a reader's micro-batches and the number of targets over all ranks.
 
-    A micro-batch is tokens and targets, (B, T) each.
+    A micro-batch is tokens and targets, (B, T) each. A reader is a rank, or a group of ranks.
     """
 
     def make(step: int) -> tuple[list[tuple[Tensor, Tensor]], int]:
         micro_steps = range(batches.plan.grad_accum_steps)
-        micro_batches = [batches(step, micro_step, rank) for micro_step in micro_steps]
+        micro_batches = [batches(step, micro_step, reader) for micro_step in micro_steps]
         return micro_batches, batches.n_targets(step)
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:

@@ -66,6 +66,7 @@ class Variant(nn.Module):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
+        self.heads = slice(None)
 
     def forward(
         self,
@@ -76,6 +77,9 @@ class Variant(nn.Module):
         cache: LayerCache | None = None,
     ) -> Tensor:
         """Return the mixed values (B, H, T, D), computed the fast way.
+
+        The heads of q, k and v are those of `self.heads`: all of them, but for ranks that share
+        sequences. What a variant has for each head must be taken from there.
 
         Args:
             q, k, v: (B, H, T, D).
@@ -218,12 +222,12 @@ class MomentumAttention(Variant):
         """Return the decay in the precision of the sum: one number, or one for each head, (H,)."""
         precise = torch.promote_types(like.dtype, torch.float32)
         if self.decay_logits is not None:
-            return self.decay_logits.to(precise).sigmoid().clamp(EDGE, 1 - EDGE)
+            return self.decay_logits[self.heads].to(precise).sigmoid().clamp(EDGE, 1 - EDGE)
 
         if isinstance(self.decays, Tensor):
             # Not a buffer: a model in bf16 would round it.
             self.decays = self.decays.to(like.device)
-            return self.decays.to(precise)
+            return self.decays[self.heads].to(precise)
         return self.decays
 
     def forward(
@@ -339,7 +343,8 @@ class ShiftAttention(Variant):
             previous = previous * same_document[:, None, :, None]
         if cache:
             cache.keep("previous", v)
-        return y + self.weight.to(v.dtype)[:, None, None] * previous
+        weight = self.weight[self.heads].to(v.dtype)[:, None, None]  # (H, 1, 1)
+        return y + weight * previous
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         one_back = torch.ones(q.shape[2] - 1, dtype=v.dtype).diag(-1)  # (T, T)

@@ -91,6 +91,7 @@ class Check:
             self.documents,
             self.padding,
             self.batch_invariance,
+            self.head_invariance,
             self.compiled,
             self.recompilation,
             self.bfloat16,
@@ -211,6 +212,18 @@ class Check:
         rows = [attend(*row_of(inputs, b)) for b in range(4)]
         alone = torch.cat(rows)
         return difference("rows are independent", [together, decoded], [alone, alone])
+
+    @torch.no_grad()
+    def head_invariance(self) -> Finding:
+        """Compare each head by itself with all heads, as ranks that share sequences divide them."""
+        attend = self.variant()
+        inputs = heads(2, T)
+        together = attend(*inputs)
+        alone = []
+        for head in range(SHAPE.n_heads):
+            attend.heads = slice(head, head + 1)
+            alone.append(attend(*(x[:, attend.heads] for x in inputs)))
+        return difference("heads are independent", [torch.cat(alone, dim=1)], [together])
 
     def compiled(self) -> Finding:
         """Compare output and gradients with and without torch.compile; there must be one graph."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,21 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from momentum_gpt.core.config import ModelConfig
-from momentum_gpt.models.attention import build_attention
+from momentum_gpt.models.attention import Variant, build_attention
 from momentum_gpt.models.cache import Cache, LayerCache
 from momentum_gpt.models.mixing import Documents, documents_of
+
+
+class Shared(Protocol):
+    """How several ranks share the sequences of a training batch; see training/ulysses.py."""
+
+    def stretch(self, x: Tensor) -> Tensor:
+        """Return this rank's stretch of whole sequences, (..., T)."""
+
+    def attend(
+        self, variant: Variant, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None
+    ) -> Tensor:
+        """Return `variant(q, k, v, documents)` of this rank's stretch."""
 
 
 class Attention(nn.Module):
@@ -31,9 +43,10 @@ class Attention(nn.Module):
         attend: the variant, which mixes values over time; all else is the same for all variants.
     """
 
-    def __init__(self, config: ModelConfig, attend: nn.Module) -> None:
+    def __init__(self, config: ModelConfig, attend: Variant) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        self.shared: Shared | None = None
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
         self.attend = attend
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
@@ -53,7 +66,10 @@ class Attention(nn.Module):
             q = rotate(q, angles)
             k = rotate(k, angles)
 
-        y = self.attend(q, k, v, documents, cache)  # (B, H, T, D)
+        if self.shared:
+            y = self.shared.attend(self.attend, q, k, v, documents)
+        else:
+            y = self.attend(q, k, v, documents, cache)  # (B, H, T, D)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -73,7 +89,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each normalised on its way in and added to the residual stream."""
 
-    def __init__(self, config: ModelConfig, attend: nn.Module) -> None:
+    def __init__(self, config: ModelConfig, attend: Variant) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.d_model, bias=config.bias)
         self.attention = Attention(config, attend)
@@ -110,6 +126,7 @@ class GPT(nn.Module):
         self.attention = attention
         self.document_end = document_end
         self.activation_checkpointing = False
+        self.shared: Shared | None = None
 
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         if config.positions == "learned":
@@ -151,7 +168,16 @@ class GPT(nn.Module):
         logits = self.logits(hidden)
         if targets is None:
             return logits
+        if self.shared:
+            targets = self.shared.stretch(targets)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+    def share_sequences(self, shared: Shared | None) -> None:
+        """Pass only this rank's stretch of the sequences through the model; None: whole ones."""
+        self.shared = shared
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.shared = shared
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., V) of hidden states (..., C), through the tied embedding."""
@@ -179,6 +205,9 @@ class GPT(nn.Module):
             documents = documents_of(document_ids)
             positions = positions_in_documents(document_ids)
 
+        if self.shared:
+            tokens = self.shared.stretch(tokens)
+            positions = self.shared.stretch(positions)
         x, angles = self.embed(tokens, positions)
         for index, block in enumerate(self.blocks):
             if self.activation_checkpointing and self.training:

@@ -17,6 +17,9 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
     model, training = config.model, config.training
     given = {key: value for key, value in config.attention.items() if key != "name"}
     options = ", ".join(f"{key} {value}" for key, value in given.items())
+    readers = "rank(s)"
+    if plan.ranks_per_sequence > 1:
+        readers = f"group(s) of {plan.ranks_per_sequence} ranks"
     lines = {
         "run": str(config.run_dir),
         "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, "
@@ -28,7 +31,7 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
         + summation(config.attention),
         "data": data,
         "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = "
-        f"{plan.world_size} rank(s) x {plan.micro_batch_size} per forward x "
+        f"{plan.world_size} {readers} x {plan.micro_batch_size} per forward x "
         f"{plan.grad_accum_steps} accumulated",
         "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, "
         f"{distributed.local_device().type}",

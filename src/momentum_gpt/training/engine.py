@@ -24,6 +24,7 @@ from momentum_gpt.models import GPT
 from momentum_gpt.models.weights import read_weights
 from momentum_gpt.training.muon import Layout, MuonAdamW, one_after_another, side_by_side
 from momentum_gpt.training.optim import build_optimizer
+from momentum_gpt.training.ulysses import SharedSequences
 
 DERIVED_KEYS = {
     "train_batch_size": "training.tokens_per_step",
@@ -127,12 +128,13 @@ def _check_keys(options: dict[str, Any]) -> None:
         raise _refusal(error, DeepSpeedZeroConfig) from None
 
     # The batch size is only there because the parser demands one.
-    told = _Asked({"train_batch_size": 1, **options})
+    told = _Asked({"train_batch_size": distributed.world_size(), **options})
     try:
         DeepSpeedConfig(told)
     except (ValueError, TypeError, AttributeError, AssertionError, DeepSpeedConfigError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"DeepSpeed refuses its options: {reason}") from None
+    told.asked.add("sequence_parallel_size")  # asked for among several ranks alone
     for key in options:
         if key not in told.asked:
             raise UserError(_no_such_key(f"deepspeed.{key}", key, sorted(told.asked)))
@@ -213,9 +215,18 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     engine.checkpoint_engine.stores_weights = zero_stage(told) == 3
     # DeepSpeed adds scripts that convert its files: model/ makes them superfluous.
     engine._copy_recovery_script = lambda folder: None
+    engine.shared_sequences = _shared_sequences(plan.ranks_per_sequence)
     if config.training.compile:
         engine.compile()
     return engine
+
+
+def _shared_sequences(n_ranks: int) -> SharedSequences | None:
+    if n_ranks == 1:
+        return None
+    from deepspeed.sequence.layer import DistributedAttention
+
+    return SharedSequences(n_ranks, DistributedAttention)
 
 
 def _import_deepspeed() -> Any:
@@ -342,6 +353,7 @@ def accumulate(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_target
     # their mean number of targets, whatever its own number is.
     mean_targets = n_targets / (len(micro_batches) * distributed.world_size())
     parts = []
+    engine.module.share_sequences(engine.shared_sequences)
     for number, (tokens, targets) in enumerate(micro_batches):
         if number:
             engine.step()  # counts the micro-batch before; nothing is updated yet
@@ -349,6 +361,7 @@ def accumulate(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_target
         engine.backward(nats / mean_targets)
         parts.append(nats.detach())
         activity.pulse()
+    engine.module.share_sequences(None)  # whatever else is done with the model is done whole
     return torch.stack(parts) / n_targets
 
 

@@ -65,7 +65,7 @@ def train(
     problem = None
     stop = position.evaluation_is_due and not evaluate()
     steps = range(position.step, position.step if stop else training.max_steps)
-    coming = prefetch(batches, distributed.rank(), steps)
+    coming = prefetch(batches, batches.plan.reader(distributed.rank()), steps)
     coming = profiled(throughput.waiting(coming), config.run_dir / "profile", training.profile)
     for step, micro_batches, n_targets in coming:
         activity.pulse(f"step {step + 1}: forward and backward passes")
