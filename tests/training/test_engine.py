@@ -369,7 +369,12 @@ def test_what_would_change_the_mean_over_ranks_and_micro_batches_is_refused(
 KNOWN_TO_DEEPSPEED = [
     {"zero_optimization": {"stage": 2, "overlap_comm": True}},
     {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}},
+    {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu", "pin_memory": True}}},
     {"activation_checkpointing": {"partition_activations": True}},
+    {"aio": {"block_size": 1048576, "queue_depth": 8}},
+    {"tensorboard": {"enabled": True, "output_path": "somewhere"}},
+    {"compile": {"deepcompile": True}},
+    {"data_efficiency": {"enabled": True, "data_sampling": {"enabled": True}}},
     {"flops_profiler": {"enabled": True}},
     {"comms_logger": {"enabled": True}},
     {"wall_clock_breakdown": True},
@@ -399,6 +404,23 @@ def test_what_deepspeed_knows_is_accepted(options: dict[str, Any]) -> None:
         (
             {"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
             "did you mean 'deepspeed.zero_optimization.offload_optimizer.device'?",
+        ),
+        (
+            {"flops_profiler": {"enable": True}},
+            "did you mean 'deepspeed.flops_profiler.enabled'?",
+        ),
+        (
+            {"compile": {"deep_compile": True}},
+            "did you mean 'deepspeed.compile.deepcompile'?",
+        ),
+        (
+            {"tensorboard": {"output_pth": "somewhere"}},
+            "did you mean 'deepspeed.tensorboard.output_path'?",
+        ),
+        ({"aio": {"blocksize": 1}}, "did you mean 'deepspeed.aio.block_size'?"),
+        (
+            {"data_efficiency": {"data_sampling": {"enabld": True}}},
+            "did you mean 'deepspeed.data_efficiency.data_sampling.enabled'?",
         ),
         ({"zero_optimization": {"overlap_comm": "maybe"}}, "overlap_comm: .* got 'maybe'"),
         ({"communication_data_type": "fp7"}, "DeepSpeed refuses its options: .*fp7"),

@@ -96,12 +96,33 @@ class _Asked(dict[str, Any]):
     """A config that notes which keys are asked for.
 
     DeepSpeed publishes no list of its keys, and ignores those it does not know. What its own parser
-    asks for is the list, in every version.
+    asks for is the list, in every version. Sections note it as well. Those that are taken as a
+    whole become models of pydantic, which refuse by themselves what they do not know.
     """
 
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(content)
         self.asked: set[str] = set()
+        self.is_unpacked = False
+        for key, value in content.items():
+            if isinstance(value, dict):
+                self[key] = _Asked(value)
+
+    def unknown(self, prefix: str) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield the whole name, the key, and the known keys beside it, of each unknown key."""
+        for key, value in self.items():
+            if key not in self.asked:
+                yield prefix + key, key, sorted(self.asked)
+            elif isinstance(value, _Asked) and value.asked and not value.is_unpacked:
+                yield from value.unknown(f"{prefix}{key}.")
+
+    def __iter__(self) -> Iterator[str]:
+        self.is_unpacked = True  # by `**config`
+        return super().__iter__()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         self.asked.add(key)
@@ -119,40 +140,56 @@ def _check_keys(options: dict[str, Any]) -> None:
     """Refuse what DeepSpeed does not read: a misspelt key would be ignored silently."""
     _import_deepspeed()
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.config_utils import DeepSpeedConfigModel
     from pydantic import ValidationError
-
-    try:
-        DeepSpeedZeroConfig(**options["zero_optimization"])
-    except ValidationError as error:
-        raise _refusal(error, DeepSpeedZeroConfig) from None
 
     # The batch size is only there because the parser demands one.
     told = _Asked({"train_batch_size": distributed.world_size(), **options})
     try:
         DeepSpeedConfig(told)
+    except ValidationError as error:
+        raise _refusal(error, DeepSpeedConfigModel, options) from None
     except (ValueError, TypeError, AttributeError, AssertionError, DeepSpeedConfigError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"DeepSpeed refuses its options: {reason}") from None
     told.asked.add("sequence_parallel_size")  # asked for among several ranks alone
-    for key in options:
-        if key not in told.asked:
-            raise UserError(_no_such_key(f"deepspeed.{key}", key, sorted(told.asked)))
+    for name, key, known in told.unknown("deepspeed."):
+        raise UserError(_no_such_key(name, key, known))
 
 
-def _refusal(error: Any, model: Any) -> UserError:
-    """Return what is wrong with `zero_optimization`, given the error of DeepSpeed's own model."""
+def _refusal(error: Any, base: Any, options: dict[str, Any]) -> UserError:
+    """Return what is wrong with a section, given the error of DeepSpeed's own model of it.
+
+    Args:
+        error: of pydantic.
+        base: the class that all such models inherit from.
+        options: all options.
+    """
     first = error.errors()[0]
     *parents, key = (str(part) for part in first["loc"] or ("",))
-    name = ".".join(["deepspeed.zero_optimization", *parents, key])
+    # The path begins in the section, or with it.
+    top = (parents or [key])[0]
+    sections = [name for name, section in options.items() if top in _keys(section)]
+    name = ".".join(["deepspeed", *([] if top in options else sections[:1]), *parents, key])
     if first["type"] != "extra_forbidden":
         return UserError(f"{name}: {first['msg']}, got {first['input']!r}")
 
+    (model,) = (model for model in _all_subclasses(base) if model.__name__ == error.title)
     # A nested model stands in its field's type, which may be "that model or None".
     for parent in parents:
         kind = model.model_fields[parent].annotation
         model = next(part for part in (kind, *get_args(kind)) if hasattr(part, "model_fields"))
     return UserError(_no_such_key(name, key, list(model.model_fields)))
+
+
+def _keys(section: Any) -> Iterable[str]:
+    return section if isinstance(section, dict) else ()
+
+
+def _all_subclasses(base: Any) -> Iterator[Any]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _all_subclasses(model)
 
 
 def _no_such_key(name: str, key: str, known: list[str]) -> str:
