@@ -130,3 +130,18 @@ def test_the_speed_leaves_evaluations_and_checkpoints_out(run_dir: Path) -> None
     records = read_json_lines(run_dir / "metrics.jsonl")
     speeds = [r["train/tokens_per_s"] for r in records if "train/tokens_per_s" in r]
     assert speeds == [ROWS * SEQ_LEN / STEP_TAKES] * 3
+
+
+def test_the_phases_have_their_shares_of_all_time(run_dir: Path) -> None:
+    """Each line has two steps; the evaluation after step 3 and the checkpoint after 5 are inside.
+
+    By the clock, a step takes its time outside of all phases.
+    """
+    records = read_json_lines(run_dir / "metrics.jsonl")
+    share = PAUSE_TAKES / (PAUSE_TAKES + 2 * STEP_TAKES)
+    for metric, expected in {
+        "train/evaluation_share": [0, share, 0],
+        "train/saving_share": [0, 0, share],
+        "train/passes_share": [0, 0, 0],
+    }.items():
+        assert [r[metric] for r in records if metric in r] == expected, metric
