@@ -118,6 +118,7 @@ def test_on_a_gpu_a_phase_lasts_as_long_as_its_work(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    began = throughput.mark()
     phases = Phases()
     for phase, work in (("passes", 6), ("update", 2)):
         with phases(phase):
@@ -129,6 +130,7 @@ def test_on_a_gpu_a_phase_lasts_as_long_as_its_work(
         clock.pass_by(1)
     free_at = clock.now + 4  # in no phase
 
+    assert throughput.seconds_between(began, throughput.mark()) == 16
     found = phases.read()
     assert found["train/passes_share"] == 6 / 16
     assert found["train/update_share"] == 2 / 16
