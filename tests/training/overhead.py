@@ -167,10 +167,9 @@ class Switch:
         self.held = ExitStack()
 
     def hold(self, training: TrainingConfig) -> None:
-        """Take the options of the run, and switch off all that can be."""
+        """Take the options of the run, and switch off all that they can."""
         self.training = training
         training.save_every = training.log_every = training.layers_every = 0
-        throughput.mark = no_mark
 
     def step(self) -> None:
         """Count a step; at the end of a block, switch."""
