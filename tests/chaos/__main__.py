@@ -28,6 +28,7 @@ from typing import Any
 
 from momentum_gpt.core.files import read_json_lines, sha256_of_file
 from momentum_gpt.core.terminal import table_text
+from momentum_gpt.training.throughput import PHASES
 from tests.chaos.disturbances import (
     FullDisk,
     Processes,
@@ -56,8 +57,8 @@ VICTIMS = ["driver", "rank 0", "rank 1", "tree"]
 OTHERS = ["frozen rank", "full disk", "request"]
 
 CLOCK = (
-    *("train/tokens_per_s", "train/mfu", "train/data_wait", "train/update_share"),
-    *("train/memory_gb", "eval/seconds"),
+    *("train/tokens_per_s", "train/mfu", "train/memory_gb", "eval/seconds"),
+    *PHASES.values(),
 )
 """Metrics that depend on the clock, or on what the process did before."""
 

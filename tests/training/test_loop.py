@@ -36,7 +36,11 @@ STEPS = 6
 SEQ_LEN = 1500
 ROWS = 4  # in a step
 
-STEP_TAKES = 2.0
+PASS_TAKES = 0.5  # each of two micro-batches
+UPDATE_TAKES = 0.25  # of each of two groups of parameters
+LAYERS_TAKE = 0.125
+REST_TAKES = 0.875
+STEP_TAKES = 2 * PASS_TAKES + 2 * UPDATE_TAKES + LAYERS_TAKE + REST_TAKES
 PAUSE_TAKES = 100.0  # an evaluation or a checkpoint
 
 
@@ -47,7 +51,9 @@ def config(runs: str) -> TrainConfig:
         model=ModelConfig(1, 1, 8, SEQ_LEN, vocab_size=512),
         attention={"name": "momentum", "ema_decay": 0.5},
         optim=OptimConfig(lr=1e-2, min_lr=1e-3, warmup_steps=1, eps=1e-3, grad_clip=0.5),
-        training=TrainingConfig(STEPS, ROWS * SEQ_LEN, log_every=2, eval_every=3, save_every=5),
+        training=TrainingConfig(
+            *(STEPS, ROWS * SEQ_LEN), log_every=2, layers_every=1, eval_every=3, save_every=5
+        ),
         deepspeed={"zero_optimization": {"stage": 2}},
         tracking=TrackingConfig(wandb="disabled"),
         runs=runs,
@@ -61,7 +67,7 @@ def new_model(c: TrainConfig) -> GPT:
 
 
 def train_on_packed_rows(data: str, runs: str) -> int:
-    """Train with a clock that only steps, evaluations and checkpoints move."""
+    """Train with a clock that moves only where it is told to."""
     now = 0.0
 
     def wait(seconds: float) -> None:
@@ -70,7 +76,7 @@ def train_on_packed_rows(data: str, runs: str) -> int:
 
     class TimedThroughput(Throughput):
         def step(self) -> None:
-            wait(STEP_TAKES)
+            wait(REST_TAKES)
             super().step()
 
     class TimedRun(Run):
@@ -78,6 +84,10 @@ def train_on_packed_rows(data: str, runs: str) -> int:
             wait(PAUSE_TAKES)
             self.position.evaluation_is_due = False
             return {"val/loss": 1.0}
+
+        def by_layer(self) -> dict[str, float]:
+            wait(LAYERS_TAKE)
+            return {}
 
         def save(self) -> None:
             wait(PAUSE_TAKES)
@@ -90,6 +100,8 @@ def train_on_packed_rows(data: str, runs: str) -> int:
     tracker = Tracker(c, 0) if distributed.is_main() else None
     measured = TimedThroughput(c.training.tokens_per_step, 0.0)
     engine = build_engine(new_model(c), c, plan)
+    engine.module.register_forward_hook(lambda *_: wait(PASS_TAKES))
+    engine.client_optimizer.register_step_pre_hook(lambda *_: wait(UPDATE_TAKES))
     run = TimedRun(c, batches, TokenShards(data, "validation"), engine, "")
     assert train(c, batches, run, tracker, measured) == 0
     return run.position.step
@@ -130,3 +142,20 @@ def test_the_speed_leaves_evaluations_and_checkpoints_out(run_dir: Path) -> None
     records = read_json_lines(run_dir / "metrics.jsonl")
     speeds = [r["train/tokens_per_s"] for r in records if "train/tokens_per_s" in r]
     assert speeds == [ROWS * SEQ_LEN / STEP_TAKES] * 3
+
+
+def test_each_phase_has_its_share_of_all_time(run_dir: Path) -> None:
+    """A line has two steps; an evaluation is in the second line, a checkpoint in the third."""
+    records = read_json_lines(run_dir / "metrics.jsonl")
+    wholes = [2 * STEP_TAKES, 2 * STEP_TAKES + PAUSE_TAKES, 2 * STEP_TAKES + PAUSE_TAKES]
+    for metric, takes in {
+        "train/data_wait": [0, 0, 0],
+        "train/passes_share": [4 * PASS_TAKES] * 3,
+        "train/update_share": [4 * UPDATE_TAKES] * 3,
+        "train/logging_share": [2 * LAYERS_TAKE] * 3,
+        "train/evaluation_share": [0, PAUSE_TAKES, 0],
+        "train/saving_share": [0, 0, PAUSE_TAKES],
+    }.items():
+        found = [record[metric] for record in records if metric in record]
+        expected = [taken / whole for taken, whole in zip(takes, wholes, strict=True)]
+        assert found == pytest.approx(expected), metric

@@ -46,16 +46,19 @@ def train(
     training = config.training
     engine = run.engine
     position = run.position
+    phases = throughput.phases
     bad_steps = BadSteps(config, batches, position)
     progress = Progress(position.step, training.max_steps)
 
+    @phases("logging")
     def log(metrics: dict[str, Any]) -> None:
         if tracker:
             tracker.log(position.step, run.tokens, metrics)
 
     def evaluate() -> bool:
         """Return whether the evaluation was done, and not stopped."""
-        metrics = run.evaluate()
+        with phases("evaluation"):
+            metrics = run.evaluate()
         if metrics is None:
             return False
         log(metrics)
@@ -66,17 +69,19 @@ def train(
     stop = position.evaluation_is_due and not evaluate()
     steps = range(position.step, position.step if stop else training.max_steps)
     coming = prefetch(batches, batches.plan.reader(distributed.rank()), steps)
-    coming = profiled(throughput.waiting(coming), config.run_dir / "profile", training.profile)
+    coming = profiled(phases.waiting(coming), config.run_dir / "profile", training.profile)
     for step, micro_batches, n_targets in coming:
         activity.pulse(f"step {step + 1}: forward and backward passes")
         lr = lr_at(step, config.optim, training.max_steps)
         set_lr(engine, lr)
-        parts = accumulate(engine, micro_batches, n_targets)
+        with phases("passes"):
+            parts = accumulate(engine, micro_batches, n_targets)
 
         # Every rank must take the same decisions, or one would wait for the others forever.
         loss, stop, is_writing = run.agree(parts)
-        by_layer = run.by_layer() if is_due(step + 1, training.layers_every) else {}
-        with throughput.updating():
+        with phases("logging"):
+            by_layer = run.by_layer() if is_due(step + 1, training.layers_every) else {}
+        with phases("update"):
             was_taken = update(engine, leave_out=bad_steps.is_bad(step, loss, engine))
         position.advance(batches.order_hash(position.order_hash, step))
         throughput.step()
@@ -100,10 +105,11 @@ def train(
             position.evaluation_is_due = stop  # whoever asked to stop should not wait for it
             stop = stop or not evaluate()
         if saving or stop:
-            if tracker:
-                tracker.flush()  # a checkpoint must not be ahead of the metrics
-            progress.say(run.finish_saving())
-            problem = run.save()
+            with phases("saving"):
+                if tracker:
+                    tracker.flush()  # a checkpoint must not be ahead of the metrics
+                progress.say(run.finish_saving())
+                problem = run.save()
             progress.say(problem)
         elif not is_writing:
             progress.say(run.finish_saving())
