@@ -85,7 +85,7 @@ def test_the_plan_spreads_all_sequences_and_fits(
 
 def test_tokens_that_are_no_whole_sequences_are_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="use a multiple of 32, such as 96"):
-        plan_batch(TrainingConfig(1, 100), seq_len=16, world_size=2)
+        plan_batch(TrainingConfig(1, 100), seq_len=16, n_ranks=2)
 
 
 def test_only_whole_names_and_sections_change_nothing() -> None:

@@ -566,6 +566,11 @@ class TrainConfig:
         self.plan_batch(n_ranks if n_ranks > 1 else self.ranks_per_sequence)
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether the model is run by torch.compile, or by DeepSpeed's own form of it."""
+        return self.training.compile or self.deepspeed.get("compile", {}).get("deepcompile", False)
+
+    @property
     def ranks_per_sequence(self) -> Any:
         """Ranks that share each sequence of the training batches."""
         return self.deepspeed.get("sequence_parallel_size", 1)

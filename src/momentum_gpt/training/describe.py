@@ -9,7 +9,7 @@ from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.models import ATTENTIONS
 from momentum_gpt.ops import has_kernel
-from momentum_gpt.training.engine import zero_stage
+from momentum_gpt.training.engine import is_on_nvme, quantised, zero_stage
 
 
 def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int) -> str:
@@ -20,6 +20,11 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
     readers = "rank(s)"
     if plan.ranks_per_sequence > 1:
         readers = f"group(s) of {plan.ranks_per_sequence} ranks"
+    caution = ""
+    if quantised(config.deepspeed):
+        caution = "; what is sent is rounded, which changes the arithmetic"
+    if is_on_nvme(config.deepspeed):
+        caution = "; with NVMe the run cannot be resumed"
     lines = {
         "run": str(config.run_dir),
         "model": f"{n_parameters:,} parameters: {model.n_layers} layers, {model.n_heads} heads, "
@@ -34,7 +39,7 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
         f"{plan.world_size} {readers} x {plan.micro_batch_size} per forward x "
         f"{plan.grad_accum_steps} accumulated",
         "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, "
-        f"{distributed.local_device().type}",
+        f"{distributed.local_device().type}{caution}",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
 

@@ -236,6 +236,7 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     # Building this op would take a compiler, ninja and 90 s at the first start on a CPU.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
+    _require_device(config.deepspeed)
     model.activation_checkpointing = config.training.activation_checkpointing
     model.to(distributed.local_device())
     optimizer = build_optimizer(model, config.optim)
@@ -253,9 +254,38 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     # DeepSpeed adds scripts that convert its files: model/ makes them superfluous.
     engine._copy_recovery_script = lambda folder: None
     engine.shared_sequences = _shared_sequences(plan.ranks_per_sequence)
-    if config.training.compile:
+    if config.is_compiled:
         engine.compile()
     return engine
+
+
+def _require_device(options: dict[str, Any]) -> None:
+    """Refuse what DeepSpeed can do on GPUs alone.
+
+    Raises:
+        UserError: this rank has no GPU.
+    """
+    if distributed.local_device().type == "cuda":
+        return
+    asked = [f"zero_optimization.{key}" for key in quantised(options)]
+    if options.get("compile", {}).get("deepcompile"):
+        asked.append("compile.deepcompile")
+    if asked:
+        raise UserError(
+            f"deepspeed.{asked[0]}=true needs a GPU, and this rank has none: use deepspeed=zero3"
+        )
+
+
+def is_on_nvme(options: dict[str, Any]) -> bool:
+    """Return whether DeepSpeed keeps the optimizer's state on a disk."""
+    offload = options["zero_optimization"].get("offload_optimizer") or {}
+    return offload.get("device") == "nvme"
+
+
+def quantised(options: dict[str, Any]) -> list[str]:
+    """Return the options of ZeRO that round what is sent, and so change the arithmetic."""
+    zero = options["zero_optimization"]
+    return [key for key, value in zero.items() if key.startswith("zero_quantized") and value]
 
 
 def _shared_sequences(n_ranks: int) -> SharedSequences | None:
@@ -483,8 +513,11 @@ def full_weights(engine: Any) -> dict[str, Tensor]:
 def engine_state(engine: Any, folder: Path) -> dict[Path, Any]:
     """Return a copy, on the CPU, of what resuming needs of this rank: file in `folder` -> content.
 
-    Every rank must call this: DeepSpeed waits for all of them. Nothing is written.
+    Every rank must call this: DeepSpeed waits for all of them. Nothing is written. With NVMe there
+    is nothing: DeepSpeed does not restore what stayed in memory beside it, such as all vectors.
     """
+    if is_on_nvme(engine.config):
+        return {}
     engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
     states = engine.checkpoint_engine.states
     engine.checkpoint_engine.states = {}

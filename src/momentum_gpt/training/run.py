@@ -17,7 +17,7 @@ from momentum_gpt.data.synthetic_tasks import NO_TARGET
 from momentum_gpt.evaluation import Origin, evaluate, keep_records
 from momentum_gpt.training.checkpoint import Checkpoint
 from momentum_gpt.training.elastic import is_same_layout, load_elsewhere
-from momentum_gpt.training.engine import load_engine
+from momentum_gpt.training.engine import is_on_nvme, load_engine
 from momentum_gpt.training.position import Position, position_of
 from momentum_gpt.training.saving import NOT_FINITE, Saver
 from momentum_gpt.training.telemetry import added_by_layer, norms_by_layer
@@ -100,7 +100,7 @@ class Run:
         Numbers that are not finite are left out: JSON has none.
         """
         metrics = norms_by_layer(self.engine)
-        if not self.config.training.compile:  # compiled code knows nothing of what watches it
+        if not self.config.is_compiled:  # compiled code knows nothing of what watches it
             metrics |= added_by_layer(self.engine.module, *self._fixed_batch())
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
@@ -195,6 +195,11 @@ class Run:
 
     def _load(self, found: Checkpoint) -> None:
         folder = found.folder / "engine"
+        if is_on_nvme(self.engine.config):
+            raise UserError(
+                f"{self.config.run_dir} cannot be resumed: DeepSpeed does not restore a run with "
+                f"deepspeed=zero3_nvme; begin another with init={found.folder}"
+            )
         if is_same_layout(found.manifest, self.engine):
             load_engine(self.engine, folder)
         else:
