@@ -71,6 +71,18 @@ def listen() -> None:
         signal.signal(number, _handle)
 
 
+def listen_no_more() -> None:
+    """Let signals end this process again, if they have not so far."""
+    global _listening
+    if not _listening:
+        return
+    _listening = False
+    signal.set_wakeup_fd(-1)
+    for number in heeded():
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def heeded() -> list[signal.Signals]:
     """Return the signals that are heeded: all but SIGHUP under nohup, which ignores it."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
