@@ -172,3 +172,4 @@ def test_a_sweep_of_hydras_launcher_names_what_failed_and_goes_on_with_the_rest(
     assert steps(cancelled) == STEPS
     written = [path.read_text() for path in logs.rglob("*_log.out")]
     assert sum(f"runs/h2-s0 is complete: all {STEPS} steps" in text for text in written) == 1
+    wait_until(lambda: not run("squeue", "--noheader").strip(), 60, "the queue is empty")
