@@ -45,7 +45,7 @@ test-wheel: .venv/.ready-for-tests  ## Use the wheel in a fresh environment: PYT
 	WHEEL_PYTHON=$(PYTHON) $(RUN) pytest -m wheel --timeout 1500 tests/test_wheel.py
 
 test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray; needs root and Debian
-	$(PIP) -e '.[cluster]'
+	$(PIP) -e '.[cluster,sweep]'
 	$(RUN) pytest -m cluster --timeout 900
 
 test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which this installs

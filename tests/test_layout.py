@@ -26,6 +26,7 @@ HOMES = {
     "deepspeed": {"src/momentum_gpt/training/engine.py"},
     "wandb": {"src/momentum_gpt/tracking.py"},
     "hydra": {"src/momentum_gpt/cli/"},
+    "submitit": {"src/momentum_gpt/cli/launchers.py"},
     "plotly": {"src/momentum_gpt/comparison/"},
     "rich": {"src/momentum_gpt/core/terminal.py"},
     "lm_eval": {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from momentum_gpt.comparison.accuracy import Cell
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.recall import RecallConfig, jobs_of
 from tests.conftest import command
@@ -24,14 +25,25 @@ def test_every_variant_is_trained_with_every_decay_position_encoding_and_seed() 
         decays=[0.3, 0.5],
         positions=["rotary", "learned"],
         seeds=2,
+        overrides=["training.max_steps=9"],
     )
-    jobs = jobs_of(config)
+    by_cell = jobs_of(config)
+    assert list(by_cell) == [
+        Cell(variant, positions)
+        for positions in ("rotary", "learned")
+        for variant in ("vanilla", "momentum 0.3", "momentum 0.5")
+    ]
+    jobs = [job for of_cell in by_cell.values() for job in of_cell]
     assert len({job.name for job in jobs}) == len(jobs) == 3 * 2 * 2
 
-    assert jobs[0].name == "vanilla-rotary-seed0"
-    assert jobs[0].options == ("attention=vanilla", "model.positions=rotary")
-    assert jobs[-1].name == "momentum_0.5-learned-seed1"
-    assert jobs[-1].options[-1] == "attention.ema_decay=0.5"
+    last = by_cell[Cell("momentum 0.5", "learned")]
+    assert [job.name for job in last] == [f"momentum_0.5-learned-seed{seed}" for seed in (0, 1)]
+    assert last[1].options == (
+        *("attention=momentum", "attention.ema_decay=0.5", "model.positions=learned"),
+        *("training.seed=1", "experiment=recall", "tracking.wandb=disabled"),
+        "training.max_steps=9",
+    )
+    assert "attention.ema_decay" not in " ".join(by_cell[Cell("vanilla", "rotary")][0].options)
 
 
 @pytest.mark.slow
@@ -72,15 +84,18 @@ def accuracy_at(records: list[dict], step: int) -> str:
     return f"{row['val/acc']:.3f}"
 
 
-def test_a_run_that_fails_is_named_with_its_last_line(tmp_path: Path) -> None:
+def test_runs_that_fail_are_named_with_their_last_lines(tmp_path: Path) -> None:
     arguments = [
         f"output={tmp_path}",
         "attentions=[vanilla]",
-        "seeds=1",
+        "seeds=2",
         "overrides=['model.n_heads=3']",
     ]
     done = command("momentum_gpt.recall", *arguments)
-    assert done.code == 2
-    assert done.err.count("\n") == 1
-    assert "the run vanilla-rotary-seed0 ended with exit code 2" in done.err
-    assert "model.n_heads=2" in done.err
+    assert done.code == 1
+    assert "[2/2] vanilla-rotary-seed" in done.out
+    head, *named = done.err.splitlines()
+    assert head == "error: 2 job(s) of the sweep failed:"
+    for seed, line in zip((0, 1), sorted(named), strict=True):
+        assert f"vanilla-rotary-seed{seed} (exit code 2)" in line
+        assert "model.n_heads=2" in line

@@ -12,6 +12,7 @@ and values have no meaning, so that only the context tells an answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING
 from momentum_gpt.cli import Command
 from momentum_gpt.core.config import POSITIONS, TASKS, require
 from momentum_gpt.core.files import write_text
+from momentum_gpt.core.terminal import progress_bar
+from momentum_gpt.launching.jobs import Ended, Job, require_success, run_jobs
 
 if TYPE_CHECKING:
-    from momentum_gpt.comparison.recall import Job
+    from momentum_gpt.comparison.accuracy import Cell
 
 
 @dataclass
@@ -56,43 +59,80 @@ class RecallConfig:
             require(name in POSITIONS, "positions", name, f"among {', '.join(POSITIONS)}")
 
 
-def jobs_of(config: RecallConfig) -> list[Job]:
-    """Return all runs: every variant with every decay, position encoding and seed."""
+def jobs_of(config: RecallConfig) -> dict[Cell, list[Job]]:
+    """Return every variant with every decay and position encoding, with a run for each seed."""
     from momentum_gpt.comparison.accuracy import Cell
-    from momentum_gpt.comparison.recall import Job
+
+    shared = (f"experiment={config.task}", "tracking.wandb=disabled", *config.overrides)
+    jobs = {}
+    for positions in config.positions:
+        for variant, options in variants(config):
+            of_cell = (*options, f"model.positions={positions}")
+            name = f"{variant.replace(' ', '_')}-{positions}-seed"
+            jobs[Cell(variant, positions)] = [
+                Job(f"{name}{seed}", (*of_cell, f"training.seed={seed}", *shared))
+                for seed in range(config.seeds)
+            ]
+    return jobs
+
+
+def variants(config: RecallConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the name and the options of every variant, once for each decay if it has one."""
     from momentum_gpt.models import ATTENTIONS
 
-    jobs = []
-    for positions in config.positions:
-        for name in config.attentions:
-            # A variant without a decay is trained once.
-            for decay in config.decays if ATTENTIONS[name].has_decay else [None]:
-                variant = name if decay is None else f"{name} {decay}"
-                options = [f"attention={name}", f"model.positions={positions}"]
-                if decay is not None:
-                    options.append(f"attention.ema_decay={decay}")
-
-                cell = Cell(variant, positions)
-                jobs += [Job(cell, seed, tuple(options)) for seed in range(config.seeds)]
-    return jobs
+    for name in config.attentions:
+        if not ATTENTIONS[name].has_decay:
+            yield name, (f"attention={name}",)
+            continue
+        for decay in config.decays:
+            yield f"{name} {decay}", (f"attention={name}", f"attention.ema_decay={decay}")
 
 
 def recall(config: RecallConfig) -> None:
     """Train every variant, write the page, and print the table."""
     from momentum_gpt.comparison.accuracy import accuracy_page, accuracy_table
-    from momentum_gpt.comparison.recall import Study, train_all
+    from momentum_gpt.comparison.runs import load_run
 
     folder = Path(config.output)
-    jobs = jobs_of(config)
-    options = [f"experiment={config.task}", "tracking.wandb=disabled", *config.overrides]
+    by_cell = jobs_of(config)
+    jobs = [job for of_cell in by_cell.values() for job in of_cell]
+    print(f"{config.task}: {len(jobs)} run(s), {config.jobs} at a time, in {folder}", flush=True)
+    train_all(jobs, config.jobs, folder)
 
-    plan = f"{config.task}: {len(jobs)} run(s), {config.jobs} at a time, in {folder}"
-    print(plan, flush=True)
-    runs = train_all(Study(folder, jobs, config.jobs, options))
-
+    runs = {
+        cell: [load_run(str(folder / job.name)) for job in of_cell]
+        for cell, of_cell in by_cell.items()
+    }
     page = folder / "recall.html"
     write_text(page, accuracy_page(config.task, runs))
     print(f"\n{accuracy_table(runs).as_text()}\n\nfigure: {page}")
+
+
+def train_all(jobs: Sequence[Job], at_a_time: int, folder: Path) -> None:
+    """Train all runs, and report each as it ends.
+
+    Raises:
+        JobsFailedError: some failed; the others are complete.
+        StoppedError: a run, or this process, was asked to stop.
+    """
+    done = []
+    with progress_bar("Runs", total=len(jobs)) as advance:
+        for ended in run_jobs(jobs, at_a_time, folder):
+            done.append(ended)
+            print(f"[{len(done)}/{len(jobs)}] {in_a_line(ended, folder)}", flush=True)
+            advance(1)
+    require_success(done)
+
+
+def in_a_line(ended: Ended, folder: Path) -> str:
+    """Return what became of a run: how well it has learned the task, and in how many seconds."""
+    from momentum_gpt.comparison.runs import load_run
+
+    name = ended.job.name
+    if ended.exit_code:
+        return f"{name:<32} failed, {ended.seconds:.0f} s"
+    accuracy = load_run(str(folder / name)).final["val/acc"]
+    return f"{name:<32} {accuracy:6.1%} right, {ended.seconds:.0f} s"
 
 
 main = Command(recall, RecallConfig, "recall")

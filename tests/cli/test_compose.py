@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momentum_gpt.cli.compose import Command, take_literals, write_out
+from momentum_gpt.cli import compose
+from momentum_gpt.cli.compose import Command, JobFailedError, take_literals, write_out
 from momentum_gpt.cli.mistakes import FLAGS, closest, no_such_choice, not_parsed
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.generate import GenerateConfig
@@ -116,3 +118,12 @@ def test_an_exit_code_of_the_act_is_that_of_the_process(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit) as stopped:
         command()
     assert stopped.value.code == 3
+
+
+def test_jobs_that_failed_in_other_processes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "FAILED_JOBS", [])
+    results = [pickle.dumps(JobFailedError(f"seed={seed} (exit code 2)")) for seed in (0, 1)]
+    monkeypatch.setattr(compose, "FAILED_JOBS", [])
+    for result in results:
+        pickle.loads(result)
+    assert compose.FAILED_JOBS == ["seed=0 (exit code 2)", "seed=1 (exit code 2)"]

@@ -54,6 +54,23 @@ sys.exit(stopping.requested())
 )
 
 
+HANDS_BACK = """
+import signal, time
+signal.signal(signal.SIGUSR2, lambda number, _: print("earlier", flush=True))
+from momentum_gpt.core import stopping
+earlier = signal.getsignal(signal.SIGUSR2)
+stopping.pass_on()  # nobody has asked yet
+signal.signal(signal.SIGUSR2, lambda number, _: stopping.note(number))
+print("ready", flush=True)
+while not stopping.requested():
+    time.sleep(0.01)
+signal.signal(signal.SIGUSR2, earlier)
+stopping.pass_on()
+"""
+
+NO_MORE = LISTEN.replace("print(", "stopping.listen_no_more(); print(") + "time.sleep(60)"
+
+
 def start(program: str, *arguments: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True
@@ -116,3 +133,16 @@ def test_a_handler_that_runs_late_takes_no_first_ctrl_c_for_a_second() -> None:
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
+
+
+def test_a_request_is_passed_on_to_whoever_listened_before() -> None:
+    process = start(HANDS_BACK)
+    process.send_signal(signal.SIGUSR2)
+    assert process.communicate(timeout=30)[0] == "earlier\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_listens_no_more_is_ended(number: signal.Signals) -> None:
+    process = start(NO_MORE)
+    process.send_signal(number)
+    assert process.wait(10) == -number

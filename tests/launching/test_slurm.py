@@ -129,3 +129,47 @@ def test_a_rendered_job_is_submitted(data_folder: Path, tmp_path: Path) -> None:
         return found is not None and found.exit_code == 0
 
     wait_until(ended, 240, "the job ends")
+
+
+def test_a_sweep_of_hydras_launcher_names_what_failed_and_goes_on_with_the_rest(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    """Two jobs have a mistake, one is signalled as before its time limit, one is cancelled."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    sweep = ["-m", "hydra/launcher=submitit_slurm", "name=h${model.n_heads}-s${training.seed}"]
+    sweep += ["training.seed=0,1", "model.n_heads=2,3"]
+    words = ["momentum_gpt.train", *sweep, f"data={data_folder}", *OPTIONS]
+    with (tmp_path / "err").open("w") as file:
+        driver = subprocess.Popen([sys.executable, "-m", *words], cwd=tmp_path, stderr=file)
+    signalled, cancelled = (tmp_path / "runs" / f"h2-s{seed}" for seed in (0, 1))
+
+    def steps(path: Path) -> int:
+        records = read_json_lines(path / "metrics.jsonl")
+        return records[-1]["step"] if records else 0
+
+    wait_until(lambda: min(steps(signalled), steps(cancelled)) > 60, 240, "two jobs train")
+    number, name = run("squeue", "--noheader", "--format=%F %j").split()[:2]
+    assert name == "train"
+    run("scancel", "--signal=USR2", f"{number}_0")
+    run("scancel", f"{number}_2")
+
+    # The first is in the queue again, and the driver waits for it.
+    assert driver.wait(600) == 1
+    head, *named = (tmp_path / "err").read_text().partition("error: ")[2].splitlines()
+    assert head == "3 job(s) of the sweep failed:"
+    for line, (seed, n_heads, code) in zip(named, [(0, 3, 2), (1, 2, 75), (1, 3, 2)], strict=True):
+        assert f"training.seed={seed} model.n_heads={n_heads} " in line
+        assert f"(exit code {code})" in line
+    assert steps(signalled) == STEPS > steps(cancelled)
+    logs = tmp_path / "multirun" / ".submitit"
+    log = (logs / f"{number}_0" / f"{number}_0_0_log.out").read_text()
+    assert "stopped after step" in log
+    assert "resume    from runs/h2-s0/checkpoints" in log
+
+    again = command(*words, cwd=tmp_path, timeout=400)
+    assert again.code == 1
+    assert "error: 2 job(s) of the sweep failed:" in again.err
+    assert steps(cancelled) == STEPS
+    written = [path.read_text() for path in logs.rglob("*_log.out")]
+    assert sum(f"runs/h2-s0 is complete: all {STEPS} steps" in text for text in written) == 1
+    wait_until(lambda: not run("squeue", "--noheader").strip(), 60, "the queue is empty")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from momentum_gpt.cli.help import help_text
+from momentum_gpt.cli.launchers import GO_ON, is_submitit, wait_for_all
 from momentum_gpt.cli.mistakes import (
     CommandLine,
     check_choices,
@@ -30,10 +32,11 @@ from momentum_gpt.cli.mistakes import (
     one_line,
 )
 from momentum_gpt.cli.options import option_names
+from momentum_gpt.core import stopping
 from momentum_gpt.core.disk import WRITING_ONLY, cannot_write
-from momentum_gpt.core.errors import MachineError, UserError
+from momentum_gpt.core.errors import JobsFailedError, MachineError, UserError
 from momentum_gpt.core.files import conf_folder
-from momentum_gpt.core.stopping import INTERRUPTED, REQUEUE
+from momentum_gpt.core.stopping import INTERRUPTED, STOPPED, StoppedError
 
 Config = TypeVar("Config")
 
@@ -51,15 +54,21 @@ SHORT = {"data": "data.path", "text": "text.source"}
 """Short names of options, in the commands that have the long one."""
 
 
-STOPPED = (REQUEUE, INTERRUPTED)
-"""Exit codes of a job after which a sweep goes no further: the same command goes on with it."""
-
 FAILED_JOBS: list[str] = []
 """The jobs of this sweep that failed, with their options."""
 
 
 class JobFailedError(Exception):
-    """A job of a sweep failed; Hydra goes on with the others, and raises this after the last."""
+    """A job of a sweep failed; Hydra goes on with the others, and raises this after the last.
+
+    Args:
+        job: its options and what became of it.
+    """
+
+    def __init__(self, job: str) -> None:
+        super().__init__(job)
+        # Also when it comes as a result, pickled, from a job that ran in a process of its own.
+        FAILED_JOBS.append(job)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,8 @@ class Command:
 
         literals, arguments = take_literals(arguments, self.literal)
         typed_in = CommandLine(self.name, self.schema, tuple(arguments))
-        sys.argv[1:] = hydra_arguments(arguments, self.schema)
+        name = f"hydra.job.name={self.name}"  # as SLURM shows the jobs of a sweep
+        sys.argv[1:] = [*hydra_arguments(arguments, self.schema), name]
         # Exceptions come to us, instead of being printed in several lines.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         ConfigStore.instance().store(name=f"{self.name}_schema", node=self.schema)
@@ -103,18 +113,17 @@ class Command:
         try:
             check_flags(typed_in)
             check_choices(typed_in)
+            if is_submitit(arguments):
+                wait_for_all(JobFailedError)
             self._compose_and_act(typed_in, literals)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             sys.exit(refuse(error, typed_in))
-        except JobFailedError as error:  # the first one, after the last job
-            failed = FAILED_JOBS or [str(error)]
-            print(
-                f"error: {len(failed)} job(s) of the sweep failed:",
-                *failed,
-                sep="\n  ",
-                file=sys.stderr,
-            )
-            sys.exit(1)
+        except JobFailedError:  # the first one, after the last job
+            sys.exit(refuse(JobsFailedError(FAILED_JOBS), typed_in))
+        except KeyboardInterrupt:  # outside of `_run`
+            if is_submitit(arguments):
+                print(GO_ON, file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     def _compose_and_act(self, typed_in: CommandLine, literals: dict[str, str]) -> None:
         """Let Hydra call us with the composed options: once, or once for each job of a sweep."""
@@ -127,12 +136,8 @@ class Command:
         @decorate
         def composed(raw: DictConfig) -> float | None:
             code = self._run(raw, typed_in, literals)
-            if code and is_sweep() and code not in STOPPED:
-                job = " ".join(typed_options())
-                FAILED_JOBS.append(f"{job} (exit code {code})")
-                raise JobFailedError(FAILED_JOBS[-1])
             if code:
-                sys.exit(code)
+                end(code)
             return self.value(typed(raw, self.schema)) if self.value and is_sweep() else None
 
         composed()
@@ -143,6 +148,9 @@ class Command:
             return self.act(replace(config, **literals) if literals else config)
         except (UserError, MachineError, OmegaConfBaseException) as error:
             return refuse(error, typed_in)
+        except StoppedError as error:
+            print("stopped: the same command goes on with what is left", file=sys.stderr)
+            return error.exit_code
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:  # `| head` has seen enough
@@ -164,6 +172,25 @@ def declared(module: ModuleType) -> Command | None:
 def is_sweep() -> bool:
     """Return whether this is one job of a `--multirun`, which others follow in this process."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def end(code: int) -> None:
+    """End a command that did not succeed, or this job of a sweep.
+
+    Raises:
+        JobFailedError: the sweep goes on with its other jobs.
+    """
+    if not is_sweep() or (code in STOPPED and is_launched_here()):
+        sys.exit(code)
+    if code in STOPPED:
+        with suppress(Exception):  # it is not started again
+            stopping.pass_on()
+    raise JobFailedError(f"{' '.join(typed_options())} (exit code {code})")
+
+
+def is_launched_here() -> bool:
+    """Return whether the jobs of this sweep run one after the other, in one process."""
+    return str(HydraConfig.get().launcher._target_).endswith(".BasicLauncher")
 
 
 def typed_options() -> list[str]:

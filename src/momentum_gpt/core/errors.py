@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from math import isfinite
 from typing import Any
@@ -21,6 +21,17 @@ class MachineError(Exception):
     Every command prints it as one line and exits with code 1. The message names what was to be
     done, why it cannot be, and the remedy. The same command succeeds once that is mended.
     """
+
+
+class JobsFailedError(MachineError):
+    """Jobs of a sweep failed, and the others have been done.
+
+    Args:
+        jobs: those that failed, each in one line, which names the cause where it is known.
+    """
+
+    def __init__(self, jobs: Sequence[str]) -> None:
+        super().__init__("\n  ".join([f"{len(jobs)} job(s) of the sweep failed:", *jobs]))
 
 
 def require(holds: bool, option: str, value: Any, rule: str) -> None:

@@ -24,11 +24,27 @@ REQUEUE = 75
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
 
+STOPPED = (REQUEUE, INTERRUPTED)
+"""Exit codes of a run that was stopped; a sweep ends with it, and the same command goes on."""
+
 GRACE = 25.0
 """Seconds that a rank has to notice a request; after that it ends where it is."""
 
 SAME_KEYSTROKE = 2.0
 """Seconds within which a second SIGINT is the same Ctrl-C: torchrun passes it on, too."""
+
+
+class StoppedError(Exception):
+    """Work was stopped on request, and the same command goes on with it.
+
+    Args:
+        exit_code: of the command that was to do the work.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
 
 _asked: int | None = None
 _asked_at = 0.0
@@ -53,6 +69,18 @@ def listen() -> None:
     threading.Thread(target=_hear, args=(heard, written), daemon=True, name="signals").start()
     for number in heeded():
         signal.signal(number, _handle)
+
+
+def listen_no_more() -> None:
+    """Let signals end this process again, if they have not so far."""
+    global _listening
+    if not _listening:
+        return
+    _listening = False
+    signal.set_wakeup_fd(-1)
+    for number in heeded():
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def heeded() -> list[signal.Signals]:
@@ -83,6 +111,19 @@ def ignore() -> None:
     """Ignore requests from now on: the process is about to end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def pass_on() -> None:
+    """Pass the request on to whoever listened before, who may start this process's work again.
+
+    Raises:
+        Exception: what is raised there.
+    """
+    if _asked is None:
+        return
+    handler = signal.getsignal(_asked)
+    if callable(handler):
+        handler(_asked, None)
 
 
 def _hear(heard: socket.socket, written: socket.socket) -> None:

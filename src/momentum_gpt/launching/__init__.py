@@ -1,1 +1,1 @@
-"""Starting the ranks of a run."""
+"""Starting trainings: the ranks of one, or several of them as jobs."""
