@@ -335,8 +335,9 @@ def _layout(optimizer: Any, stage: int) -> Layout:
         shapes = [[parameter.ds_shape for parameter in group] for group in groups]
         orthogonalise = side_by_side
     else:
-        flat = optimizer.single_partition_of_fp32_groups
-        groups = optimizer.round_robin_bit16_groups
+        flat = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        bf16 = hasattr(optimizer, "bf16_groups")  # stage 1 in bf16 has a class of its own
+        groups = optimizer.bf16_groups if bf16 else optimizer.round_robin_bit16_groups
         shapes = [[parameter.shape for parameter in group] for group in groups]
         orthogonalise = one_after_another
 
