@@ -37,12 +37,19 @@ def start(device: torch.device, timeout: timedelta = TIMEOUT) -> None:
 
     if torch.cuda.device_count() == 1:
         os.environ["LOCAL_RANK"] = "0"  # srun may show each rank its own GPU alone
+    own = device if device.type == "cuda" else None  # NCCL would guess it, and warn
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        dist.init_process_group(backend, timeout=timeout, device_id=own)
     else:
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
-        store = dist.HashStore()
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(
+            backend,
+            store=dist.HashStore(),
+            rank=0,
+            world_size=1,
+            timeout=timeout,
+            device_id=own,
+        )
 
     # Small agreements between hosts go over gloo, so that they never wait for the GPU's queue.
     _control_group = dist.new_group(backend="gloo", timeout=timeout)

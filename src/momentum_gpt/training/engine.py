@@ -217,11 +217,10 @@ def deepspeed_config(config: TrainConfig, plan: BatchPlan, n_parameters: int) ->
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.grad_accum_steps,
         "gradient_clipping": config.optim.grad_clip,
-        "bf16": {"enabled": config.training.precision == "bf16"},
+        # Each gradient is added to its fp32 sum at once, so that none is kept in bf16 as well.
+        "bf16": {"enabled": config.training.precision == "bf16", "immediate_grad_update": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 2**31,
-        # DeepSpeed asks whether a class that it does not know knows what it is doing.
-        "zero_allow_untested_optimizer": config.optim.name == "muon",
         **AVERAGING,
     }
 
@@ -242,6 +241,8 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     optimizer = build_optimizer(model, config.optim)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     told = deepspeed_config(config, plan, n_parameters)
+    if MuonAdamW not in deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS:
+        deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS.append(MuonAdamW)
     with contextlib.redirect_stdout(io.StringIO()):  # in bf16 it prints its memory eight times
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=told)
     _read_back(engine, told)
@@ -317,7 +318,10 @@ def _read_back(engine: Any, told: dict[str, Any]) -> None:
         "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu(),
         "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
         "gradient_clipping": engine.gradient_clipping(),
-        "bf16": {"enabled": engine.bfloat16_enabled()},
+        "bf16": {
+            "enabled": engine.bfloat16_enabled(),
+            "immediate_grad_update": engine._config.bfloat16_config.immediate_grad_update,
+        },
         "data_types": {"grad_accum_dtype": grad_accum_dtype},
         "gradient_predivide_factor": engine.gradient_predivide_factor(),
         "managed_gradient_accumulation": engine.managed_gradient_accumulation(),
