@@ -135,7 +135,8 @@ def costs(made: Plan) -> str:
     if not sequences:
         return ""
     training, cluster = made.config.training, made.cluster
-    per_rank = training.tokens_per_step // (made.config.model.seq_len * made.ranks)
+    per_rank = training.tokens_per_step // (made.config.model.seq_len * made.groups)
+    at_once = sequences * made.config.model.seq_len // made.config.ranks_per_sequence
     passes = per_rank // sequences
     step = training.tokens_per_step / made.tokens_per_s
     sent = made.sent_bytes(made.way, passes)
@@ -149,9 +150,10 @@ def costs(made: Plan) -> str:
     kept = training.keep_checkpoints + 1
     return lines_of(
         {
-            "batch": f"{training.tokens_per_step:,} tokens a step: {per_rank} sequences a rank = "
+            "batch": f"{training.tokens_per_step:,} tokens a step: {per_rank} sequences a "
+            f"{'rank' if made.groups == made.ranks else 'group'} = "
             f"{sequences} in a pass x {passes} accumulated (training.max_tokens_per_forward="
-            f"{sequences * made.config.model.seq_len})",
+            f"{at_once})",
             "speed": f"{made.tokens_per_s:,.0f} tokens/s at {cluster.mfu:.0%} MFU, {step:.3g} s a "
             "step",
             "time": f"{hours:,.3g} h for {training.max_steps:,} steps, {device_hours:,.3g} device "

@@ -19,11 +19,11 @@ from momentum_gpt.core import distributed
 from momentum_gpt.core.config import (
     ClusterConfig,
     DataConfig,
+    LaunchConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
     TrainingConfig,
-    plan_batch,
 )
 from momentum_gpt.core.files import conf_folder
 from momentum_gpt.launching.plan import Plan, Way, plan_of
@@ -44,6 +44,8 @@ def config(
     precision: str = "fp32",
     attention: str = "vanilla",
     checkpointing: bool = False,
+    shared: int = 1,
+    optim: str = "adamw",
 ) -> TrainConfig:
     options = {"ema_decay": 0.5} if attention == "momentum" else {}
     model = ModelConfig(4, 4, 128, 256, vocab_size=2048)
@@ -53,7 +55,7 @@ def config(
         data=DataConfig("none"),
         model=model,
         attention={"name": attention, **options},
-        optim=OptimConfig(lr=1e-3, min_lr=1e-4, warmup_steps=10),
+        optim=OptimConfig(lr=1e-3, min_lr=1e-4, warmup_steps=10, name=optim),
         training=TrainingConfig(
             1000,
             2 * ranks * tokens,
@@ -61,7 +63,8 @@ def config(
             precision=precision,
             activation_checkpointing=checkpointing,
         ),
-        deepspeed={"zero_optimization": {"stage": stage}},
+        deepspeed={"zero_optimization": {"stage": stage}, "sequence_parallel_size": shared},
+        launch=LaunchConfig(nproc_per_node=shared),
     )
 
 
@@ -81,9 +84,9 @@ def peak_of_a_step(options: dict[str, Any]) -> int:
     before = live_bytes()
     model = GPT(c.model, c.attention)
     init_weights(model, 0)
-    plan = plan_batch(c.training, c.model.seq_len, distributed.world_size())
+    plan = c.plan_batch(distributed.world_size())
     engine = engines.build_engine(model, c, plan)
-    block = torch.randint(0, 2048, (SEQUENCES, c.model.seq_len + 1))
+    block = torch.randint(0, 2048, (plan.micro_batch_size, c.model.seq_len + 1))
     micro_batches = [(block[:, :-1], block[:, 1:])] * plan.grad_accum_steps
 
     def step() -> None:
@@ -111,6 +114,8 @@ CASES: list[tuple[int, dict[str, Any]]] = [
     (2, {"stage": 2, "precision": "bf16"}),
     (2, {"stage": 3}),
     (1, {"stage": 1, "checkpointing": True}),
+    (2, {"stage": 1, "shared": 2}),
+    (2, {"stage": 1, "optim": "muon"}),
 ]
 
 
@@ -122,7 +127,7 @@ def test_the_memory_is_what_is_allocated(
     allocated = on_ranks(ranks, peak_of_a_step, tmp_path, options)[0]
     cluster = replace(H100, gpus_per_node=ranks)
     made = plan_of(config(ranks, **options), cluster)
-    planned = made.memory(made.way, SEQUENCES).total
+    planned = made.memory(made.way, SEQUENCES * made.config.ranks_per_sequence).total
     print(f"{ranks} rank(s), {options}: {allocated / 1e6:.1f} MB, planned {planned / 1e6:.1f} MB")
     assert planned == pytest.approx(allocated, rel=0.05)
 
@@ -158,6 +163,20 @@ def test_what_is_sent_is_what_a_ring_sends(stage: int, times: int) -> None:
     found = made()
     whole = 4 * found.n_parameters
     assert found.sent_bytes(Way(stage), passes=4) == pytest.approx(times * 7 / 8 * whole)
+
+
+def test_sharing_sequences_sends_four_tensors_of_each_layer_twice() -> None:
+    """Of q, k, v and the output, forward and backward, half goes to the other of two ranks."""
+    apart, together = made(), made(shared=2)
+    tokens = 2 * SEQUENCES * 256  # that pass through a rank in a step
+    exchanged = 2 * 4 * 4 * (tokens * 128 * 4) / 2
+    more = together.sent_bytes(Way(1), 1) - apart.sent_bytes(Way(1), 1)
+    assert more == pytest.approx(exchanged)
+    assert together.sequences(Way(1)) == 2 * apart.sequences(Way(1))
+    both, alone = together.memory(Way(1), 16), apart.memory(Way(1), 8)
+    assert (both.logits, both.weights) == (alone.logits, alone.weights)
+    kept = 4 * 4 * (8 * 256 * 128 * 4)  # the exchanged four, of four layers
+    assert both.activations - alone.activations == pytest.approx(kept)
 
 
 def test_between_hosts_the_network_limits() -> None:

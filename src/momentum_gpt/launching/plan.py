@@ -115,6 +115,11 @@ class Plan:
         return self.cluster.nodes * self.cluster.gpus_per_node
 
     @property
+    def groups(self) -> int:
+        """Ranks, or groups of ranks that share sequences."""
+        return self.ranks // self.config.ranks_per_sequence
+
+    @property
     def way(self) -> Way:
         """What the options choose."""
         zero = self.config.deepspeed.get("zero_optimization", {})
@@ -133,22 +138,20 @@ class Plan:
 
         Args:
             way: how the run is divided.
-            sequences: that pass through the rank at once.
+            sequences: that pass through the rank, or its group, at once.
         """
         states = model_states(self, way)
         activations, logits = passing(self.config, way.checkpointing)
-        tokens = sequences * self.config.model.seq_len
+        tokens = sequences * self.config.model.seq_len // self.config.ranks_per_sequence
         return replace(states, activations=tokens * activations, logits=tokens * logits)
 
     def sequences(self, way: Way) -> int:
         """Return how many sequences fit through a rank at once; 0 if not even one."""
-        model = self.config.model
         free = self.usable - self.memory(way, 0).total
-        fitting = int(
-            free // sum(model.seq_len * part for part in passing(self.config, way.checkpointing))
-        )
-        per_rank = self.config.training.tokens_per_step // (model.seq_len * self.ranks)
-        fitting = min(fitting, per_rank)
+        of_one = self.memory(way, 1).total - self.memory(way, 0).total
+        seq_len = self.config.model.seq_len
+        per_rank = self.config.training.tokens_per_step // (seq_len * self.groups)
+        fitting = min(int(free // of_one), per_rank)
         if not self.fits_host(way) or fitting < 1:
             return 0
         return next(size for size in range(fitting, 0, -1) if per_rank % size == 0)
@@ -181,9 +184,20 @@ class Plan:
         """
         whole = self.n_parameters * WEIGHT_BYTES[self.config.training.precision]
         share = (self.ranks - 1) / self.ranks
-        if way.stage < 3:
-            return 2 * share * whole  # sum gradients; hand out sums, or new weights
-        return (2 * passes + passes) * share * whole  # weights twice, gradients once
+        # Sum gradients and hand out sums, or new weights; or, each pass, weights twice, gradients
+        # once.
+        times = 2 if way.stage < 3 else 2 * passes + passes
+        return times * share * whole + self._exchanged_bytes()
+
+    def _exchanged_bytes(self) -> float:
+        """Return what each rank sends in a step to those that it shares sequences with.
+
+        That is q, k, v and the output of each layer, forward and backward.
+        """
+        model, training = self.config.model, self.config.training
+        shared = self.config.ranks_per_sequence
+        numbers = model.n_layers * model.d_model * training.tokens_per_step / self.ranks
+        return 8 * numbers * WEIGHT_BYTES[training.precision] * (shared - 1) / shared
 
     def communication_s(self, way: Way, passes: int) -> float:
         """Return the seconds of a step's communication, where nothing is computed meanwhile."""
@@ -262,7 +276,7 @@ class Plan:
             if way.stage == 3:
                 zero["offload_param"] = {"device": "cpu"}
         training = replace(self.config.training, activation_checkpointing=way.checkpointing)
-        deepspeed: dict[str, object] = {"zero_optimization": zero}
+        deepspeed = {**self.config.deepspeed, "zero_optimization": zero}
         if way.offload:
             deepspeed["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW
         config = replace(self.config, deepspeed=deepspeed, training=training)
@@ -368,6 +382,8 @@ def passing(config: TrainConfig, checkpointing: bool) -> tuple[float, float]:
     kept = IN_A_BLOCK + (1 if ATTENTIONS[config.attention["name"]].has_decay else 0)
     if model.positions == "rotary":
         kept += 2  # rotated q and k
+    if config.ranks_per_sequence > 1:
+        kept += 4  # q, k, v and the output, exchanged, beside those that are not
     statistics = 4 * (4 + model.n_heads)  # of two norms and the softmax, in fp32
     block = s * kept * model.d_model + statistics
     ends = 2 * s * model.d_model  # what goes into the last norm, and comes out
