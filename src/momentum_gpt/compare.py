@@ -9,7 +9,7 @@ seeds of two variants.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from momentum_gpt.cli import Command
@@ -21,6 +21,10 @@ class CompareConfig:
     """Folders of two or more runs. The others are compared with the first."""
     output: str | None = None
     """File of the report. null: `report.html` beside the first run's folder."""
+    confounded: bool = False
+    """Whether to compare runs that differ in more than their attention; this is then said first."""
+    tuned: list[str] = field(default_factory=list)
+    """Options that each variant has its own best value of, such as [optim.lr,optim.min_lr]."""
 
 
 def compare(config: CompareConfig) -> None:
@@ -29,7 +33,7 @@ def compare(config: CompareConfig) -> None:
     from momentum_gpt.comparison.compare import compare_runs
 
     output = Path(config.output) if config.output else None
-    print(compare_runs(config.runs, output))
+    print(compare_runs(config.runs, output, config.confounded, config.tuned))
 
 
 main = Command(compare, CompareConfig, "compare")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from momentum_gpt.comparison.by_seed import FEW_SHOT, LOSSES, by_seed, variants
-from momentum_gpt.comparison.certificate import common_ground
+from momentum_gpt.comparison.certificate import common_ground, confounds
 from momentum_gpt.comparison.compare import compare_pairs
 from momentum_gpt.comparison.runs import Run, config_differences
 from momentum_gpt.comparison.table import Column, columns
@@ -138,7 +138,7 @@ def test_losses_and_few_shot_metrics_are_families_of_their_own() -> None:
     assert [cells[-1] for cells in table.rows] == ["*", "*", "*"]
     assert {cells[table.head.index("Holm p")] for cells in table.rows} == {"<0.001"}
     assert "sample" not in table.head
-    assert table.head[-5:-2] == ["t-test p", "Holm p", "sign-flip p"]
+    assert table.head[-6:-2] == ["t-test p", "Holm p", "sign-flip p", "anytime p"]
 
 
 def test_every_metric_of_a_task_has_its_unit() -> None:
@@ -192,20 +192,20 @@ def test_what_is_shared_is_shared_seed_by_seed() -> None:
         "Identical training tokens for each seed.",
         "Identical order of the training tokens for each seed.",
     ]
-    assert common_ground(runs[:2])[0] == "NOT identical initial weights."
+    assert common_ground(runs[:2])[0] == "NOT identical initial weights: 0 in a0, 1 in a1."
 
     runs[3] = replace(runs[3], manifest=manifest(0))
-    assert common_ground(runs)[0] == "NOT identical initial weights for each seed."
-    assert common_ground(runs)[2] == "NOT the same order of the training tokens for each seed."
+    found = common_ground(runs)
+    assert found[0] == "NOT identical initial weights for each seed: 1 in a1, 0 in b1."
+    assert found[2] == "NOT the same order of the training tokens for each seed: 1 in a1, 0 in b1."
 
 
 def test_what_no_checkpoint_tells_is_unknown() -> None:
     runs = [run("a", 0, 5.0), replace(run("b", 0, 5.0), manifest=manifest(0))]
-    assert common_ground(runs)[:3] == [
-        "Unknown, without a checkpoint: identical initial weights.",
-        "Unknown, without a checkpoint: identical training tokens.",
-        "Unknown, without a checkpoint: identical order of the training tokens.",
-    ]
+    found = common_ground(runs)
+    for what in ("initial weights", "training tokens", "order of the training tokens"):
+        assert f"Unknown, without a checkpoint: identical {what}." in found
+    assert confounds(found)[:7] == found[:7]
 
 
 def test_different_numbers_of_steps_and_of_targets_speak_against_a_comparison() -> None:
@@ -215,7 +215,7 @@ def test_different_numbers_of_steps_and_of_targets_speak_against_a_comparison() 
         replace(run("b", 0, 5.0, **{"val/targets": 32}), manifest=shorter),
     ]
     sentences = common_ground(runs)
-    assert "NOT the same number of steps." in sentences
+    assert "NOT the same number of steps: 9 in a, 5 in b." in sentences
     assert any(sentence.startswith("NOT measured on the same number") for sentence in sentences)
     assert not any("order" in sentence for sentence in sentences)
 

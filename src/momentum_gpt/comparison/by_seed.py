@@ -14,16 +14,22 @@ import numpy as np
 
 from momentum_gpt.comparison.paired import PairedDifference
 from momentum_gpt.comparison.runs import Run, config_differences
+from momentum_gpt.comparison.sequential import anytime_p
 from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.evaluation.statistics import over_seeds, sign_flip
 
 LOSSES = re.compile(r"val/(loss|bpb|acc|ppl_word|ppl@\d+)|icl/(score|induction/(acc|loss))")
 """The metrics of text and of synthetic tasks."""
 
+BY_POSITION = re.compile(r"val/loss@pos\d+")
+"""The losses of the positions in a context."""
+
 FEW_SHOT = re.compile(r"icl/\w+/(acc|soft|f1)@\d+")
 """The metrics of few-shot tasks."""
 
-PER_TOKEN = re.compile(r"val/(loss|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)")
+PER_TOKEN = re.compile(
+    r"val/(loss(@pos\d+)?|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)"
+)
 """The metrics that have another unit with another tokenizer."""
 
 UNITS = {
@@ -78,7 +84,7 @@ def by_seed(
     Args:
         first: the runs of the variant that the other is compared with.
         other: the runs of the other variant.
-        metrics: the metrics that are compared: `LOSSES` or `FEW_SHOT`.
+        metrics: the metrics that are compared: `LOSSES`, `BY_POSITION` or `FEW_SHOT`.
         across_tokenizers: leave out what is per token, which is another unit for each of them.
         advance: called after each difference.
     """
@@ -126,5 +132,9 @@ def _difference(metric: str, first: np.ndarray, other: np.ndarray) -> PairedDiff
         other=fmean(other),
         interval=estimate.interval,
         detectable=estimate.detectable,
-        p_values={"t-test": estimate.p_value, "sign-flip": sign_flip(gaps)},
+        p_values={
+            "t-test": estimate.p_value,
+            "sign-flip": sign_flip(gaps),
+            "anytime": anytime_p(gaps),
+        },
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from momentum_gpt.comparison.by_document import by_document
 from momentum_gpt.comparison.by_query import by_query
-from momentum_gpt.comparison.by_seed import FEW_SHOT, LOSSES, by_seed, variants
-from momentum_gpt.comparison.certificate import common_ground
+from momentum_gpt.comparison.by_seed import BY_POSITION, FEW_SHOT, LOSSES, by_seed, variants
+from momentum_gpt.comparison.certificate import common_ground, confounds
 from momentum_gpt.comparison.paired import Comparison, notes, with_holm
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import (
@@ -18,32 +18,52 @@ from momentum_gpt.comparison.runs import (
     load_runs,
 )
 from momentum_gpt.comparison.table import results_text
+from momentum_gpt.comparison.verdict import verdicts
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import write_text
 from momentum_gpt.core.terminal import Advance, progress_bar
 
+FAMILIES = {
+    "Losses of": LOSSES,
+    "Few-shot tasks,": FEW_SHOT,
+    "Losses by position of": BY_POSITION,
+}
+"""The metrics whose p-values are adjusted together, by the beginning of their tables' titles."""
 
-def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
+
+def compare_runs(
+    folders: Sequence[str],
+    output: Path | None = None,
+    confounded: bool = False,
+    tuned: Sequence[str] = (),
+) -> str:
     """Write the report and return the text for the terminal.
 
     Args:
         folders: folders of two or more runs, the first of which the others are compared with.
         output: file of the report; None: `report.html` beside the first run's folder.
+        confounded: whether to compare runs that differ in more than their attention, and say so
+            everywhere.
+        tuned: options that each variant has its own best value of.
 
     Raises:
-        UserError: the runs cannot be compared.
+        UserError: the runs cannot be compared, or should not be.
     """
     runs, left_out = load_runs(folders)
+    sentences = [*left_out, *common_ground(runs, tuned)]
+    caution = _caution(confounds(sentences), confounded)
 
     # Bootstraps of many few-shot tasks take a while.
     with progress_bar("Intervals and tests", total=None) as advance:
         comparisons = compare_pairs(runs, advance)
-    sentences = [*left_out, *common_ground(runs)]
+    found = verdicts(runs, comparisons)
 
     path = output or runs[0].folder.parent / "report.html"
     write_text(path, report(runs, comparisons, sentences))
 
+    first = [caution, *found] if caution else found
     tables = [comparison.table().as_text() for comparison in comparisons]
-    parts = [results_text(runs), *tables]
+    parts = ["\n".join(first), results_text(runs), *tables]
     if comparisons:
         parts.append("\n".join(notes(comparisons)))
     parts.append("\n".join(["Common ground:", *(f"  {sentence}" for sentence in sentences)]))
@@ -59,6 +79,24 @@ def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
     return "\n\n".join(parts)
 
 
+def _caution(against: Sequence[str], confounded: bool) -> str | None:
+    """Return what to say before all else of runs that differ in more than their attention.
+
+    Raises:
+        UserError: they do, and nobody said that they may.
+    """
+    if not against:
+        return None
+    # "NOT the same optim.lr: ..." becomes a part of a sentence.
+    what = "; ".join(sentence.rstrip(".").replace("NOT ", "not ", 1) for sentence in against)
+    if not confounded:
+        raise UserError(
+            f"the runs differ in more than their attention ({what}): train them alike, or see the "
+            "numbers nevertheless with confounded=true"
+        )
+    return f"CONFOUNDED: {what}. A difference may come from any of these."
+
+
 def compare_pairs(runs: Sequence[Run], advance: Advance) -> list[Comparison]:
     """Return the comparisons of each variant, or else of each run, with the first one.
 
@@ -67,28 +105,28 @@ def compare_pairs(runs: Sequence[Run], advance: Advance) -> list[Comparison]:
     adjusted for the number of rows: of losses, and of few-shot tasks.
     """
     # A single seed tells two trained models apart, not two variants.
-    losses, few_shot = _variants(runs, advance)
-    if not losses and not few_shot:
-        losses, few_shot = _models(runs, advance)
-    return with_holm(losses) + with_holm(few_shot)
+    families = _variants(runs, advance)
+    if not any(families):
+        families = _models(runs, advance)
+    return [comparison for family in families for comparison in with_holm(family)]
 
 
-def _variants(runs: Sequence[Run], advance: Advance) -> tuple[list[Comparison], list[Comparison]]:
-    """Return losses and few-shot tasks of each variant against the first, seed by seed."""
+def _variants(runs: Sequence[Run], advance: Advance) -> list[list[Comparison]]:
+    """Return losses, few-shot tasks and losses by position of each variant against the first."""
     across_tokenizers = have_other_tokenizers(runs)
     (first_name, first), *others = variants(runs).items()
-    losses = []
-    few_shot = []
-    for name, other in others:
-        title = f"{name} against {first_name}, paired by training seed"
-        rows = by_seed(first, other, LOSSES, across_tokenizers, advance)
-        losses.append(Comparison(f"Losses of {title}", first_name, name, rows))
-        rows = by_seed(first, other, FEW_SHOT, across_tokenizers, advance)
-        few_shot.append(Comparison(f"Few-shot tasks, {title}", first_name, name, rows))
-    return _with_rows(losses), _with_rows(few_shot)
+    families = []
+    for what, metrics in FAMILIES.items():
+        family = []
+        for name, other in others:
+            title = f"{what} {name} against {first_name}, paired by training seed"
+            rows = by_seed(first, other, metrics, across_tokenizers, advance)
+            family.append(Comparison(title, first_name, name, rows))
+        families.append(_with_rows(family))
+    return families
 
 
-def _models(runs: Sequence[Run], advance: Advance) -> tuple[list[Comparison], list[Comparison]]:
+def _models(runs: Sequence[Run], advance: Advance) -> list[list[Comparison]]:
     """Return losses and few-shot tasks of each run against the first one."""
     units = ("byte", "word") if have_other_tokenizers(runs) else ("token",)
     first = runs[0]
@@ -100,7 +138,7 @@ def _models(runs: Sequence[Run], advance: Advance) -> tuple[list[Comparison], li
         losses.append(Comparison(f"Losses of {title} document", first.name, other.name, rows))
         rows = by_query(first.folder, other.folder, advance)
         few_shot.append(Comparison(f"Few-shot tasks, {title} query", first.name, other.name, rows))
-    return _with_rows(losses), _with_rows(few_shot)
+    return [_with_rows(losses), _with_rows(few_shot)]
 
 
 def _with_rows(comparisons: Sequence[Comparison]) -> list[Comparison]:

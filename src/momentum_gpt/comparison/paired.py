@@ -112,6 +112,11 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
         f"*: the Holm p is below {LEVEL}.",
     ]
     rows = [row for comparison in comparisons for row in comparison.differences]
+    if any("anytime" in row.p_values for row in rows):
+        found.append(
+            "anytime p: holds whenever one looks, also after each seed; the others hold for a "
+            "number of seeds that was chosen beforehand."
+        )
     documents = [row.pairs for row in rows if row.paired_by == "document"]
     if documents and min(documents) < FEW_DOCUMENTS:
         found.append(

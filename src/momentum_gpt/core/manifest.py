@@ -52,6 +52,10 @@ class CheckpointManifest:
     """Losses of the last steps, nats per token, beside which the next one is seen."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the libraries that wrote the checkpoint."""
+    code: list[str] = field(default_factory=list)
+    """Hashes of the code that has trained the run so far: more than one if it was changed."""
+    kernels: dict[str, str] = field(default_factory=dict)
+    """What computes the parts of a step, and on which device."""
     files: dict[str, str] = field(default_factory=dict)
     """Path inside the checkpoint -> sha256."""
 

@@ -105,6 +105,38 @@ def over_seeds(values: np.ndarray) -> Estimate:
     return _by_t(value, float(np.std(values, ddof=1)) / math.sqrt(n), n - 1)
 
 
+def pairs_needed(difference: float, detectable: float, pairs: int) -> int | None:
+    """Return how many pairs would find a difference four times out of five, by Student's t.
+
+    Args:
+        difference: the true one.
+        detectable: the difference that would be found with `pairs` pairs, which tells their spread.
+        pairs: two or more.
+
+    Returns:
+        None beyond a million, and where nothing is known of the spread.
+    """
+    if difference == 0 or not detectable > 0:
+        return None
+    deviation = detectable * math.sqrt(pairs) / quantiles(pairs - 1)
+    low, high = 2, 10**6
+
+    def finds(n: int) -> bool:
+        return deviation * quantiles(n - 1) / math.sqrt(n) <= abs(difference)
+
+    if not finds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if finds(middle) else (middle + 1, high)
+    return low
+
+
+def quantiles(freedom: float) -> float:
+    """Return what a difference must exceed in standard errors to be found four times of five."""
+    return float(stats.t.ppf([1 - LEVEL / 2, POWER], freedom).sum())
+
+
 def over_queries(values: np.ndarray) -> Estimate:
     """Return the estimate of the mean where both queries and demonstrations were drawn.
 

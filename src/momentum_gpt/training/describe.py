@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from momentum_gpt.core import distributed
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.config import TrainConfig
@@ -42,6 +44,20 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
         f"{distributed.local_device().type}{caution}",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+
+def kernels(config: TrainConfig) -> dict[str, str]:
+    """Return what computes the parts of a step on this rank; runs that are compared must agree."""
+    device = distributed.local_device()
+    is_muon = config.optim.name == "muon"
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "attention": "torch scaled_dot_product_attention",
+        "sum of past values": "Triton" if has_kernel(device) else "matrix products",
+        "cross-entropy": "torch",
+        "optimizer": "Muon and torch AdamW, fused" if is_muon else "torch AdamW, fused",
+        "compiler": "torch.compile" if config.is_compiled else "none",
+    }
 
 
 def summation(attention: dict[str, Any]) -> str:

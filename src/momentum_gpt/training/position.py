@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from momentum_gpt.core.manifest import CheckpointManifest
+from momentum_gpt.core.provenance import code_sha256
 
 
 @dataclass
@@ -24,6 +25,9 @@ class Position:
     recent_losses: list[float] = field(default_factory=list)
     """Losses of the last steps, nats per token, beside which the next one is seen."""
 
+    code: list[str] = field(default_factory=lambda: [code_sha256()])
+    """Hashes of the code that has trained the run so far."""
+
     def advance(self, order_hash: str) -> None:
         """Go on by one step, whose windows make `order_hash` of the hash before."""
         self.step += 1
@@ -40,4 +44,6 @@ def position_of(manifest: CheckpointManifest) -> Position:
         val_loss=manifest.val_loss,
         skipped_steps=list(manifest.skipped_steps),
         recent_losses=list(manifest.recent_losses),
+        # A run that goes on with other code has two of them.
+        code=list(dict.fromkeys([*manifest.code, code_sha256()])),
     )
