@@ -79,6 +79,7 @@ def test_every_choice_of_every_group_composes(invoke: str, group: str, name: str
         "mix": ["corpus.sources={a: {kind: stdlib}}"],
         "slurm": ["executor.partition=a"] if invoke == "prepare" else [],
         "hosts": ["launch.hostfile=a"],
+        "zero3_nvme": ["deepspeed.zero_optimization.offload_optimizer.nvme_path=/tmp"],
     }.get(name, [])
     fits = (
         ["training.tokens_per_step=524288", "training.max_tokens_per_forward=16384"]

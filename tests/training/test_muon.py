@@ -189,7 +189,7 @@ def count_iterations(ways: list[Way]) -> list[int]:
 
 def test_a_step_orthogonalises_each_matrix_once(tmp_path: Path) -> None:
     """Not each micro-batch; and where ZeRO divides the matrices, a rank takes about its share."""
-    ways = [(stage, accumulate) for stage in (0, 1, 2, 3) for accumulate in (1, 3)]
+    ways = [(0, 3), (1, 1), (2, 3), (3, 3)]
     counts = on_ranks(1, count_iterations, tmp_path, ways)[0]
     assert counts == [MATRICES] * len(ways)
 

@@ -143,6 +143,11 @@ def check(ranks: int, shared: int, ways: list[Way], folder: Path) -> None:
 
 
 def test_two_ranks_share_sequences(tmp_path: Path) -> None:
+    check(2, 2, [WAYS[1], WAYS[3], WAYS[4]], tmp_path)
+
+
+@pytest.mark.slow
+def test_two_ranks_share_sequences_of_every_variant(tmp_path: Path) -> None:
     check(2, 2, WAYS, tmp_path)
 
 

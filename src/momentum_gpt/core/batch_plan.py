@@ -59,9 +59,10 @@ def plan_batch(
         )
     at_once = training.max_tokens_per_forward * ranks_per_sequence
     if at_once < seq_len:
+        shared = "" if ranks_per_sequence == 1 else f" for {ranks_per_sequence} ranks that share it"
         raise UserError(
-            f"training.max_tokens_per_forward={training.max_tokens_per_forward} is less than a "
-            f"rank's part of one sequence: use at least {seq_len // ranks_per_sequence}"
+            f"training.max_tokens_per_forward={training.max_tokens_per_forward} is less than one "
+            f"sequence{shared}: use at least {seq_len // ranks_per_sequence}"
         )
 
     per_rank = tokens_per_step // unit
