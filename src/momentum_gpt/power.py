@@ -5,8 +5,8 @@
 
 From runs that differ in their seed alone, or from a standard deviation that you
 know, it takes how much a result varies. It prints the difference that 2, 3, ...
-seeds of each variant find four times out of five at a level of 5%, and the seeds
-that a difference takes: by this noise model, by Student's t, and by the test of
+seeds of each variant find four times out of five at a level of 5%, and how many
+seeds a difference takes: by this noise model, by Student's t, and by the test of
 `sweep`, which may be looked at after each pair of runs.
 """
 
