@@ -17,6 +17,7 @@ VERBS = {
         "train": ("momentum_gpt.train", "pretrain a model"),
         "evaluate": ("momentum_gpt.evaluate", "measure perplexity and in-context learning"),
         "plan": ("momentum_gpt.plan", "estimate memory, time and cost of a run"),
+        "sweep": ("momentum_gpt.sweep", "train and compare variants until it is decided"),
         "power": ("momentum_gpt.power", "say what a number of seeds can find"),
         "doctor": ("momentum_gpt.doctor", "see whether this machine and a run are fit to train"),
         "compare": ("momentum_gpt.compare", "compare runs: a table, intervals and report.html"),

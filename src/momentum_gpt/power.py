@@ -3,11 +3,11 @@
     momentum-gpt power runs=[runs/vanilla_0,runs/vanilla_1]
     momentum-gpt power noise=0.0013
 
-From runs that differ in their seed alone, or from a standard deviation that you
-know, it takes how much a result varies. It prints the difference that 2, 3, ...
-seeds of each variant find four times out of five at a level of 5%, and how many
-seeds a difference takes: by this noise model, by Student's t, and by the test of
-`sweep`, which may be looked at after each pair of runs.
+From runs that differ in their seed alone, or from a standard deviation that
+you know, it takes how much a result varies. It prints the difference that 2, 3,
+... seeds of each variant find four times out of five at a level of 5%, and how
+many seeds a difference takes: by this noise model, by Student's t, and by the
+test of `sweep`, which may be looked at after each pair of runs.
 """
 
 from __future__ import annotations

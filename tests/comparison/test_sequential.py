@@ -12,6 +12,7 @@ from momentum_gpt.comparison.sequential import (
     NO_BETTER,
     WORSE,
     Spread,
+    anytime_interval,
     anytime_p,
     decide,
     one_sided,
@@ -98,6 +99,17 @@ def test_the_p_value_holds_after_every_pair() -> None:
     p_values = np.array([anytime_p(rng.normal(0, 1, PAIRS)) for _ in range(REPEATS)])
     for level in (0.01, 0.05, 0.2):
         assert (p_values <= level).mean() <= most(level)
+
+
+def test_the_interval_is_what_the_test_does_not_refuse() -> None:
+    x = np.array([-0.5, -0.3, -0.4, -0.45, -0.35, -0.42])
+    low, high = anytime_interval(x)
+    assert low < x.mean() < high < 0
+    for end, inside in ((low, 1e-3), (high, -1e-3)):
+        assert two_sided(x - end - inside)[-1] < 20 < two_sided(x - end + inside)[-1]
+    assert np.isnan(anytime_interval(np.array([0.3]))).all()
+    shifted = np.subtract(anytime_interval(x + 7), 7)
+    np.testing.assert_allclose(shifted, (low, high), atol=1e-9)
 
 
 def test_one_pair_or_no_difference_says_nothing() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from momentum_gpt.core import outcome
 from momentum_gpt.core.errors import JobsFailedError
+from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.core.stopping import StoppedError
 from momentum_gpt.launching import jobs
 from momentum_gpt.launching.jobs import Job, require_success, run_jobs
@@ -197,3 +199,18 @@ def test_a_job_has_its_share_of_the_cores(
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     (ended,) = run_jobs([Job("a")], at_a_time, tmp_path)
     assert ended.log.read_text().split() == ["threads", threads]
+
+
+def test_what_is_complete_is_not_started_again(tmp_path: Path) -> None:
+    """Only with the same options, and only if the run itself says so."""
+    made = [Job(name, ("seconds=0",)) for name in "abc"]
+    assert len(list(run_jobs(made, 1, tmp_path))) == 3
+    outcome.write(tmp_path / "a", Outcome(0, 10, "all 10 steps are done"))
+    outcome.write(tmp_path / "b", Outcome(75, 5, "stopped"))
+    outcome.write(tmp_path / "c", Outcome(0, 10, "all 10 steps are done"))
+
+    changed = [*made[:2], Job("c", ("seconds=0.0",))]
+    ended = list(run_jobs(changed, 1, tmp_path))
+    assert [(one.job.name, one.exit_code) for one in ended] == [("a", 0), ("b", 0), ("c", 0)]
+    started = [line.split()[1] for line in history(tmp_path) if line.startswith("started")]
+    assert started == ["a", "b", "c", "b", "c"]

@@ -36,6 +36,7 @@ def compare_runs(
     output: Path | None = None,
     confounded: bool = False,
     tuned: Sequence[str] = (),
+    looked_at: bool = False,
 ) -> str:
     """Write the report and return the text for the terminal.
 
@@ -45,6 +46,7 @@ def compare_runs(
         confounded: whether to compare runs that differ in more than their attention, and say so
             everywhere.
         tuned: options that each variant has its own best value of.
+        looked_at: whether the number of seeds was chosen by looking at the results.
 
     Raises:
         UserError: the runs cannot be compared, or should not be.
@@ -55,7 +57,7 @@ def compare_runs(
 
     # Bootstraps of many few-shot tasks take a while.
     with progress_bar("Intervals and tests", total=None) as advance:
-        comparisons = compare_pairs(runs, advance)
+        comparisons = compare_pairs(runs, advance, looked_at)
     found = verdicts(runs, comparisons)
 
     path = output or runs[0].folder.parent / "report.html"
@@ -97,7 +99,9 @@ def _caution(against: Sequence[str], confounded: bool) -> str | None:
     return f"CONFOUNDED: {what}. A difference may come from any of these."
 
 
-def compare_pairs(runs: Sequence[Run], advance: Advance) -> list[Comparison]:
+def compare_pairs(
+    runs: Sequence[Run], advance: Advance, looked_at: bool = False
+) -> list[Comparison]:
     """Return the comparisons of each variant, or else of each run, with the first one.
 
     With two or more training seeds of two variants, only seeds are compared: documents and queries
@@ -105,13 +109,13 @@ def compare_pairs(runs: Sequence[Run], advance: Advance) -> list[Comparison]:
     adjusted for the number of rows: of losses, and of few-shot tasks.
     """
     # A single seed tells two trained models apart, not two variants.
-    families = _variants(runs, advance)
+    families = _variants(runs, advance, looked_at)
     if not any(families):
         families = _models(runs, advance)
     return [comparison for family in families for comparison in with_holm(family)]
 
 
-def _variants(runs: Sequence[Run], advance: Advance) -> list[list[Comparison]]:
+def _variants(runs: Sequence[Run], advance: Advance, looked_at: bool) -> list[list[Comparison]]:
     """Return losses, few-shot tasks and losses by position of each variant against the first."""
     across_tokenizers = have_other_tokenizers(runs)
     (first_name, first), *others = variants(runs).items()
@@ -120,7 +124,7 @@ def _variants(runs: Sequence[Run], advance: Advance) -> list[list[Comparison]]:
         family = []
         for name, other in others:
             title = f"{what} {name} against {first_name}, paired by training seed"
-            rows = by_seed(first, other, metrics, across_tokenizers, advance)
+            rows = by_seed(first, other, metrics, across_tokenizers, advance, looked_at)
             family.append(Comparison(title, first_name, name, rows))
         families.append(_with_rows(family))
     return families

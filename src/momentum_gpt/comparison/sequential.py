@@ -92,6 +92,35 @@ def anytime_p(differences: np.ndarray, spread: Spread = NOTHING_KNOWN) -> float:
     return float(min(1.0, 1 / two_sided(differences, spread).max()))
 
 
+def anytime_interval(
+    differences: np.ndarray, spread: Spread = NOTHING_KNOWN, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return the interval of the true differences that the test does not refuse.
+
+    It holds whenever one looks, with a probability of 1 - level; (nan, nan) where nothing is
+    refused yet.
+    """
+    mean = float(differences.mean())
+
+    def is_refused(value: float) -> bool:
+        return bool(two_sided(differences - value, spread)[-1] >= 1 / level)
+
+    ends = []
+    for sign in (-1, +1):
+        near, far = 0.0, max(float(np.abs(differences).max()), float(np.finfo(float).tiny))
+        for _ in range(60):
+            if is_refused(mean + sign * far):
+                break
+            near, far = far, 2 * far
+        else:
+            return float("nan"), float("nan")
+        for _ in range(60):
+            middle = (near + far) / 2
+            near, far = (near, middle) if is_refused(mean + sign * middle) else (middle, far)
+        ends.append(mean + sign * far)
+    return ends[0], ends[1]
+
+
 def two_sided(differences: np.ndarray, spread: Spread = NOTHING_KNOWN) -> np.ndarray:
     """Return the e-value against a true difference of 0 after each pair, (pairs,)."""
     log_e, *_ = _evidence(differences, spread)

@@ -39,7 +39,7 @@ def verdicts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[str
             _of_models(comparison) for comparison in comparisons if _is_of_documents(comparison)
         ]
 
-    adjusted = holm([row.p_values["t-test"] for _, row in found])
+    adjusted = holm([next(iter(row.p_values.values())) for _, row in found])
     of_variant = variants(runs)
     sentences = []
     for (comparison, row), p_value in zip(found, adjusted, strict=True):

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from momentum_gpt.core import stopping
+from momentum_gpt.core import outcome, stopping
 from momentum_gpt.core.errors import JobsFailedError
+from momentum_gpt.core.files import write_text
 from momentum_gpt.core.stopping import StoppedError
 
 TRAIN = (sys.executable, "-m", "momentum_gpt.train")
@@ -89,18 +90,33 @@ def run_jobs(jobs: Iterable[Job], at_a_time: int, runs: Path) -> Iterator[Ended]
     running: list[Running] = []
     with _noting_requests(), _none_left(running):
         while True:
-            for job in islice(waiting, at_a_time - len(running)):
-                running.append(_start(job, at_a_time, runs))
-            if not running:
+            coming = list(islice(waiting, at_a_time - len(running)))
+            if not coming and not running:
                 return
+            for job in coming:
+                if is_complete(job, runs):
+                    yield Ended(job, 0, 0.0, _log_of(job, runs))
+                else:
+                    running.append(_start(job, at_a_time, runs))
 
-            time.sleep(LOOK_EVERY)
+            time.sleep(LOOK_EVERY if running else 0)
             for ended in _take_ended(running):
                 # A job may have been killed by the Ctrl-C that this process got as well.
                 _go_on(stopping.requested())
                 _go_on(ended.exit_code)
                 yield ended
             _go_on(stopping.requested())
+
+
+def is_complete(job: Job, runs: Path) -> bool:
+    """Return whether the job has been trained to its end with these options.
+
+    `train` would say so as well, after it has started.
+    """
+    options = _options_of(job, runs)
+    ended = outcome.read(runs / job.name)
+    is_trained = ended is not None and ended.exit_code == 0
+    return is_trained and options.is_file() and options.read_text() == _as_text(job)
 
 
 def require_success(jobs: Sequence[Ended]) -> None:
@@ -115,7 +131,8 @@ def require_success(jobs: Sequence[Ended]) -> None:
 
 
 def _start(job: Job, at_a_time: int, runs: Path) -> Running:
-    log = runs / f"{job.name}.log"
+    log = _log_of(job, runs)
+    write_text(_options_of(job, runs), _as_text(job))
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*TRAIN, f"name={job.name}", f"runs={runs}", *job.options],
@@ -124,6 +141,19 @@ def _start(job: Job, at_a_time: int, runs: Path) -> Running:
             env=os.environ | {"OMP_NUM_THREADS": _threads(at_a_time)},
         )
     return Running(job, process, log, time.perf_counter())
+
+
+def _log_of(job: Job, runs: Path) -> Path:
+    return runs / f"{job.name}.log"
+
+
+def _options_of(job: Job, runs: Path) -> Path:
+    """Return the file with the options that the job was started with last."""
+    return runs / f"{job.name}.options"
+
+
+def _as_text(job: Job) -> str:
+    return "".join(f"{option}\n" for option in job.options)
 
 
 def _threads(at_a_time: int) -> str:
