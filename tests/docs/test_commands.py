@@ -64,6 +64,12 @@ SMALL = {
     "compare": [],
     "doctor": [],
     "plan": [],
+    "power": ["differences=[0.01]"],
+    "sweep": [
+        "rates=[]",
+        "decays=[0.5]",
+        "overrides=[" + ",".join(f"'{option}'" for option in TRAIN_SMALL) + "]",
+    ],
     "export": [],
     "verify": [],
     "--version": [],

@@ -8,7 +8,9 @@ anytime-valid inference", 2023; Rouder et al. 2009 for the ratio itself):
 
     E_n = (1 + n g)^(-1/2) [(S + n m^2) / (S + n m^2 / (1 + n g))]^((nu + 1) / 2)
 
-with m the mean, S the sum of squares around it and nu = n - 1. That E_n ever reaches 1 / alpha has
+with m the mean, S the sum of squares around it and nu = n - 1. The mean of E_n over several g is an
+e-process as well: a small g finds small differences, and a large one needs fewer pairs for large
+ones. That E_n ever reaches 1 / alpha has
 a probability of at most alpha. What is known of sigma beforehand, from runs that differ in their
 seed alone, adds its own sum of squares to S and its degrees of freedom to nu.
 
@@ -25,8 +27,8 @@ from scipy import stats
 
 from momentum_gpt.evaluation.statistics import LEVEL
 
-PRIOR = 1.0
-"""g: differences of about one standard deviation of a pair are expected."""
+PRIORS = (1.0, 16.0)
+"""g: differences of about one, and of about four, standard deviations of a pair are looked for."""
 
 LARGEST = 700.0
 """Logarithm beyond which a number does not fit into a float."""
@@ -123,8 +125,11 @@ def anytime_interval(
 
 def two_sided(differences: np.ndarray, spread: Spread = NOTHING_KNOWN) -> np.ndarray:
     """Return the e-value against a true difference of 0 after each pair, (pairs,)."""
-    log_e, *_ = _evidence(differences, spread)
-    return np.exp(np.minimum(log_e, LARGEST))
+    values = []
+    for prior in PRIORS:
+        log_e, *_ = _evidence(differences, spread, prior)
+        values.append(np.exp(np.minimum(log_e, LARGEST)))
+    return np.mean(values, axis=0)
 
 
 def one_sided(differences: np.ndarray, sign: int, spread: Spread = NOTHING_KNOWN) -> np.ndarray:
@@ -135,14 +140,17 @@ def one_sided(differences: np.ndarray, sign: int, spread: Spread = NOTHING_KNOWN
         sign: +1 if the difference is expected above 0, -1 if below.
         spread: what is known of the spread of a pair's difference.
     """
-    log_e, mean, scale, freedom = _evidence(differences, spread)
-    # The share of the alternative, given the data, that lies on this side.
-    share = stats.t.cdf(sign * mean / np.maximum(scale, np.finfo(float).tiny), freedom)
-    return 2 * share * np.exp(np.minimum(log_e, LARGEST))
+    values = []
+    for prior in PRIORS:
+        log_e, mean, scale, freedom = _evidence(differences, spread, prior)
+        # The share of the alternative, given the data, that lies on this side.
+        share = stats.t.cdf(sign * mean / np.maximum(scale, np.finfo(float).tiny), freedom)
+        values.append(2 * share * np.exp(np.minimum(log_e, LARGEST)))
+    return np.mean(values, axis=0)
 
 
 def _evidence(
-    differences: np.ndarray, spread: Spread
+    differences: np.ndarray, spread: Spread, prior: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return, after each pair, log E and the location, scale and freedom of delta, given the data.
 
@@ -153,12 +161,12 @@ def _evidence(
     around = np.maximum(np.cumsum(differences**2) - n * means**2, 0.0) + spread.sum_of_squares
     freedom = n + spread.freedom  # nu + 1
 
-    shrunk = around + n * means**2 / (1 + n * PRIOR)
+    shrunk = around + n * means**2 / (1 + n * prior)
     # Without any difference so far, nothing speaks for either side.
     is_known = shrunk > 0
     ratio = np.divide(around + n * means**2, shrunk, out=np.ones_like(shrunk), where=is_known)
-    log_e = 0.5 * (freedom * np.log(ratio) - np.log1p(n * PRIOR)) * is_known
+    log_e = 0.5 * (freedom * np.log(ratio) - np.log1p(n * prior)) * is_known
 
-    location = n * PRIOR / (1 + n * PRIOR) * means
-    scale = np.sqrt(PRIOR / (1 + n * PRIOR) * shrunk / freedom)
+    location = n * prior / (1 + n * prior) * means
+    scale = np.sqrt(prior / (1 + n * prior) * shrunk / freedom)
     return log_e, location, scale, freedom
