@@ -130,10 +130,10 @@ def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: Eval
     """Measure checkpoints of a run, or print what is stored of them, and store what is new."""
     from momentum_gpt.evaluation import checkpoints, keep_records, tables
     from momentum_gpt.evaluation.records import find_measured
-    from momentum_gpt.tracking import show_afterwards
+    from momentum_gpt.tracking import show_evaluated
 
     run_dir = Path(config.run)
-    new = []
+    is_new = False
     for folder in folders:
         checkpoint = folder.parent
         seq_len, tokens_per_forward = context_of(config, folder)
@@ -149,10 +149,10 @@ def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: Eval
             print("\nmeasured before with the same options; again=true measures it again\n")
         else:
             keep_records(run_dir, origin, measured)
-            new.append({"step": origin.step, "tokens": origin.tokens} | measured.metrics)
+            is_new = True
 
-    # The dashboard shows only the run's own data, as metrics on other text have the same keys.
-    if new and config.named is None and (message := show_afterwards(config_of(run_dir), new)):
+    # W&B shows only the run's own data, as metrics on other text have the same keys.
+    if is_new and config.named is None and (message := show_evaluated(config_of(run_dir))):
         print(message)
 
 
