@@ -21,15 +21,19 @@ class CompareConfig:
     """Folders of two or more runs. The others are compared with the first."""
     output: str | None = None
     """File of the report. null: `report.html` beside the first run's folder."""
+    wandb: bool = False
+    """Whether to log what was found and the report to W&B, in the project of the first run."""
 
 
 def compare(config: CompareConfig) -> None:
     """Write the report and print the comparison."""
     # Imported here so that --help loads neither scipy nor plotly.
     from momentum_gpt.comparison.compare import compare_runs
+    from momentum_gpt.tracking import log_comparison
 
     output = Path(config.output) if config.output else None
-    print(compare_runs(config.runs, output))
+    tracking = log_comparison if config.wandb else None
+    print(compare_runs(config.runs, output, tracking))
 
 
 main = Command(compare, CompareConfig, "compare")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from momentum_gpt.comparison.by_document import by_document
@@ -21,13 +21,19 @@ from momentum_gpt.comparison.table import results_text
 from momentum_gpt.core.files import write_text
 from momentum_gpt.core.terminal import Advance, progress_bar
 
+Tracking = Callable[[Sequence[Path], Sequence[str], Sequence[str], Path], str]
+"""`momentum_gpt.tracking.log_comparison`."""
 
-def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
+
+def compare_runs(
+    folders: Sequence[str], output: Path | None = None, tracking: Tracking | None = None
+) -> str:
     """Write the report and return the text for the terminal.
 
     Args:
         folders: folders of two or more runs, the first of which the others are compared with.
         output: file of the report; None: `report.html` beside the first run's folder.
+        tracking: logs what was found and the report, and returns a line about it; None: nowhere.
 
     Raises:
         UserError: the runs cannot be compared.
@@ -56,6 +62,8 @@ def compare_runs(folders: Sequence[str], output: Path | None = None) -> str:
     parts.append("\n".join(["Differences in the configuration:", *options]))
 
     parts.append(f"report: {path}")
+    if tracking:
+        parts.append(tracking([run.folder for run in runs], tables, sentences, path))
     return "\n\n".join(parts)
 
 

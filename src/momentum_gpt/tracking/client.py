@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from momentum_gpt.tracking.comparison_log import add_comparison
+from momentum_gpt.tracking.comparison_log import add_comparison, save_workspace
 from momentum_gpt.tracking.copies import QUIET, is_whole, remove_others
 from momentum_gpt.tracking.login import is_logged_in, wait_for_server
 from momentum_gpt.tracking.run_log import RunLog
@@ -62,7 +62,10 @@ def log_to_wandb(lines: TextIO, answers: TextIO) -> None:
     except Exception as error:  # whatever it is, the user is told in one line
         tell("error", one_line(error))
     else:
-        tell("message", describe(run, folder, is_uploaded))
+        message = describe(run, folder, is_uploaded)
+        if is_uploaded and task["kind"] == "comparison":
+            message += f"\n{save_workspace(run, task)}"
+        tell("message", message)
 
 
 def start(task: dict[str, Any], warn: Callable[[str], None]) -> Any:

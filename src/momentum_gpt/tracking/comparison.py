@@ -7,9 +7,11 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from momentum_gpt.core.config import read_config
+from momentum_gpt.tracking.copies import known_id
 from momentum_gpt.tracking.dashboard import Dashboard
 
 
@@ -39,14 +41,16 @@ def _task(runs: Sequence[Path], found: dict[str, Any], report_path: Path) -> dic
     shown = []
     for folder, config in zip(runs, configs, strict=True):
         variant, seed = config.variant, config.training.seed
-        shown.append({"name": folder.name, "variant": variant, "seed": seed})
+        run = {"name": folder.name, "variant": variant, "seed": seed, "id": known_id(folder)}
+        shown.append(run)
 
+    variants = dict.fromkeys(config.variant for config in configs)
     # The same folders, in whatever order, are the same comparison.
     names = json.dumps(sorted(str(folder.resolve()) for folder in runs))
     arguments = {
         "project": tracking.project,
         "job_type": "compare",
-        "name": " | ".join(dict.fromkeys(config.variant for config in configs)),
+        "name": shorten(", ".join(variants), 100),
         "id": hashlib.sha256(names.encode()).hexdigest()[:8],
         "tags": ["comparison"],
         "config": {"runs": shown},

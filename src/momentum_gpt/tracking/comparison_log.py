@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from momentum_gpt.tracking.warning import one_line
+from momentum_gpt.tracking.workspace import comparison_workspace
+
 
 def add_comparison(run: Any, task: dict[str, Any]) -> None:
     """Add the verdicts, the certificate and the report: to be seen, and as one artifact."""
@@ -21,3 +24,15 @@ def add_comparison(run: Any, task: dict[str, Any]) -> None:
     run.summary["verdict"] = "\n".join(task["verdicts"])
     run.summary["certificate"] = "\n".join(task["sentences"])
     run.summary["report"] = wandb.Html(Path(task["report"]), inject=False)
+
+
+def save_workspace(run: Any, task: dict[str, Any]) -> str:
+    """Save a workspace of the compared runs, and return what to tell the user about it."""
+    ids = [one["id"] for one in task["runs"] if one["id"]]
+    try:
+        saved = comparison_workspace(run.entity, run.project, run.name, [run.id, *ids]).save()
+    except ModuleNotFoundError:
+        return "for a workspace: pip install 'momentum-gpt[workspaces]'"
+    except Exception as error:  # whatever it is, the comparison is there
+        return f"without a workspace ({one_line(error)})"
+    return f"workspace: {saved.url}"

@@ -21,17 +21,25 @@ def run_id(run_dir: Path) -> str:
 
     It is drawn once and kept in the run's folder, so that a resumed run stays one run.
     """
-    path = run_dir / "wandb" / "run_id"
-    if not path.is_file():
-        write_text(path, secrets.token_hex(4))
-    return path.read_text()
+    known = known_id(run_dir)
+    if known is None:
+        known = secrets.token_hex(4)
+        write_text(_id_file(run_dir), known)
+    return known
+
+
+def known_id(run_dir: Path) -> str | None:
+    """Return the W&B id of the run; None if it has none yet."""
+    path = _id_file(run_dir)
+    return path.read_text() if path.is_file() else None
 
 
 def newest_copy(run_dir: Path) -> Path | None:
     """Return the newest folder of the run's W&B run; None if there is none."""
-    if not (run_dir / "wandb" / "run_id").is_file():
+    known = known_id(run_dir)
+    if known is None:
         return None
-    folders = (run_dir / "wandb").glob(f"*run-*-{run_id(run_dir)}")
+    folders = (run_dir / "wandb").glob(f"*run-*-{known}")
     return max(folders, key=lambda folder: folder.name.split("-")[-2], default=None)
 
 
@@ -50,7 +58,8 @@ def is_whole(folder: Path, n_rows: int) -> bool:
         summary = json.loads(done.stdout)
     except ValueError:
         return False
-    n_logged = summary.get("step", -1) + 1
+    last = summary.get("step")
+    n_logged = 0 if last is None else last + 1
     return summary.get("state") != "running" and n_logged == n_rows
 
 
@@ -60,3 +69,7 @@ def remove_others(folder: Path) -> None:
     for other in folder.parent.glob(f"*run-*-{run_id}"):
         if other.name != folder.name:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _id_file(run_dir: Path) -> Path:
+    return run_dir / "wandb" / "run_id"
