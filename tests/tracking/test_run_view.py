@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ import pytest
 from momentum_gpt.core import ownership
 from momentum_gpt.core.files import append_json_lines
 from momentum_gpt.tracking import Tracker, show_again, show_evaluated
-from tests.tracking.support import Copy, config, copies, read_copy, x_axes
+from momentum_gpt.tracking.copies import run_id
+from tests.tracking.support import (
+    Copy,
+    config,
+    copies,
+    logged_in,
+    read_copy,
+    sync,
+    without_own,
+    x_axes,
+)
+from tests.wandb_server import WandbServer
 
 FACTS = {"n_parameters": 12, "flops_per_token": 34.5, "data_sha256": "d" * 64}
 
@@ -119,6 +131,56 @@ def test_answers_and_samples_are_tables(copy: Copy) -> None:
     assert rows == [["step_00000002", "sst2", 4, 0, 7, "good film", "positive", "positive", 1]]
     _, *rows = copy.table("tables/text_samples")
     assert rows == [["step_00000002", 16, "Once", " upon"]]
+
+
+def test_a_run_logged_offline_looks_the_same_after_it_was_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = train(tmp_path)
+    measure(run_dir, 2, 1.5)
+    keep_texts(run_dir)
+    with WandbServer() as server, WandbServer() as other:
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        message = show_evaluated(config(tmp_path, "auto"))
+        assert message
+        sync(message, other)
+        for name, value in logged_in(server.url).items():
+            monkeypatch.setenv(name, value)
+        name = run_id(run_dir)
+        message = show_evaluated(config(tmp_path, "auto"))
+        assert message == f"W&B: {server.url}/someone/p/runs/{name}"
+
+    assert other.history(name) == server.history(name)
+    assert len(server.history(name)) == len(HISTORY) + 1
+    assert looks(other, name) == looks(server, name)
+    about = looks(server, name)
+    assert about["groupName"] == "g"
+    assert sum('"5": "tokens"' in chart for chart in about["charts"]) == len(about["charts"]) - 1
+    assert about["summary"]["val/loss"] == {"min": 2.0, "last": 2.25}
+    assert about["config"]["facts"] == FACTS | {"peak_memory_gb": 0.75}
+    assert other.artifacts == server.artifacts
+    assert list(server.artifacts.values()) == ["run_table", "run_table"]
+
+
+def looks(server: WandbServer, name: str) -> dict[str, Any]:
+    """What a server knows of a run, without what is drawn or measured anew by the client."""
+    about = dict(server.about[name])
+    summary = without_own(about["summary"])
+    for value in summary.values():
+        if isinstance(value, dict):
+            value.pop("artifact_path", None)
+            value.pop("_latest_artifact_path", None)
+    return about | {"summary": summary, "charts": charts_of(about["charts"])}
+
+
+def charts_of(metrics: list[dict[str, Any]]) -> list[str]:
+    """The metrics in one order, each with the name of its axis instead of the axis' number."""
+    found = []
+    for metric in metrics:
+        axis = metric.get("5")
+        named = metric | {"5": metrics[axis - 1]["1"] if axis else None}
+        found.append(json.dumps(named, sort_keys=True))
+    return sorted(found)
 
 
 def test_a_run_that_is_resumed_keeps_what_was_measured(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,8 +52,9 @@ def log_to_wandb(lines: TextIO, answers: TextIO) -> None:
 
     try:
         task = json.loads(lines.readline())
-        run = start(task, lambda text: tell("warning", text))
-        n_rows, is_ended = log(run, task, lines)
+        warn = partial(tell, "warning")
+        run = start(task, warn)
+        n_rows, is_ended = log(run, task, lines, warn)
         is_uploaded = finish(run, exit_code=0 if is_ended else 1)
 
         folder = Path(run.dir).parent
@@ -101,15 +103,22 @@ def start(task: dict[str, Any], warn: Callable[[str], None]) -> Any:
     return wandb.init(mode="offline", settings=settings, **arguments)
 
 
-def log(run: Any, task: dict[str, Any], lines: Iterable[str]) -> tuple[int, bool]:
+def log(
+    run: Any, task: dict[str, Any], lines: Iterable[str], warn: Callable[[str], None]
+) -> tuple[int, bool]:
     """Log all that there is; return the rows of the history, and whether the end was seen."""
     # Files of tables and artifacts lie in the copy until they are uploaded, and go with it.
     os.environ["WANDB_DATA_DIR"] = str(Path(run.dir).parent.resolve())
     whole = RunLog(run)
     is_ended = whole.log_all(lines)
     if task["kind"] == "run":
-        whole.add_evaluations(Path(task["run_dir"]))
+        run_dir = Path(task["run_dir"])
+        whole.add_evaluations(run_dir)
         whole.add_facts()
+        try:
+            whole.add_tables(run_dir)
+        except Exception as error:  # tables ask the server more than the rest does
+            warn(f"W&B has no tables of this run ({one_line(error)})")
     else:
         add_comparison(run, task)
     return whole.n_rows, is_ended

@@ -28,8 +28,9 @@ class RunLog:
 
     def log(self, record: dict[str, Any]) -> None:
         """Add a row to the history."""
-        for key in record.keys() - self.known:
-            define(self.run, key)
+        for key in record:
+            if key not in self.known:
+                define(self.run, key)
         self.known |= record.keys()
         self.run.log(record)
         self.n_rows += 1
@@ -46,11 +47,14 @@ class RunLog:
         return False
 
     def add_evaluations(self, run_dir: Path) -> None:
-        """Add what `evaluate` has measured, and its tables."""
-        import wandb
-
+        """Add what `evaluate` has measured."""
         for record in measured_afterwards(run_dir):
             self.log(record)
+
+    def add_tables(self, run_dir: Path) -> None:
+        """Add the tables of what `evaluate` has kept as text."""
+        import wandb
+
         for table in tables(run_dir):
             shown = wandb.Table(columns=table.columns, data=table.rows)
             self.run.summary[f"tables/{table.name}"] = shown

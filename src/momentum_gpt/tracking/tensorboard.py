@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from momentum_gpt.core.errors import UserError
 from momentum_gpt.tracking.warning import one_line, warn
 
 CLOSED_WITHIN = 5.0
 """Seconds that TensorBoard's files have at the end of a run."""
+
+
+def require_installed(also: Sequence[str]) -> None:
+    """Raise a UserError if a dashboard is asked for and its package is missing."""
+    if "tensorboard" in also and find_spec("tensorboard") is None:
+        raise UserError(
+            "tracking.also=[tensorboard] needs a package that is not installed: "
+            "pip install 'momentum-gpt[tensorboard]'"
+        )
 
 
 class TensorBoard:
