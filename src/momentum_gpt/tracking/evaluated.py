@@ -21,7 +21,7 @@ class Table:
     """A table of the W&B run."""
 
     name: str
-    columns: list[str | int]
+    columns: list[str]
     rows: list[list[Any]]
 
 

@@ -56,7 +56,7 @@ class RunLog:
         import wandb
 
         for table in tables(run_dir):
-            shown = wandb.Table(columns=table.columns, data=table.rows)
+            shown = wandb.Table(columns=[*table.columns], data=table.rows)
             self.run.summary[f"tables/{table.name}"] = shown
 
     def add_facts(self) -> None:

@@ -100,7 +100,7 @@ def summarize(scores: Scores, queries: Queries) -> Summary:
         soft=float(right_share.mean()),
         majority=majority(gold),
         scores={kind: _rounded(kinds[kind]) for kind in kept},
-        examples=examples(queries, choices, right),
+        examples=examples(queries, list(map(int, choices)), right),
     )
 
 
