@@ -32,11 +32,13 @@ class WandbServer:
 
     Attributes:
         behaviour: "works"; "unauthorized" answers 401; "broken" answers 500; "slow" answers after
-            minutes, except that it is there; "frozen" never answers; "gone" closes connections.
-            It can be changed at any time.
+            minutes, except that it is there; "without artifacts" answers nothing of use to whoever
+            asks for one; "frozen" never answers; "gone" closes connections. It can be changed at
+            any time.
         rows: the history of each run by its id, as line number -> row.
         about: of each run, its name, group, tags, config, summary and what else its page shows.
         artifacts: name -> type.
+        views: the workspaces by their names.
         finished: the runs whose client said that they are complete.
     """
 
@@ -46,6 +48,7 @@ class WandbServer:
         self.finished: set[str] = set()
         self.about: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, str] = {}
+        self.views: dict[str, dict[str, Any]] = {}
         self.closing = threading.Event()
         self.http = Server(("127.0.0.1", 0), handler_of(self))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -104,8 +107,11 @@ class WandbServer:
             return {"upsertBucket": self._upsert(variables["name"], project)}
         if name == "RunResumeStatus":
             return {"model": {**project, "bucket": self._resume_status(variables["name"])}}
-        if name == "ArtifactType":
+        if name == "ArtifactType" and self.behaviour != "without artifacts":
             return {"project": None}
+        if name == "UpsertView2":
+            self.views[variables["displayName"]] = json.loads(variables["spec"])
+            return {"upsertView": {"view": {"id": "view", "name": "view"}, "inserted": True}}
         if name == "CreateArtifact":
             return {"createArtifact": {"artifact": self._keep_artifact(variables["input"])}}
         if name == "CreateRunFiles":

@@ -11,7 +11,8 @@ import pytest
 from momentum_gpt.core.config import write_config
 from momentum_gpt.tracking import log_comparison
 from momentum_gpt.tracking.workspace import comparison_workspace
-from tests.tracking.support import config, read_copy
+from tests.tracking.support import config, logged_in, read_copy
+from tests.wandb_server import WandbServer
 
 VERDICTS = ["momentum is better than vanilla by 0.031 nats [0.024, 0.038], 6 seeds, p = 0.0003"]
 SENTENCES = ["Identical initial weights for each seed.", "NOT the same number of steps."]
@@ -82,3 +83,25 @@ def test_the_workspace_groups_the_runs_over_tokens() -> None:
     assert loss["config"]["metrics"] == ["val/loss"]
     assert loss["config"]["xAxis"] == "tokens"
     assert spec["section"]["settings"]["xAxis"] == "tokens"
+
+
+def test_with_a_login_the_workspace_is_saved_and_named(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb_workspaces")
+    with WandbServer() as server:
+        for name, value in logged_in(server.url).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        online = replace(config(tmp_path, "online"), name="vanilla", attention={"name": "vanilla"})
+        write_config(online, runs[0] / "config.yaml")
+        message = log_comparison(runs, VERDICTS, SENTENCES, tmp_path / "report.html")
+
+    seen, workspace = message.splitlines()
+    assert seen.startswith(f"W&B: {server.url}/someone/p/runs/")
+    assert workspace.startswith("workspace: ")
+    (spec,) = server.views.values()
+    shown = json.dumps(spec["section"]["runSets"][0]["filters"])
+    assert '"abcd1234"' in shown
+    assert seen.rsplit("/", 1)[1] in shown
+    assert list(server.artifacts.values()) == ["comparison"]

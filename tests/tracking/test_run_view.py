@@ -216,3 +216,18 @@ def test_damaged_facts_do_not_keep_a_run_from_being_shown(tmp_path: Path) -> Non
     measure(run_dir, 2, 1.5)
     show_evaluated(config(tmp_path, "offline"))
     assert read_copy(run_dir).history[-1]["evaluate/val/loss"] == 1.5
+
+
+def test_without_tables_the_rest_of_the_run_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = train(tmp_path)
+    keep_texts(run_dir)
+    with WandbServer("without artifacts") as server:
+        for name, value in logged_in(server.url).items():
+            monkeypatch.setenv(name, value)
+        message = show_evaluated(config(tmp_path, "auto"))
+    assert message == f"W&B: {server.url}/someone/p/runs/{run_id(run_dir)}"
+    assert server.history(run_id(run_dir)) == HISTORY
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith("warning: W&B has no tables of this run (")
