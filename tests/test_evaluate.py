@@ -114,9 +114,9 @@ def measured_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     measure = checkpoints.measure_model
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments: Any, **named: Any) -> Any:
         names.append(arguments[-1])
-        return measure(*arguments)
+        return measure(*arguments, **named)
 
     monkeypatch.setattr(checkpoints, "measure_model", watched)
     return names
@@ -158,7 +158,8 @@ def test_a_second_evaluation_measures_nothing_and_adds_nothing(
     assert measured_names == ["step_00000020"]
     assert BEFORE not in first.out
     stored = lines_of(run_dir)
-    assert [len(lines) for lines in stored.values()] == [5, 3, 1]
+    n_lines = {name: len(lines) for name, lines in stored.items()}
+    assert n_lines == {"icl": 5, "perplexity": 3, "samples": 4, "validation": 1}
 
     second = invoke(evaluate.main, *options)
     assert second.code == 0, second.err
@@ -287,7 +288,7 @@ def test_the_runs_own_data_and_the_same_data_by_name_are_both_kept(
     assert len(found["perplexity"]) == 6
 
 
-def test_the_dashboard_gets_a_run_only_for_what_is_new(invoke: Invoke, run_dir: Path) -> None:
+def test_the_dashboard_gets_only_what_is_new(invoke: Invoke, run_dir: Path) -> None:
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace("wandb: disabled", "wandb: offline"))
     for _ in range(2):
@@ -406,3 +407,41 @@ def test_few_shot_tasks_are_measured_alike_while_training_and_afterwards(
     assert "Few-shot tasks, two against one, paired by query:" in compared.out
     assert "Losses of two against one, paired by document:" in compared.out
     assert "McNemar" in compared.out
+
+
+def test_texts_of_each_checkpoint_are_kept_with_the_same_openings(
+    invoke: Invoke, run_dir: Path, data_folder: Path
+) -> None:
+    for again in ("false", "true"):  # the second time takes the place of the first
+        options = [*SMALL, "checkpoints=all", f"again={again}"]
+        done = invoke(evaluate.main, f"run={run_dir}", *options)
+        assert done.code == 0, done.err
+        lines = lines_of(run_dir)["samples"]
+        assert [line["step"] for line in lines] == [10] * 4 + [20] * 4
+        if again == "false":
+            first = lines
+    assert lines == first
+
+    stream = TokenShards(data_folder, "validation")
+    text = stream.tokenizer.decode(stream.read(0, len(stream)).tolist())
+    older, newer = lines[:4], lines[4:]
+    assert all(line["prompt"] in text for line in lines)
+    assert [line["prompt"] for line in older] == [line["prompt"] for line in newer]
+    assert [line["text"] for line in older] != [line["text"] for line in newer]
+
+
+def test_few_shot_queries_are_kept_as_text(invoke: Invoke, run_dir: Path, task: str) -> None:
+    options = [*SMALL, f"evaluation.icl.tasks=[{task}]", "evaluation.icl.k=[2]"]
+    done = invoke(evaluate.main, f"run={run_dir}", *options)
+    assert done.code == 0, done.err
+    for line in lines_of(run_dir)["icl"]:
+        examples = line["examples"]
+        assert [one["query"] for one in examples] == line["queries"]
+        assert [one["is_right"] for one in examples] == line["right"]
+        for one in examples:
+            number = one["query"]
+            assert one["prompt"] == f"x test{number}:"
+            assert one["right"] == [" red", " blue"][number % 2]
+            assert (one["answer"] == one["right"]) == bool(one["is_right"])
+        chosen = [one["answer"] for one in examples]
+        assert [chosen.count(" red"), chosen.count(" blue")] == line["chosen"]

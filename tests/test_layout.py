@@ -24,7 +24,8 @@ WITHIN_A_LEVEL = {
 
 HOMES = {
     "deepspeed": {"src/momentum_gpt/training/engine.py"},
-    "wandb": {"src/momentum_gpt/tracking.py"},
+    "wandb": {"src/momentum_gpt/tracking/"},
+    "wandb_workspaces": {"src/momentum_gpt/tracking/workspace.py"},
     "hydra": {"src/momentum_gpt/cli/"},
     "submitit": {"src/momentum_gpt/cli/launchers.py"},
     "plotly": {"src/momentum_gpt/comparison/"},

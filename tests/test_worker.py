@@ -54,7 +54,7 @@ def test_a_resumed_run_drops_the_metrics_and_evaluations_that_come_again(tmp_pat
     for path in paths:
         append_json_lines(path, [{"step": step} for step in (2, 4, 4, 6)])
 
-    tracker = open_tracker(c, step=4)
+    tracker = open_tracker(c, step=4, facts={})
     assert tracker is not None
     tracker.close()
     for path in paths:

@@ -32,9 +32,13 @@ class WandbServer:
 
     Attributes:
         behaviour: "works"; "unauthorized" answers 401; "broken" answers 500; "slow" answers after
-            minutes, except that it is there; "frozen" never answers; "gone" closes connections.
-            It can be changed at any time.
+            minutes, except that it is there; "without artifacts" answers nothing of use to whoever
+            asks for one; "frozen" never answers; "gone" closes connections. It can be changed at
+            any time.
         rows: the history of each run by its id, as line number -> row.
+        about: of each run, its name, group, tags, config, summary and what else its page shows.
+        artifacts: name -> type.
+        views: the workspaces by their names.
         finished: the runs whose client said that they are complete.
     """
 
@@ -42,6 +46,9 @@ class WandbServer:
         self.behaviour = behaviour
         self.rows: dict[str, dict[int, dict[str, Any]]] = {}
         self.finished: set[str] = set()
+        self.about: dict[str, dict[str, Any]] = {}
+        self.artifacts: dict[str, str] = {}
+        self.views: dict[str, dict[str, Any]] = {}
         self.closing = threading.Event()
         self.http = Server(("127.0.0.1", 0), handler_of(self))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -85,6 +92,9 @@ class WandbServer:
             lines = self.rows.setdefault(run_id, {})
             for number, line in enumerate(chunk["content"], chunk["offset"]):
                 lines[number] = json.loads(line)
+        summary = (body.get("files") or {}).get("wandb-summary.json")
+        if summary:
+            self.about.setdefault(run_id, {})["summary"] = json.loads(summary["content"][-1])
         if body.get("complete"):
             self.finished.add(run_id)
 
@@ -93,19 +103,44 @@ class WandbServer:
         if name == "Viewer":
             return {"viewer": {"id": "user", "entity": "someone", "username": "someone"}}
         if name == "UpsertBucket":
+            self._describe(variables)
             return {"upsertBucket": self._upsert(variables["name"], project)}
         if name == "RunResumeStatus":
             return {"model": {**project, "bucket": self._resume_status(variables["name"])}}
+        if name == "ArtifactType" and self.behaviour != "without artifacts":
+            return {"project": None}
+        if name == "UpsertView2":
+            self.views[variables["displayName"]] = json.loads(variables["spec"])
+            return {"upsertView": {"view": {"id": "view", "name": "view"}, "inserted": True}}
+        if name == "CreateArtifact":
+            return {"createArtifact": {"artifact": self._keep_artifact(variables["input"])}}
         if name == "CreateRunFiles":
             files = [{"name": file, "uploadUrl": self.url} for file in variables["files"]]
             return {"createRunFiles": {"runID": "run", "uploadHeaders": [], "files": files}}
         return {}
+
+    def _describe(self, variables: dict[str, Any]) -> None:
+        """Keep what a client says of a run; what it does not mention stays."""
+        about = self.about.setdefault(variables["name"], {})
+        for key in ("displayName", "groupName", "jobType", "tags"):
+            if variables.get(key):
+                about[key] = variables[key]
+        if variables.get("config"):
+            config = json.loads(variables["config"])
+            about["charts"] = config.pop("_wandb")["value"]["m"]
+            about["config"] = {key: entry["value"] for key, entry in config.items()}
 
     def _upsert(self, run_id: str, project: dict[str, Any]) -> dict[str, Any]:
         is_new = run_id not in self.rows
         self.rows.setdefault(run_id, {})
         bucket = {"id": run_id, "name": run_id, "displayName": run_id, "project": project}
         return {"bucket": bucket, "inserted": is_new}
+
+    def _keep_artifact(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return an artifact whose files, as it says, are there already."""
+        self.artifacts[given["artifactCollectionName"]] = given["artifactTypeName"]
+        sequence = {"id": "sequence", "latestArtifact": {"id": "artifact", "versionIndex": 0}}
+        return {"id": "artifact", "state": "COMMITTED", "artifactSequence": sequence}
 
     def _resume_status(self, run_id: str) -> dict[str, Any] | None:
         """Return how far a run has come, for a client that wants to append to it."""

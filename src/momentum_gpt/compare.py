@@ -25,15 +25,19 @@ class CompareConfig:
     """Whether to compare runs that differ in more than their attention; this is then said first."""
     tuned: list[str] = field(default_factory=list)
     """Options that each variant has its own best value of, such as [optim.lr,optim.min_lr]."""
+    wandb: bool = False
+    """Whether to log what was found and the report to W&B, in the project of the first run."""
 
 
 def compare(config: CompareConfig) -> None:
     """Write the report and print the comparison."""
     # Imported here so that --help loads neither scipy nor plotly.
     from momentum_gpt.comparison.compare import compare_runs
+    from momentum_gpt.tracking import log_comparison
 
     output = Path(config.output) if config.output else None
-    print(compare_runs(config.runs, output, config.confounded, config.tuned))
+    tracking = log_comparison if config.wandb else None
+    print(compare_runs(config.runs, output, config.confounded, config.tuned, tracking=tracking))
 
 
 main = Command(compare, CompareConfig, "compare")

@@ -13,9 +13,9 @@
 What is measured of a run is added to its folder `evaluations/`: the metrics to
 `validation.jsonl` (or to `other.jsonl`, on data or text that is not the run's
 own), a line for each context length with the nats of each document to
-`perplexity.jsonl`, and a line for each few-shot (task, k, seed) to
-`icl.jsonl`. W&B gets the metrics of the run's own data, on the same token axis
-as the training's.
+`perplexity.jsonl`, a line for each few-shot (task, k, seed) to `icl.jsonl`,
+and texts that the model writes to `samples.jsonl`. What was measured on the
+run's own data goes into its W&B run, under `evaluate/`.
 
 What was measured before with the same options is printed again and not
 measured again.
@@ -130,10 +130,10 @@ def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: Eval
     """Measure checkpoints of a run, or print what is stored of them, and store what is new."""
     from momentum_gpt.evaluation import checkpoints, keep_records, tables
     from momentum_gpt.evaluation.records import find_measured
-    from momentum_gpt.tracking import show_afterwards
+    from momentum_gpt.tracking import show_evaluated
 
     run_dir = Path(config.run)
-    new = []
+    is_new = False
     for folder in folders:
         checkpoint = folder.parent
         seq_len, tokens_per_forward = context_of(config, folder)
@@ -141,7 +141,13 @@ def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: Eval
 
         stored = None if config.again else find_measured(run_dir, origin)
         measured = stored or checkpoints.measure_model(
-            folder, data, config.evaluation, seq_len, tokens_per_forward, checkpoint.name
+            folder,
+            data,
+            config.evaluation,
+            seq_len,
+            tokens_per_forward,
+            checkpoint.name,
+            with_samples=config.named is None,
         )
         print(heading(config, checkpoint.name))
         print(tables.report(measured))
@@ -149,10 +155,10 @@ def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: Eval
             print("\nmeasured before with the same options; again=true measures it again\n")
         else:
             keep_records(run_dir, origin, measured)
-            new.append({"step": origin.step, "tokens": origin.tokens} | measured.metrics)
+            is_new = True
 
-    # The dashboard shows only the run's own data, as metrics on other text have the same keys.
-    if new and config.named is None and (message := show_afterwards(config_of(run_dir), new)):
+    # W&B shows only the run's own data, as metrics on other text have the same keys.
+    if is_new and config.named is None and (message := show_evaluated(config_of(run_dir))):
         print(message)
 
 

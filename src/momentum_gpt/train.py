@@ -69,11 +69,13 @@ def check(config: TrainConfig) -> None:
         UserError: an option cannot be what it is.
     """
     from momentum_gpt.launching.plan import settle_stage
+    from momentum_gpt.tracking.tensorboard import require_installed
     from momentum_gpt.training.checkpoint import newest_step
     from momentum_gpt.training.engine import check_deepspeed_options
     from momentum_gpt.training.resuming import refuse_changes, take_over
     from momentum_gpt.training.settle import settle
 
+    require_installed(config.tracking.also)
     old = begun_run(config)
     if old:
         take_over(config, old)

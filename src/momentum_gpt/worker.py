@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
 
@@ -74,15 +75,14 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     distributed.set_timeout(timeout)
     run = Run(config, batches, validation, engine, initial_weights, size)
     resume(run, found)
-    throughput = Throughput(
-        config.training.tokens_per_step,
-        flops_per_token(config.model),
-    )
+    flops = flops_per_token(config.model)
+    throughput = Throughput(config.training.tokens_per_step, flops)
+    facts = {"n_parameters": n_parameters, "flops_per_token": flops, **run.hashes}
 
     code = None
     while code is None:
         try:
-            with tracked(config, run.position.step) as tracker:
+            with tracked(config, run.position.step, facts) as tracker:
                 code = train(config, batches, run, tracker, throughput)
         except Rewind as rewind:
             go_back(run, rewind.step)
@@ -172,13 +172,13 @@ def go_back(run: Run, bad_step: int) -> None:
 
 
 @contextmanager
-def tracked(config: TrainConfig, step: int) -> Iterator[Tracker | None]:
+def tracked(config: TrainConfig, step: int, facts: dict[str, Any]) -> Iterator[Tracker | None]:
     """Yield the main rank's tracker, and close it afterwards.
 
     Raises:
         MachineError: metrics could not be written, and nothing else was raised.
     """
-    tracker = open_tracker(config, step)
+    tracker = open_tracker(config, step, facts)
     try:
         yield tracker
     except BaseException:
@@ -188,13 +188,13 @@ def tracked(config: TrainConfig, step: int) -> Iterator[Tracker | None]:
     say(tracker.close() if tracker else None)
 
 
-def open_tracker(config: TrainConfig, step: int) -> Tracker | None:
+def open_tracker(config: TrainConfig, step: int, facts: dict[str, Any]) -> Tracker | None:
     """Return the main rank's tracker, after dropping what an earlier attempt wrote after `step`."""
     if not distributed.is_main():
         return None
     for path in (config.run_dir / "evaluations").glob("*.jsonl"):
         keep_json_lines(path, lambda record: record["step"] <= step)
-    return Tracker(config, step)
+    return Tracker(config, step, facts)
 
 
 def say(text: str | None) -> None:

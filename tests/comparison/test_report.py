@@ -23,6 +23,7 @@ from momentum_gpt.comparison.table import columns, results_text
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.core.manifest import read_checkpoint_manifest
 from tests.conftest import CHROMIUM, SMOKE, Result, command
+from tests.tracking.support import read_copy
 
 Invoke = Callable[..., Result]
 
@@ -141,6 +142,26 @@ def test_an_unfinished_run_is_left_out_by_name(runs: Path, tmp_path: Path, invok
     assert done.code == 0, done.err
     assert f"{LEFT_OUT} longer (evaluated at step 20 of 40)." in done.out
     assert "longer against" not in done.out
+
+
+def test_wandb_gets_what_was_found_and_the_report(
+    runs: Path, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    page = tmp_path / "report.html"
+    options = [f"runs=[{runs}/vanilla,{runs}/momentum]", f"output={page}"]
+    done = invoke(compare.main, *options)
+    assert done.code == 0, done.err
+    assert not (tmp_path / "wandb").exists()
+
+    done = invoke(compare.main, *options, "wandb=true")
+    assert done.code == 0, done.err
+    copy = read_copy(tmp_path)
+    assert done.out.splitlines()[-1] == f"W&B, offline; to upload: wandb sync {copy.folder}"
+    assert copy.artifact("comparison")["report.html"] == page.read_bytes()
+    assert copy.summary["certificate"].splitlines() == common_ground(load(both(runs)))
+    assert "momentum against vanilla" in copy.summary["verdict"]
+    assert not (runs / "vanilla" / "wandb").exists()
 
 
 def test_overlapping_windows_are_compared_too(runs: Path, tmp_path: Path, invoke: Invoke) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from momentum_gpt.comparison.by_document import by_document
@@ -31,12 +31,17 @@ FAMILIES = {
 """The metrics whose p-values are adjusted together, by the beginning of their tables' titles."""
 
 
+Tracking = Callable[[Sequence[Path], Sequence[str], Sequence[str], Path], str]
+"""`momentum_gpt.tracking.log_comparison`."""
+
+
 def compare_runs(
     folders: Sequence[str],
     output: Path | None = None,
     confounded: bool = False,
     tuned: Sequence[str] = (),
     looked_at: bool = False,
+    tracking: Tracking | None = None,
 ) -> str:
     """Write the report and return the text for the terminal.
 
@@ -47,6 +52,7 @@ def compare_runs(
             everywhere.
         tuned: options that each variant has its own best value of.
         looked_at: whether the number of seeds was chosen by looking at the results.
+        tracking: logs what was found and the report, and returns a line about it; None: nowhere.
 
     Raises:
         UserError: the runs cannot be compared, or should not be.
@@ -78,6 +84,8 @@ def compare_runs(
     parts.append("\n".join(["Differences in the configuration:", *options]))
 
     parts.append(f"report: {path}")
+    if tracking:
+        parts.append(tracking([run.folder for run in runs], first, sentences, path))
     return "\n\n".join(parts)
 
 

@@ -61,14 +61,7 @@ class Run:
     @property
     def variant(self) -> str:
         """The attention's name and options, without those that are off or null."""
-        # What is off in every variant would only widen the tables.
-        options = []
-        for key, value in self.config.attention.items():
-            if key != "name" and value is not None and value is not False:
-                options.append(f"{key} {value}")
-
-        name = str(self.config.attention["name"])
-        return f"{name} ({', '.join(options)})" if options else name
+        return self.config.variant
 
     @cached_property
     def tokens_per_s(self) -> float:

@@ -31,6 +31,7 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("polynomial", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+DASHBOARDS = ("tensorboard",)
 PACKINGS = ("concatenate", "best_fit")
 TASKS = ("recall", "induction")
 BAD_STEPS = ("skip", "rewind", "stop")
@@ -411,12 +412,17 @@ class TrackingConfig:
     project: str = "momentum-gpt"
     """The W&B project."""
     group: str | None = None
-    """Name of the runs that belong together on the dashboard. null: none."""
+    """Name of the runs that belong together on W&B. null: the variant, such as momentum
+    (ema_decay 0.5)."""
     tags: list[str] = field(default_factory=list)
     """Tags of the W&B run; the attention's name is always one of them."""
+    also: list[str] = field(default_factory=list)
+    """Further dashboards that get the same metrics: tensorboard, in `runs/NAME/tensorboard/`."""
 
     def __post_init__(self) -> None:
         require_choice(WANDB_MODES, "tracking.wandb", self.wandb)
+        for name in self.also:
+            require_choice(DASHBOARDS, "tracking.also", name)
 
 
 @dataclass
@@ -564,6 +570,18 @@ class TrainConfig:
         n_ranks = self.launch.nnodes * self.launch.nproc_per_node
         # srun and torchrun start ranks that no option tells of: each rank checks this again.
         self.plan_batch(n_ranks if n_ranks > 1 else self.ranks_per_sequence)
+
+    @property
+    def variant(self) -> str:
+        """The attention's name and options, without those that are off or null."""
+        # What is off in every variant would only widen the tables.
+        options = []
+        for key, value in self.attention.items():
+            if key != "name" and value is not None and value is not False:
+                options.append(f"{key} {value}")
+
+        name = str(self.attention["name"])
+        return f"{name} ({', '.join(options)})" if options else name
 
     @property
     def is_compiled(self) -> bool:

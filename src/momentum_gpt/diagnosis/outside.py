@@ -17,7 +17,7 @@ STAYS_LOCAL = "metrics.jsonl is complete in any case"
 
 def dashboard() -> list[Finding]:
     """Find out whether runs would be seen on W&B."""
-    from momentum_gpt.tracking import SERVER_ANSWERS_WITHIN, server_and_login
+    from momentum_gpt.tracking.login import SERVER_ANSWERS_WITHIN, server_and_login
 
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled"):

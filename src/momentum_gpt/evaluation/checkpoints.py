@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from momentum_gpt.core import distributed
@@ -15,6 +15,7 @@ from momentum_gpt.core.terminal import progress_bar
 from momentum_gpt.data import SyntheticTask
 from momentum_gpt.evaluation.few_shot.tasks import load_task, task_fingerprint
 from momentum_gpt.evaluation.records import Measured, Origin
+from momentum_gpt.evaluation.samples import write_samples
 from momentum_gpt.evaluation.suite import EvaluationData, plan_suite
 from momentum_gpt.models import load_model
 from momentum_gpt.models.weights import load_model_config, model_folder
@@ -67,6 +68,7 @@ def measure_model(
     seq_len: int,
     tokens_per_forward: int,
     title: str,
+    with_samples: bool = False,
 ) -> Measured:
     """Return what the model in a folder gets, with a progress bar in a terminal.
 
@@ -77,11 +79,15 @@ def measure_model(
         seq_len: the longest context, tokens.
         tokens_per_forward: most tokens in a forward pass.
         title: what the bar calls the work.
+        with_samples: whether the model writes texts, too, if the data are text.
     """
     model = load_model(folder, distributed.local_device())
     suite = plan_suite(data, config, seq_len)
     with progress_bar(f"{title}, tokens", suite.n_tokens) as advance:
-        return suite.measure(model, tokens_per_forward, advance)
+        measured = suite.measure(model, tokens_per_forward, advance)
+    if with_samples and not isinstance(data, SyntheticTask):
+        return replace(measured, samples=write_samples(model, data, seq_len))
+    return measured
 
 
 def origin_of(

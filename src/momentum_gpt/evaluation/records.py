@@ -4,8 +4,10 @@
     other.jsonl         the metrics of a checkpoint on data or text that the user named
     perplexity.jsonl    a line for each context length and stride
     icl.jsonl           a line for each few-shot (task, number of demonstrations, seed)
+    samples.jsonl       texts that a checkpoint wrote
 
-The training loop adds lines to the last two. Its metrics are in the run's `metrics.jsonl`.
+The training loop adds lines to perplexity.jsonl and icl.jsonl. Its metrics are in the run's
+`metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from momentum_gpt.core.files import (
     numbered_json_lines,
     read_json_lines,
 )
+from momentum_gpt.evaluation.samples import Sample
 
 ACCURACY = "acc/"
 """The prefix of `FewShotRecord.accuracies` in a JSON line."""
 
 PERPLEXITY = "perplexity.jsonl"
 FEW_SHOT = "icl.jsonl"
+SAMPLES = "samples.jsonl"
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,9 @@ class FewShotRecord:
     """Scores of each query's candidates, nats; None for a line written in training."""
     written: list[str] | None = None
     """The answers that the model wrote; None for a line written in training."""
+    examples: list[dict[str, Any]] | None = None
+    """The first queries as text: the number of each, the prompt, the right answer, and what the
+    model answered; None for a line written in training, and of texts to foresee."""
     verified: float | None = None
     """Largest difference to a plain forward pass, nats, where asked for."""
 
@@ -202,6 +209,8 @@ class Measured:
     """A record for each context length and stride."""
     few_shot: list[FewShotRecord] = field(default_factory=list)
     """A record for each few-shot (task, number of demonstrations, seed)."""
+    samples: list[Sample] = field(default_factory=list)
+    """Texts that the model wrote; none in training."""
 
 
 def read_perplexity(run_dir: Path) -> list[tuple[Origin, PerplexityRecord]]:
@@ -226,17 +235,20 @@ def keep_records(run_dir: Path, origin: Origin, measured: Measured) -> None:
     """Add what was measured to the files in `evaluations/`.
 
     A checkpoint's lines replace those of the same settings. Lines of training, whose `origin` has
-    no checkpoint, leave out the metrics, and what is long: scores of single candidates and answers.
+    no checkpoint, leave out the metrics, and what is long: scores of single candidates and texts.
     """
     folder = _folder(run_dir)
     few_shot = measured.few_shot
     if origin.checkpoint is None:
-        few_shot = [replace(record, scores=None, written=None) for record in few_shot]
+        few_shot = [
+            replace(record, scores=None, written=None, examples=None) for record in few_shot
+        ]
     else:
         _drop(folder, origin)
 
     _append(folder / PERPLEXITY, origin, measured.perplexity)
     _append(folder / FEW_SHOT, origin, few_shot)
+    _append(folder / SAMPLES, origin, measured.samples)
 
     # The metrics come last: their line tells `find_measured` that all others are there.
     if origin.checkpoint is not None:
@@ -261,10 +273,14 @@ def find_measured(run_dir: Path, origin: Origin) -> Measured | None:
     return Measured(metrics, perplexity, few_shot)
 
 
-class _Record(Protocol):
-    """What both kinds of record can do."""
+class _Line(Protocol):
+    """What becomes a line of a file."""
 
     def to_json(self) -> dict[str, Any]: ...
+
+
+class _Record(_Line, Protocol):
+    """What is read back, too."""
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Any: ...
@@ -296,7 +312,7 @@ def _read(path: Path, kind: type[Kind]) -> list[tuple[Origin, Kind]]:
     return records
 
 
-def _append(path: Path, origin: Origin, records: Sequence[_Record]) -> None:
+def _append(path: Path, origin: Origin, records: Sequence[_Line]) -> None:
     if records:
         append_json_lines(path, [origin.to_json() | record.to_json() for record in records])
 
@@ -308,6 +324,6 @@ def _drop(folder: Path, origin: Origin) -> None:
         there = Origin.from_json(line)
         return (there.checkpoint, there.settings) != (origin.checkpoint, origin.settings)
 
-    for name in (origin.metrics_file, PERPLEXITY, FEW_SHOT):
+    for name in (origin.metrics_file, PERPLEXITY, FEW_SHOT, SAMPLES):
         if (folder / name).is_file():
             keep_json_lines(folder / name, is_other)

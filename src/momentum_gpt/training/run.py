@@ -69,6 +69,11 @@ class Run:
         folder = config.run_dir / "checkpoints"
         self.saver = Saver(folder, config.training, tokenizer_file, checkpoint_size)
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hashes that identify the run, by their names in a manifest."""
+        return {"initial_weights_sha256": self.initial_weights_sha256, **self.fingerprints}
+
     def evaluate(self) -> dict[str, float] | None:
         """Return the metrics of the present model, and keep their records.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from momentum_gpt.evaluation.few_shot.queries import Queries, Query
 
 Gold = tuple[int, ...]
 """Numbers of a query's right candidates."""
+
+EXAMPLES = 20
+"""Queries of each setting that are kept as text."""
 
 LEAST_SHARE = 1e-30
 """Smallest share whose logarithm is taken."""
@@ -58,6 +62,7 @@ class Summary:
     ppl: float | None = None
     scores: dict[str, list[list[float]]] | None = None
     written: list[str] | None = None
+    examples: list[dict[str, Any]] | None = None
 
 
 def summarize(scores: Scores, queries: Queries) -> Summary:
@@ -95,6 +100,7 @@ def summarize(scores: Scores, queries: Queries) -> Summary:
         soft=float(right_share.mean()),
         majority=majority(gold),
         scores={kind: _rounded(kinds[kind]) for kind in kept},
+        examples=examples(queries, list(map(int, choices)), right),
     )
 
 
@@ -130,7 +136,33 @@ def summarize_written(texts: Sequence[str], queries: Queries) -> Summary:
         by_group=by_group(right, queries),
         f1=overlap,
         written=list(texts),
+        examples=examples(queries, texts, right),
     )
+
+
+def examples(
+    queries: Queries, answers: Sequence[int | str], right: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the first queries as text, with what the model answered.
+
+    Args:
+        answers: the number of the candidate that was chosen, or the text that was written.
+        right: 1 or 0 for each query.
+    """
+    found = []
+    for query, answer, is_right in zip(queries.asked[:EXAMPLES], answers, right, strict=False):
+        example = query.example
+        candidates = example.candidates
+        found.append(
+            {
+                "query": example.number,
+                "prompt": example.asks,
+                "right": candidates[example.gold[0]],
+                "answer": answer if isinstance(answer, str) else candidates[answer],
+                "is_right": is_right,
+            }
+        )
+    return found
 
 
 def gold_of(queries: Queries) -> list[Gold]:

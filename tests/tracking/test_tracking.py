@@ -17,95 +17,25 @@ from typing import Any
 
 import pytest
 
-from momentum_gpt import tracking
-from momentum_gpt.core.config import (
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimConfig,
-    TrackingConfig,
-    TrainConfig,
-    TrainingConfig,
-)
 from momentum_gpt.core.errors import MachineError
 from momentum_gpt.core.files import read_json_lines
-from momentum_gpt.tracking import Tracker, run_id, show_afterwards, show_again
+from momentum_gpt.tracking import Tracker, dashboard, metrics_file, show_again
+from momentum_gpt.tracking.copies import run_id
+from tests.tracking.support import (
+    KEY,
+    config,
+    copies,
+    inspect,
+    log_steps,
+    logged_in,
+    metrics,
+    sync,
+    x_axes,
+)
 from tests.wandb_server import WandbServer
 
-ROOT = Path(__file__).resolve().parents[1]
-KEY = "5ec" + "0" * 37
+ROOT = Path(__file__).resolve().parents[2]
 UNREACHABLE = "warning: W&B is not reachable ("
-
-
-def config(folder: Path, wandb: str) -> TrainConfig:
-    made = TrainConfig(
-        name="run",
-        data=DataConfig("data"),
-        model=ModelConfig(1, 1, 4, 8),
-        attention={"name": "momentum", "ema_decay": 0.5},
-        optim=OptimConfig(1.0, 0.1, 0),
-        training=TrainingConfig(1, 8),
-        deepspeed={},
-        evaluation=EvaluationConfig(tokens=8),
-        tracking=TrackingConfig(wandb=wandb, project="p", group="g", tags=["t"]),
-        runs=str(folder),
-    )
-    made.run_dir.mkdir(parents=True, exist_ok=True)
-    return made
-
-
-def log_steps(tracker: Tracker, steps: range, loss: float = 1.0) -> None:
-    for step in steps:
-        tracker.log(step, step * 8, {"train/loss": loss / step})
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    return read_json_lines(folder / "run" / "metrics.jsonl")
-
-
-def copies(folder: Path) -> list[Path]:
-    """The folders of the training's W&B run."""
-    if not (folder / "run" / "wandb" / "run_id").is_file():
-        return []  # asking for it would make one, beside the process that does
-    return list((folder / "run" / "wandb").glob(f"*run-*-{run_id(folder / 'run')}"))
-
-
-def inspect(folder: Path, run: Path | None = None) -> list[dict[str, Any]]:
-    """What an offline run recorded, read by the W&B client itself."""
-    run = run or next((folder / "run" / "wandb").glob("offline-run-*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)],
-        cwd=run,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
-
-
-def x_axes(records: list[dict[str, Any]]) -> dict[str, str | None]:
-    """What each metric is drawn over, by its name or pattern."""
-    metrics = [record["metric"] for record in records if record["type"] == "metric"]
-    return {m.get("glob_name") or m["name"]: m.get("step_metric") for m in metrics}
-
-
-def logged_in(url: str) -> dict[str, str]:
-    """The environment of somebody who is logged in to a server."""
-    return {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
-
-
-def sync(message: str, server: WandbServer) -> None:
-    """Do what a message tells the user to do."""
-    command = message.partition("to upload: wandb ")[2].split()
-    assert command, message
-    subprocess.run(
-        [sys.executable, "-m", "wandb", *command],
-        cwd=command[-1],  # where it logs
-        env=os.environ | logged_in(server.url),
-        capture_output=True,
-        check=True,
-        timeout=100,
-    )
 
 
 @contextmanager
@@ -155,7 +85,7 @@ def test_an_offline_run_holds_config_tags_group_token_axis_and_every_record(
     assert message is not None
     assert "wandb sync" in message
     records = inspect(tmp_path)
-    assert x_axes(records) == {"tokens": None, "*": "tokens"}
+    assert x_axes(records) == {"tokens": None, "*": "tokens", "step": "tokens"}
     text = json.dumps(records)
     for part in (
         "train/loss",
@@ -170,25 +100,6 @@ def test_an_offline_run_holds_config_tags_group_token_axis_and_every_record(
     for root, _, files in os.walk(tmp_path):
         for name in files:
             assert KEY.encode() not in (Path(root) / name).read_bytes(), name
-
-
-def test_what_is_measured_afterwards_is_a_run_of_its_own_on_the_token_axis(tmp_path: Path) -> None:
-    c = config(tmp_path, "offline")
-    Tracker(c, 0).close()
-    (trained,) = copies(tmp_path)
-    message = show_afterwards(
-        c, [{"step": step, "tokens": step * 8, "val/loss": 1.0 / step} for step in (3, 6)]
-    )
-    (evaluated,) = set((tmp_path / "run" / "wandb").glob("offline-run-*")) - {trained}
-    assert message is not None
-    assert str(evaluated) in message
-    assert not evaluated.name.endswith(run_id(tmp_path / "run"))
-    records = inspect(tmp_path, evaluated)
-    assert x_axes(records) == {"tokens": None, "*": "tokens"}
-    text = json.dumps(records)
-    for part in ("val/loss", "0.3333333333333333", '"evaluate"', "run, evaluated"):
-        assert part in text, part
-    assert show_afterwards(config(tmp_path, "disabled"), []) is None
 
 
 def test_on_the_server_a_run_is_its_metrics_also_after_rewinds(
@@ -230,7 +141,7 @@ PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
 from momentum_gpt.tracking import Tracker
-from tests.test_tracking import config, log_steps
+from tests.tracking.support import config, log_steps
 
 tracker = Tracker(config(Path(sys.argv[1]), "auto"), 0)
 log_steps(tracker, range(1, 101))
@@ -318,7 +229,7 @@ def test_a_server_that_fails_neither_delays_nor_ends_a_run_and_gets_all_of_it_la
 ) -> None:
     done = trained[fault].result()
     assert done.took < 1  # 200 records, and not one of the client's waits
-    assert done.ended_after < tracking.CLOSED_WITHIN + 10
+    assert done.ended_after < dashboard.CLOSED_WITHIN + 10
     written = metrics(done.folder)
     assert [record["step"] for record in written] == list(range(1, 301))
     assert done.synced == written
@@ -395,7 +306,7 @@ def test_a_full_disk_of_the_dashboard_is_said_and_the_copy_is_made_again(
 
 @pytest.fixture
 def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "RETRY_EVERY", 0.1)
+    monkeypatch.setattr(metrics_file, "RETRY_EVERY", 0.1)
 
 
 @pytest.mark.usefixtures("retry_soon")
