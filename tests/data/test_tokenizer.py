@@ -159,3 +159,8 @@ def test_the_forecast_of_memory_grows_with_the_text_up_to_the_sample() -> None:
     assert forecast(TokenizerConfig(model_type="unigram"), 10**8) > 2 * forecast(
         TokenizerConfig(), 10**8
     )
+
+
+def test_ids_that_only_pad_an_embedding_are_no_text(tokenizer: Tokenizer) -> None:
+    ids = [int(i) for i in tokenizer.encode("a word")]
+    assert tokenizer.decode([*ids, tokenizer.vocab_size, tokenizer.vocab_size + 7]) == "a word"

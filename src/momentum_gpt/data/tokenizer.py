@@ -72,7 +72,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the ids."""
-        return self._processor.decode([int(i) for i in ids])
+        # An embedding is padded with rows that stand for no token; a model may still write one.
+        return self._processor.decode([int(i) for i in ids if i < self.vocab_size])
 
     @cached_property
     def pieces(self) -> list[str]:
