@@ -25,7 +25,7 @@ class CompareConfig:
 
 def compare(config: CompareConfig) -> None:
     """Write the report and print the comparison."""
-    # Imported here so that --help loads neither scipy nor plotly.
+    # Imported here so that --help loads neither scipy nor jinja2.
     from momentum_gpt.comparison.compare import compare_runs
 
     output = Path(config.output) if config.output else None
