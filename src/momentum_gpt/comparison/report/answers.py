@@ -33,6 +33,8 @@ def written_answers(runs: Sequence[Run]) -> list[Written]:
 
     The list is empty if a run's folder has none: only tasks whose answers are written have them.
     """
+    if not runs:
+        return []
     by_run = [_newest(run) for run in runs]
     common = [asked for asked in by_run[0] if all(asked in of_run for of_run in by_run)]
     longest: dict[str, Asked] = {}

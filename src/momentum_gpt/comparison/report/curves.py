@@ -26,7 +26,7 @@ def bin_width(runs: Sequence[Run]) -> int:
     It follows from the runs' plans, so that the points of a run stay what they are as it goes on.
     """
     planned = [run.config.training.tokens_per_step * run.config.training.max_steps for run in runs]
-    return max(1, math.ceil(max(planned) / BINS))
+    return max(1, math.ceil(max(planned, default=1) / BINS))
 
 
 def curve(run: Run, metric: str, width: int) -> dict[str, Any] | None:

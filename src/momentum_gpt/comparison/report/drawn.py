@@ -246,6 +246,8 @@ def few_shot(page: Page) -> list[Figure]:
 
 def documents(page: Page) -> Figure | None:
     """Return the differences of single documents to the baseline's run of the same seed."""
+    if len(page.groups) < 2:
+        return None
     first = {page.runs[place].config.training.seed: place for place in page.groups[0].runs}
     losses = {place: losses_of(page.runs[place].folder) for place in first.values()}
     series = []

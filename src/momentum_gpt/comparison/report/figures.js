@@ -9,7 +9,7 @@ const PROGRESS = {
 
 // The tokens of a run as the horizontal axis counts them.
 function progress(run, tokens, axis) {
-  if (axis === "flops") return tokens * run.flops_per_token;
+  if (axis === "flops") return run.flops_per_token && tokens * run.flops_per_token;
   if (axis === "time") return interpolate(run.clock.tokens, run.clock.seconds, tokens);
   return tokens;
 }

@@ -163,7 +163,21 @@ function showData() {
 }
 
 // While runs go on, the server says when something is new. The switches stay as they are.
+let refreshing = false;
+let isOutdated = false;
+
 async function refresh() {
+  isOutdated = true;
+  if (refreshing) return; // once more after this time
+  refreshing = true;
+  while (isOutdated) {
+    isOutdated = false;
+    await takeOver().catch(() => {}); // the connection says when the server is gone
+  }
+  refreshing = false;
+}
+
+async function takeOver() {
   const answer = await fetch(window.location.href, { cache: "no-store" });
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
