@@ -148,19 +148,21 @@ def test_only_this_machine_is_answered(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_new_lines_and_runs_appear_and_the_switches_stay(tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
     first = write_run(tmp_path, "a", VANILLA, done=200)
     with served(tmp_path) as address, opened(address) as page:
+        names = page.locator("#runs .name")
+        step = page.locator("#tables td:nth-child(3)").first
         page.get_by_role("radio", name="time").check()
-        assert "200" in page.locator("#tables tbody tr").first.text_content()
+        expect(step).to_have_text("200")
 
         add_lines(first, 0, 0.0, 400, 300)
-        page.wait_for_function(
-            "document.querySelector('#tables td:nth-child(3)').textContent === '300'"
-        )
+        expect(step).to_have_text("300")
         assert page.evaluate("page.axis") == "time"
 
         write_run(tmp_path, "b", momentum(0.5), done=100)
-        page.wait_for_function("document.querySelectorAll('#runs .name').length === 2")
-        assert page.locator("#state").text_content() == "live"
+        expect(names).to_have_text(["vanilla", "momentum 0.5"])
+        expect(page.locator("#state")).to_have_text("live")
         shutil.rmtree(tmp_path / "b")
-        page.wait_for_function("document.querySelectorAll('#runs .name').length === 1")
+        expect(names).to_have_text(["vanilla"])

@@ -13,6 +13,9 @@ const MARKERS = [
   "M-4.4,-1.6H-1.6V-4.4H1.6V-1.6H4.4V1.6H1.6V4.4H-1.6V1.6H-4.4z",
 ];
 
+// A line through points of several groups.
+const PLAIN = { colour: "var(--muted)", dash: "" };
+
 // A group has a colour, a dash and a marker; no two of the first 84 groups have the same three.
 function look(group) {
   return {
@@ -106,7 +109,8 @@ function spread(wanted, height, top, bottom) {
    spec: {label, height, x, y, areas, lines, points, rule}
      x, y: {kind, label, format, ticks, names}, and for y `values` that the axis must hold
      areas: [{group, points: [[x, low, high]]}]
-     lines: [{group, name, points: [[x, y]], faint, marked}]; a name is written at the line's end
+     lines: [{group, name, points: [[x, y, margin]], faint, marked, plain}]
+       a name is written at the line's end; a plain line belongs to no group
      points: [{group, x, y, low, high, faint, hollow}]
      rule: a value of y with a horizontal line
    zoom: [x, x] or null; onZoom is called with the new one. */
@@ -148,7 +152,7 @@ function frameOf(spec, width) {
 }
 
 function scalesOf(spec, frame, zoom) {
-  const inside = (px) => !zoom || (px >= zoom[0] && px <= zoom[1]);
+  const inside = (px) => (zoom ? px >= zoom[0] && px <= zoom[1] : px >= (spec.fitFrom || -Infinity));
   const xs = [];
   const ys = [...(spec.y.values || [])];
   for (const area of spec.areas) {
@@ -157,7 +161,7 @@ function scalesOf(spec, frame, zoom) {
   for (const line of spec.lines) {
     for (const [px, py] of line.points) {
       xs.push(px);
-      if (inside(px) && !(spec.fitFrom && px < spec.fitFrom)) ys.push(py);
+      if (inside(px)) ys.push(py);
     }
   }
   for (const point of spec.points) {
@@ -241,12 +245,12 @@ function drawMarks(svg, spec, frame, { x, y }) {
 }
 
 function drawLine(marks, line, points, x, y) {
-  const { colour, dash, marker } = look(line.group);
+  const { colour, dash, marker } = line.plain ? PLAIN : look(line.group);
   const style = `--mark: ${colour}`;
   const kind = line.faint ? "line faint" : "line";
   const d = pathOf(points, x, y);
   element("path", { class: kind, style, d, "stroke-dasharray": dash }, marks);
-  if (line.faint) return;
+  if (line.faint || line.plain) return;
 
   const ends = line.marked ? points : points.slice(-1);
   for (const [px, py] of ends) {
@@ -290,7 +294,7 @@ function drawNames(svg, spec, frame, { x, y }) {
 
   const names = element("g", { class: "names", "aria-hidden": "true" }, svg);
   chosen.forEach(({ line, wanted, from }, number) => {
-    const { colour } = look(line.group);
+    const { colour } = line.plain ? PLAIN : look(line.group);
     const left = frame.width - frame.right + 16;
     const d = `M${from + 5},${wanted}L${left - 4},${places[number]}`;
     element("path", { class: "leader", style: `--mark: ${colour}`, d }, names);
@@ -365,7 +369,7 @@ function readoutRows(spec, px) {
     if (!xs.length || px > xs[xs.length - 1] || px < xs[0]) continue;
     const point = line.points[nearest(xs, px)];
     const row = document.createElement("span");
-    row.style.setProperty("--mark", look(line.group).colour);
+    row.style.setProperty("--mark", (line.plain ? PLAIN : look(line.group)).colour);
     row.textContent = `${line.name} ${spec.y.format(point[1])}`;
     if (point[2]) row.textContent += ` ± ${spec.y.format(point[2])}`;
     rows.push(row);

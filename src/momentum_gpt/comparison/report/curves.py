@@ -67,15 +67,15 @@ def readings(run: Run, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     A value that is not finite cannot be drawn, and is left out.
     """
     half = margin_key(metric)
-    found = []
-    for record in run.records:
-        value = record.get(metric)
-        if value is not None and math.isfinite(value):
-            found.append((record["tokens"], value, record.get(half, math.nan)))
+    records = [record for record in run.records if metric in record]
+    tokens = np.array([record["tokens"] for record in records], dtype=np.int64)
+    values = np.array([record[metric] for record in records], dtype=float)
+    halves = np.array([record.get(half, math.nan) for record in records], dtype=float)
+
     # A step that was repeated after resuming may stand behind a later one.
-    found.sort(key=lambda reading: reading[0])
-    tokens, values, halves = zip(*found, strict=True) if found else ((), (), ())
-    return np.array(tokens, dtype=np.int64), np.array(values), np.array(halves, dtype=float)
+    order = np.argsort(tokens, kind="stable")
+    order = order[np.isfinite(values[order])]
+    return tokens[order], values[order], halves[order]
 
 
 def clock(run: Run) -> dict[str, list[Any]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from momentum_gpt.comparison.report.curves import SPEED, bin_width, clock, curve, readings
@@ -281,7 +281,7 @@ def speed(page: Page) -> Figure | None:
     for place, run in enumerate(page.runs):
         _, speeds, _ = readings(run, SPEED)
         if len(speeds):
-            series.append({"run": place, "y": median(speeds.tolist())})
+            series.append({"run": place, "y": float(np.median(speeds))})
     if not series:
         return None
     note = "Compare speeds only if the machine did nothing else during the runs."

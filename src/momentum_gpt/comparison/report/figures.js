@@ -213,13 +213,12 @@ function decaySpec(figure, page) {
     spec.points.push({ group: place, x: group.decay, y: middle, ...ends });
     for (const family of group.families) {
       if (!families.has(family)) families.set(family, []);
-      families.get(family).push({ place, point: [group.decay, middle, half] });
+      families.get(family).push([group.decay, middle, half]);
     }
   }
-  for (const [name, members] of families) {
-    members.sort((one, other) => one.point[0] - other.point[0]);
-    const points = members.map((member) => member.point);
-    spec.lines.push({ group: members[members.length - 1].place, name, points });
+  for (const [name, points] of families) {
+    points.sort((one, other) => one[0] - other[0]);
+    spec.lines.push({ plain: true, name, points });
   }
   return spec;
 }

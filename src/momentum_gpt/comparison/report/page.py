@@ -61,7 +61,8 @@ def report(
             that it came from.
     """
     data = page_data(runs, caution)
-    measured = [run for run in runs if final(run)]
+    # Runs that are going on have been measured after other numbers of steps.
+    measured = [run for run in runs if final(run) and (progress is None or run.is_finished)]
     marks = {
         run.name: described["group"] for run, described in zip(runs, data["runs"], strict=True)
     }
