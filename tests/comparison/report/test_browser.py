@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_figures_fit_the_window_and_names_stand_beside_lines(page_file: Path, wi
         labels = [one.bounding_box() for one in page.locator("#figure-loss .names text").all()]
         labels.sort(key=lambda box: box["y"])
         assert len(labels) == 4
-        for above, below in zip(labels, labels[1:], strict=False):
+        for above, below in pairwise(labels):
             assert above["y"] + above["height"] <= below["y"] + 2
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from momentum_gpt.comparison.report.curves import SPEED, bin_width, clock, curve, readings
 from momentum_gpt.comparison.report.documents import differences, losses_of
-from momentum_gpt.comparison.report.groups import Group, group_runs
+from momentum_gpt.comparison.report.groups import Group
 from momentum_gpt.comparison.runs import Run, have_other_tokenizers
 from momentum_gpt.core.flops import flops_per_token
 from momentum_gpt.evaluation.statistics import LEVEL
@@ -50,14 +50,15 @@ class Page:
         return "val/loss", "nats per token"
 
 
-def page_data(runs: Sequence[Run], caution: str | None) -> dict[str, Any]:
+def page_data(runs: Sequence[Run], groups: Sequence[Group], caution: str | None) -> dict[str, Any]:
     """Return all that the page draws, as JSON takes it.
 
     Args:
-        runs: finished or not; the first one's group is the baseline.
+        runs: finished or not.
+        groups: of the runs; the first one is the baseline.
         caution: a sentence that stands at every figure, if the comparison is confounded.
     """
-    page = Page(runs, group_runs(runs), have_other_tokenizers(runs))
+    page = Page(runs, groups, have_other_tokenizers(runs))
     of_run = {place: number for number, group in enumerate(page.groups) for place in group.runs}
     described = []
     for place, run in enumerate(runs):

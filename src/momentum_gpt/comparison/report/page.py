@@ -12,6 +12,7 @@ from momentum_gpt.comparison.certificate import AGAINST
 from momentum_gpt.comparison.paired import Comparison, notes
 from momentum_gpt.comparison.report.answers import written_answers
 from momentum_gpt.comparison.report.drawn import final, page_data
+from momentum_gpt.comparison.report.groups import Group, group_runs
 from momentum_gpt.comparison.report.provenance import provenance
 from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences
 from momentum_gpt.comparison.table import Table, columns
@@ -60,7 +61,10 @@ def report(
         progress: how far each run is; None of finished runs. With it, the page follows the server
             that it came from.
     """
-    data = page_data(runs, caution)
+    groups = group_runs(runs)
+    data = page_data(runs, groups, caution)
+    # What models write is told by one of each variant: more would not fit beside each other.
+    writers = [runs[group.runs[0]] for group in groups]
     # Runs that are going on have been measured after other numbers of steps.
     measured = [run for run in runs if final(run) and (progress is None or run.is_finished)]
     marks = {
@@ -82,9 +86,11 @@ def report(
         notes=notes(comparisons),
         common_ground=common_ground,
         against=(AGAINST, LEFT_OUT),
-        answers=written_answers(runs),
+        answers=written_answers(writers),
+        writers=writers,
         provenance=provenance(runs),
-        config_differences=config_differences(runs),
+        labels=[group.label for group in groups],
+        config_differences=options_by_group(runs, groups),
     )
 
 
@@ -93,3 +99,15 @@ def title_of(runs: Sequence[Run]) -> str:
     if len(runs) <= LONGEST_TITLE:
         return " vs ".join(run.name for run in runs)
     return f"{len(runs)} runs"
+
+
+def options_by_group(runs: Sequence[Run], groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Return the options in which runs differ, and the values that each group has of them."""
+    found = {}
+    for option, values in config_differences(runs).items():
+        cells = []
+        for group in groups:
+            of_group = ["-" if values[run] is None else str(values[run]) for run in group.runs]
+            cells.append(", ".join(dict.fromkeys(of_group)))
+        found[option] = cells
+    return found
