@@ -3,6 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = 7;
+const LETTER = 7.2; // pixels of a letter, at most on the average
 const DASHES = ["", "7 4", "2 3", "9 3 2 3"];
 const MARKERS = [
   "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
@@ -144,10 +145,10 @@ function frameOf(spec, width) {
   const narrow = width < 480;
   const names = spec.lines.filter((line) => line.name).map((line) => line.name.length);
   const longest = names.length ? Math.max(...names) : 0;
-  const right = longest ? Math.min(longest * 6.4 + 26, narrow ? 118 : 180) : 14;
+  const right = longest ? Math.min(longest * LETTER + 22, narrow ? 118 : 190) : 14;
   const height = spec.height || (narrow ? 250 : 300);
   const labels = spec.y.names ? Math.max(...spec.y.names.map((name) => name.length)) : 0;
-  const left = labels ? Math.min(labels * 6.4 + 14, narrow ? 110 : 190) : 54;
+  const left = labels ? Math.min(labels * LETTER + 14, narrow ? 110 : 190) : 54;
   return { width, height, left, right, top: 12, bottom: 42, narrow };
 }
 
@@ -186,7 +187,7 @@ function drawAxes(svg, spec, frame, { x, y }) {
   for (const tick of ticksOf(spec.y, y.domain, 5)) {
     const place = y.at(tick);
     element("line", { class: "grid", x1: left, x2: right, y1: place, y2: place }, axes);
-    const text = spec.y.names ? clipped(spec.y.names[tick], left / 6.4) : spec.y.format(tick);
+    const text = spec.y.names ? clipped(spec.y.names[tick], (left - 10) / LETTER) : spec.y.format(tick);
     element("text", { x: left - 8, y: place + 4, "text-anchor": "end" }, axes, text);
   }
 
@@ -194,7 +195,7 @@ function drawAxes(svg, spec, frame, { x, y }) {
   for (const tick of ticksOf(spec.x, x.domain, frame.narrow ? 3 : 6)) {
     const place = x.at(tick);
     const text = spec.x.names ? spec.x.names[tick] : spec.x.format(tick);
-    const half = text.length * 3.4;
+    const half = (text.length * LETTER) / 2;
     element("line", { class: "tick", x1: place, x2: place, y1: bottom, y2: bottom + 4 }, axes);
     if (place - half < free) continue; // it would cover the one before
     element("text", { x: place, y: bottom + 17, "text-anchor": "middle" }, axes, text);
@@ -211,7 +212,7 @@ function drawAxes(svg, spec, frame, { x, y }) {
 }
 
 function ticksOf(axis, domain, wanted) {
-  const [low, high] = domain;
+  const [low, high] = [Math.min(...domain), Math.max(...domain)];
   const inside = (tick) => tick >= low && tick <= high;
   if (axis.ticks) return axis.ticks.filter(inside);
   return axis.kind === "log" ? logTicks(low, high) : roundTicks(low, high, wanted);
@@ -298,7 +299,7 @@ function drawNames(svg, spec, frame, { x, y }) {
     const left = frame.width - frame.right + 16;
     const d = `M${from + 5},${wanted}L${left - 4},${places[number]}`;
     element("path", { class: "leader", style: `--mark: ${colour}`, d }, names);
-    const text = clipped(line.name, (frame.right - 18) / 6.2);
+    const text = clipped(line.name, (frame.right - 16) / LETTER);
     const label = element("text", { x: left, y: places[number] + 4 }, names, text);
     element("title", {}, label, line.name);
   });

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from momentum_gpt.comparison.table import Table
 from momentum_gpt.core import outcome
 from momentum_gpt.core.config import TrainConfig, read_config
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.files import record_of
 
 KEPT = ("step", "tokens", "train/loss", SPEED)
 """What is kept of a line without an evaluation: 50 runs of 50,000 lines must fit in memory."""
@@ -58,19 +58,13 @@ class Lines:
             # The last line may be half written.
             whole, newline, _ = file.read().rpartition(b"\n")
         self.offset += len(whole) + len(newline)
-        new = [record for record in map(record_of, whole.split(b"\n")) if record]
+        new = [kept(record) for record in map(record_of, whole.split(b"\n")) if record]
         self.records += new
         return bool(new)
 
 
-def record_of(line: bytes) -> dict[str, Any] | None:
-    """Return what is kept of a line; None if it is no record."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        return None
+def kept(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a record: all of it if it is that of an evaluation."""
     if "val/loss" in record:
         return record
     return {key: record[key] for key in KEPT if key in record}
