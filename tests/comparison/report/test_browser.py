@@ -133,6 +133,17 @@ def test_the_difference_is_that_of_the_pairs(page_file: Path) -> None:
     assert drawn[2] == pytest.approx(4.30265 * deviation / 3**0.5, rel=1e-5)
 
 
+def test_the_envelope_holds_the_readings_of_all_seeds(page_file: Path) -> None:
+    with opened(page_file) as page:
+        data = page.evaluate("page.data")
+        areas = page.evaluate("curveSpec(page.data.figures[2], page).areas")
+    readings = [one["y"][-1] for one in data["figures"][2]["series"] if one["run"] < 3]
+    pale = next(area for area in areas if area.get("pale") and area["group"] == 0)
+    _, low, high = pale["points"][-1]
+    assert low <= min(readings)
+    assert high >= max(readings)
+
+
 def test_smoothing_is_the_mean_of_what_came_before(page_file: Path) -> None:
     with opened(page_file) as page:
         assert page.evaluate("trailingMeans([4, 2, 0, 8], 2)") == [4, 3, 1, 4]

@@ -109,7 +109,7 @@ function spread(wanted, height, top, bottom) {
 
    spec: {label, height, x, y, areas, lines, points, rule}
      x, y: {kind, label, format, ticks, names}, and for y `values` that the axis must hold
-     areas: [{group, points: [[x, low, high]]}]
+     areas: [{group, points: [[x, low, high]], pale, loose}]; the axes need not hold a loose one
      lines: [{group, name, points: [[x, y, margin]], faint, marked, plain}]
        a name is written at the line's end; a plain line belongs to no group
      points: [{group, x, y, low, high, faint, hollow}]
@@ -239,7 +239,7 @@ function drawMarks(svg, spec, frame, { x, y }) {
     const points = area.points.filter(shown);
     if (!points.length) continue;
     const d = areaOf(points, x, y);
-    element("path", { class: "area", style: `--mark: ${colour}`, d }, marks);
+    element("path", { class: area.pale ? "area pale" : "area", style: `--mark: ${colour}`, d }, marks);
   }
   for (const line of spec.lines) drawLine(marks, line, line.points.filter(shown), x, y);
   for (const point of spec.points) drawPoint(marks, point, x, y);

@@ -27,7 +27,10 @@ BANDS = (
     "Bands are 95% intervals: over training seeds, or over documents where there is one run. "
     "Hollow points were measured afterwards, on a larger sample that contains that of training."
 )
-ENVELOPE = "Behind each line, the least and the greatest reading of each of its points."
+ENVELOPE = (
+    "The pale band holds every reading, of all seeds; the band in it is the 95% interval of the "
+    "mean over seeds."
+)
 OVER_SEEDS = "Bands are 95% intervals over training seeds."
 
 FEW_SHOT = re.compile(r"icl/(?P<task>\w+)/acc@(?P<k>\d+)")
@@ -102,7 +105,16 @@ def figures(page: Page) -> list[Figure]:
     ]
     if not page.across_tokenizers:
         found += [
-            curves(page, "train", "Training loss", "train/loss", unit, ENVELOPE, fit=True),
+            curves(
+                page,
+                "train",
+                "Training loss",
+                "train/loss",
+                unit,
+                ENVELOPE,
+                fit=True,
+                envelope=True,
+            ),
             decays(page),
             by_number(
                 page, "position", "Loss by position", "val/loss@pos", unit, "context, tokens"
@@ -142,6 +154,7 @@ def curves(
     note: str,
     fit: bool = False,
     wide: bool = False,
+    envelope: bool = False,
 ) -> Figure | None:
     """Return a metric over the training; None if no run has it.
 
@@ -154,6 +167,7 @@ def curves(
         note: what the reader has to know.
         fit: fit the vertical axis to what follows the first 10% of the training.
         wide: draw it over the whole width of the page.
+        envelope: show the least and the greatest reading of several seeds, too.
     """
     width = bin_width(page.runs)
     series = []
@@ -166,7 +180,7 @@ def curves(
     note = f"{note} The vertical axis fits what follows the first 10%.".strip() if fit else note
     positive = all(value > 0 for one in series for value in one["y"])
     figure = _figure(name, "curve", title, unit, note, series)
-    return figure | {"fit": fit, "wide": wide, "positive": positive}
+    return figure | {"fit": fit, "wide": wide, "envelope": envelope, "positive": positive}
 
 
 def difference(page: Page) -> Figure | None:

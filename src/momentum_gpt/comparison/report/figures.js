@@ -14,11 +14,6 @@ function progress(run, tokens, axis) {
   return tokens;
 }
 
-function number(value) {
-  const digits = Math.abs(value) >= 100 ? 1 : Math.abs(value) >= 10 ? 3 : 4;
-  return value.toFixed(digits);
-}
-
 function tickNumber(value) {
   return String(Number(value.toPrecision(4)));
 }
@@ -83,6 +78,16 @@ function meanCurve(curves, page) {
   return found.sort((one, other) => one[0] - other[0]);
 }
 
+// The least and the greatest of all curves at each place: [x, low, high].
+function envelopeOf(curves) {
+  const byBin = new Map();
+  for (const { bin, x, y, low, high } of curves.flat()) {
+    const ends = byBin.get(bin) || [x, y, y];
+    byBin.set(bin, [ends[0], Math.min(ends[1], low ?? y), Math.max(ends[2], high ?? y)]);
+  }
+  return [...byBin.values()].sort((one, other) => one[0] - other[0]);
+}
+
 function bandOf(curve) {
   return curve.filter((point) => point[2] !== null).map(([x, y, half]) => [x, y - half, y + half]);
 }
@@ -108,13 +113,12 @@ function curveSpec(figure, page) {
     const marked = middle.length <= 12;
     spec.lines.push({ group: place, name: group.label, points: middle, marked });
     spec.areas.push({ group: place, points: bandOf(middle) });
+    if (series.length === 1 || figure.envelope) {
+      spec.areas.push({ group: place, loose: figure.fit, pale: true, points: envelopeOf(curves) });
+    }
     for (const points of curves) {
-      const envelope = points.filter((point) => point.low !== null);
-      const loose = figure.fit;
-      const area = envelope.map((point) => [point.x, point.low, point.high]);
-      if (series.length === 1 || figure.envelope) spec.areas.push({ group: place, loose, points: area });
       end = Math.max(end, ...points.slice(-1).map((point) => point.x));
-      if (series.length === 1) continue;
+      if (curves.length === 1) continue;
       const pairs = points.map((point) => [point.x, point.y]);
       spec.lines.unshift({ group: place, faint: true, points: pairs });
     }
