@@ -109,7 +109,8 @@ function spread(wanted, height, top, bottom) {
 
    spec: {label, height, x, y, areas, lines, points, rule}
      x, y: {kind, label, format, ticks, names}, and for y `values` that the axis must hold
-     areas: [{group, points: [[x, low, high]], pale, loose}]; the axes need not hold a loose one
+     areas: [{group, points: [[x, low, high]], pale, loose}]
+       the axes need not hold a loose one
      lines: [{group, name, points: [[x, y, margin]], faint, marked, plain}]
        a name is written at the line's end; a plain line belongs to no group
      points: [{group, x, y, low, high, faint, hollow}]
@@ -153,11 +154,13 @@ function frameOf(spec, width) {
 }
 
 function scalesOf(spec, frame, zoom) {
-  const inside = (px) => (zoom ? px >= zoom[0] && px <= zoom[1] : px >= (spec.fitFrom || -Infinity));
+  const [from, to] = zoom || [spec.fitFrom ?? -Infinity, Infinity];
+  const inside = (px) => px >= from && px <= to;
   const xs = [];
   const ys = [...(spec.y.values || [])];
   for (const area of spec.areas) {
-    for (const [px, low, high] of area.points) if (inside(px) && !area.loose) ys.push(low, high);
+    if (area.loose) continue;
+    for (const [px, low, high] of area.points) if (inside(px)) ys.push(low, high);
   }
   for (const line of spec.lines) {
     for (const [px, py] of line.points) {
@@ -231,7 +234,8 @@ function drawMarks(svg, spec, frame, { x, y }) {
   };
   element("rect", plot, clip);
 
-  const marks = element("g", { "clip-path": `url(#clip-${clips})`, "aria-hidden": "true" }, svg);
+  const shape = `url(#clip-${clips})`;
+  const marks = element("g", { "clip-path": shape, "aria-hidden": "true" }, svg);
   const shown = ([px, py]) =>
     (x.kind !== "log" || px > 0) && (y.kind !== "log" || py > 0) && Number.isFinite(py);
   for (const area of spec.areas) {

@@ -105,7 +105,8 @@ function curveSpec(figure, page) {
   const x = page.data.progress
     ? { kind: page.logX ? "log" : "linear", label: page.data.progress, format: short }
     : progressAxis(page);
-  const spec = emptySpec(figure, x, axisOfY(figure, page, figure.range && { domain: figure.range }));
+  const range = figure.range && { domain: figure.range };
+  const spec = emptySpec(figure, x, axisOfY(figure, page, range));
   let end = 0;
   for (const { group, place, series } of shownGroups(figure, page)) {
     const curves = series.map((one) => pointsOf(one, page));
@@ -229,7 +230,8 @@ function decaySpec(figure, page) {
 
 // Documents by their difference to the baseline, each the mean over the pairs that are shown.
 function documentsSpec(figure, page) {
-  const x = { kind: "linear", label: "documents, in the order of their difference", format: percent };
+  const label = "documents, in the order of their difference";
+  const x = { kind: "linear", label, format: percent };
   const spec = emptySpec(figure, x, axisOfY(figure, page, { values: [0] }));
   spec.rule = 0;
   const groups = shownGroups(figure, page);

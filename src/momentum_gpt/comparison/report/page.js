@@ -27,7 +27,7 @@ function boxOf(figure) {
   const id = `figure-${figure.id}`;
   const found = document.getElementById(id);
   if (found) return found.querySelector(".chart");
-  const titles = make("figcaption", {}, make("h3", {}, figure.title));
+  const titles = make("figcaption", {}, make("h2", {}, figure.title));
   titles.append(make("p", { class: "unit" }, figure.unit));
   if (page.data.caution) titles.append(make("p", { class: "caution" }, page.data.caution));
   const readout = make("div", { class: "readout", role: "status" });
@@ -58,7 +58,10 @@ function noteOf(figure) {
   const notes = [figure.note];
   const longest = Math.max(0, ...figure.series.map((one) => one.y.length || 0));
   const width = figure.kind === "curve" ? smoothingWidth(longest, page) : 1;
-  if (width > 1) notes.push(`Smoothed: each point is the mean of the last ${percent(page.smoothing)} of the run.`);
+  if (width > 1) {
+    const share = percent(page.smoothing);
+    notes.push(`Smoothed: each point is the mean of the last ${share} of the run.`);
+  }
   return notes.filter(Boolean).join(" ");
 }
 
