@@ -190,7 +190,8 @@ function drawAxes(svg, spec, frame, { x, y }) {
   for (const tick of ticksOf(spec.y, y.domain, 5)) {
     const place = y.at(tick);
     element("line", { class: "grid", x1: left, x2: right, y1: place, y2: place }, axes);
-    const text = spec.y.names ? clipped(spec.y.names[tick], (left - 10) / LETTER) : spec.y.format(tick);
+    const name = spec.y.names && clipped(spec.y.names[tick], (left - 10) / LETTER);
+    const text = name || spec.y.format(tick);
     element("text", { x: left - 8, y: place + 4, "text-anchor": "end" }, axes, text);
   }
 
@@ -243,7 +244,8 @@ function drawMarks(svg, spec, frame, { x, y }) {
     const points = area.points.filter(shown);
     if (!points.length) continue;
     const d = areaOf(points, x, y);
-    element("path", { class: area.pale ? "area pale" : "area", style: `--mark: ${colour}`, d }, marks);
+    const kind = area.pale ? "area pale" : "area";
+    element("path", { class: kind, style: `--mark: ${colour}`, d }, marks);
   }
   for (const line of spec.lines) drawLine(marks, line, line.points.filter(shown), x, y);
   for (const point of spec.points) drawPoint(marks, point, x, y);
