@@ -1,6 +1,6 @@
 # The targets print themselves: make help
 .DEFAULT_GOAL := help
-.PHONY: help setup train recall test test-slow test-chaotic test-wheel test-cluster test-harness \
+.PHONY: help setup train recall dashboard test test-slow test-chaotic test-wheel test-cluster test-harness \
         test-transformers4 mutation chaos checks format wheel reference check-attention \
         bench-attention clean
 
@@ -27,6 +27,9 @@ train: .venv/.ready $(DATA)/manifest.json  ## Train and compare a vanilla and a 
 
 recall: .venv/.ready  ## Compare attention variants on associative recall, in minutes
 	$(RUN) momentum_gpt.recall
+
+dashboard: .venv/.ready  ## Watch the runs of runs/ in the browser, at http://127.0.0.1:8400/
+	$(RUN) momentum_gpt.dashboard $(OPTIONS)
 
 check-attention: .venv/.ready  ## Check a variant against its formula: NAME=momentum
 	$(RUN) momentum_gpt.check_attention attention=$(NAME) $(OPTIONS)

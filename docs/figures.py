@@ -391,7 +391,7 @@ def photograph(report: Path, output: Path) -> None:
         )
         page = browser.new_page(viewport={"width": 1180, "height": 1190})
         page.goto(report.resolve().as_uri())
-        page.wait_for_selector(".main-svg")
+        page.wait_for_selector("#figures svg")
         page.screenshot(path=output)
         browser.close()
 

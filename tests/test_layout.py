@@ -28,7 +28,7 @@ HOMES = {
     "wandb_workspaces": {"src/momentum_gpt/tracking/workspace.py"},
     "hydra": {"src/momentum_gpt/cli/"},
     "submitit": {"src/momentum_gpt/cli/launchers.py"},
-    "plotly": {"src/momentum_gpt/comparison/"},
+    "aiohttp": {"src/momentum_gpt/comparison/report/server.py"},
     "rich": {"src/momentum_gpt/core/terminal.py"},
     "lm_eval": {
         "src/momentum_gpt/evaluation/few_shot/lm_eval_model.py",

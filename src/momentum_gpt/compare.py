@@ -31,7 +31,7 @@ class CompareConfig:
 
 def compare(config: CompareConfig) -> None:
     """Write the report and print the comparison."""
-    # Imported here so that --help loads neither scipy nor plotly.
+    # Imported here so that --help loads neither scipy nor jinja2.
     from momentum_gpt.comparison.compare import compare_runs
     from momentum_gpt.tracking import log_comparison
 

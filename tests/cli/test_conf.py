@@ -19,6 +19,7 @@ from momentum_gpt.cli.compose import typed
 from momentum_gpt.compare import CompareConfig
 from momentum_gpt.core.config import TrainConfig, read_config, write_config
 from momentum_gpt.core.files import conf_folder
+from momentum_gpt.dashboard import DashboardConfig
 from momentum_gpt.doctor import DoctorConfig
 from momentum_gpt.evaluate import EvaluateConfig
 from momentum_gpt.export import ExportConfig
@@ -36,6 +37,7 @@ REQUIRED = {
     "verify": (VerifyConfig, ["data=a"]),
     "doctor": (DoctorConfig, []),
     "compare": (CompareConfig, ["runs=[a,b]"]),
+    "dashboard": (DashboardConfig, []),
     "evaluate": (EvaluateConfig, ["run=a"]),
     "generate": (GenerateConfig, ["run=a"]),
     "export": (ExportConfig, ["run=a", "output=b"]),

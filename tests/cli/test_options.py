@@ -27,7 +27,7 @@ from momentum_gpt.cli.options import (
 from momentum_gpt.cli.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "deepspeed", "transformers", "datasets", "datatrove", "scipy", "plotly", "wandb"}
+HEAVY = {"torch", "deepspeed", "transformers", "datasets", "datatrove", "scipy", "aiohttp", "wandb"}
 MODULES = [module for module, _ in all_verbs().values() if module != "momentum_gpt.harness"]
 
 

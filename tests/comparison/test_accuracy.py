@@ -93,10 +93,13 @@ def test_the_page_opens_without_a_network(tmp_path: Path) -> None:
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
-        legends = page.locator(".legendtext").all_text_contents()
+        page.wait_for_selector("#figures svg")
+        legends = page.locator("#runs .name").all_text_contents()
+        ends = page.locator("#figure-rotary .names text").all_text_contents()
         rows = page.locator("tbody tr").all_text_contents()
         browser.close()
 
     assert legends == ["vanilla", "momentum 0.5"]
+    assert len(ends) == 2
     assert len(rows) == 2
     assert not [url for url in requests if not url.startswith("file://")]

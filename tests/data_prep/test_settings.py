@@ -27,7 +27,7 @@ SCHEMAS = [
     settings.VerifyConfig,
     settings.BenchTokenizeConfig,
 ]
-HEAVY = ["torch", "deepspeed", "transformers", "datasets", "datatrove", "scipy", "plotly", "numpy"]
+HEAVY = ["torch", "deepspeed", "transformers", "datasets", "datatrove", "scipy", "aiohttp", "numpy"]
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

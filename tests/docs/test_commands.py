@@ -364,6 +364,7 @@ def test_every_metric_of_a_run_is_documented(folder: tuple[Path, list[str]]) -> 
         "icl.jsonl",
         "other.jsonl",
         "perplexity.jsonl",
+        "samples.jsonl",
         "validation.jsonl",
     }
 
@@ -376,11 +377,15 @@ def test_every_metric_of_a_run_is_documented(folder: tuple[Path, list[str]]) -> 
     assert not unknown
 
 
+STUDIES = ("recall", "sweep")
+"""Folders of several runs."""
+
+
 @pytest.mark.parametrize("kind", ["runs/*", "data/*", "exported/*"])
 def test_every_file_that_is_left_is_documented(folder: tuple[Path, list[str]], kind: str) -> None:
     path, _ = folder
     known = [pattern_of(name, NAMES) for name in documented("docs/reference/files.md")]
-    folders = [found for found in path.glob(kind) if found.is_dir() and found.name != "recall"]
+    folders = [found for found in path.glob(kind) if found.is_dir() and found.name not in STUDIES]
     assert folders
 
     unknown = set()

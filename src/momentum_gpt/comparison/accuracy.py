@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
-from momentum_gpt.comparison.report.figures import band, chart, colour
-from momentum_gpt.comparison.report.page import embedded, render
+from momentum_gpt.comparison.report.drawn import student_quantiles
+from momentum_gpt.comparison.report.page import render
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.table import Table
 from momentum_gpt.evaluation.statistics import over_seeds
@@ -93,31 +93,37 @@ def accuracy_table(runs: Runs) -> Table:
 
 def accuracy_page(task: str, runs: Runs) -> str:
     """Return a page with the table and, for each position encoding, a figure over the steps."""
-    positions = dict.fromkeys(cell.positions for cell in runs)  # in their order, each once
     return render(
         "recall.html.jinja",
         title=f"{task.capitalize()}: what each attention learns",
+        verdicts=(),
+        caution=None,
+        live=False,
+        data=accuracy_data(runs),
         seeds=max(map(len, runs.values())),
-        figures=embedded([draw_accuracy(name, runs) for name in positions]),
         table=accuracy_table(runs),
     )
 
 
-def draw_accuracy(positions: str, runs: Runs) -> go.Figure:
-    """Draw mean accuracy against steps, and its interval if there are several seeds."""
-    traces: list[go.Scatter] = []
-    number = 0
+def accuracy_data(runs: Runs) -> dict[str, Any]:
+    """Return what the page draws: a variant has one colour in all figures."""
+    variants = list(dict.fromkeys(cell.variant for cell in runs))
+    described: list[dict[str, Any]] = []
+    series: dict[str, list[dict[str, Any]]] = {}
     for cell, of_cell in runs.items():
-        if cell.positions == positions:
-            traces += _traces(cell.variant, colour(number), accuracies(of_cell))
-            number += 1
-
-    title = f"{positions.capitalize()} positions"
-    figure = chart(title, "steps", "accuracy at the answers", traces)
-
-    # A little above 100%, so that a line at the top is not cut.
-    figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
-    return figure
+        for number, run in enumerate(of_cell, start=1):
+            one = {"run": len(described), "after": None, **_accuracy_series(run)}
+            series.setdefault(cell.positions, []).append(one)
+            name = f"{cell.positions}, {number}"
+            described.append({"name": name, "group": variants.index(cell.variant)})
+    return {
+        "groups": [{"label": variant} for variant in variants],
+        "runs": described,
+        "figures": [_figure(positions, of_figure) for positions, of_figure in series.items()],
+        "student": student_quantiles(len(described)),
+        "caution": None,
+        "progress": "steps",
+    }
 
 
 def _accuracy_by_step(run: Run) -> dict[int, float]:
@@ -145,25 +151,22 @@ def _row(cell: Cell, runs: Sequence[Run], steps: Sequence[int]) -> list[str]:
     ]
 
 
-def _traces(
-    name: str, line_colour: str, by_step: Mapping[int, Sequence[float]]
-) -> list[go.Scatter]:
-    """Return the line of one cell, with the band of its intervals behind it."""
+def _accuracy_series(run: Run) -> dict[str, list[Any]]:
+    """Return the accuracy over the steps, each of which is a place of its own."""
+    by_step = _accuracy_by_step(run)
     steps = list(by_step)
-    means = list(map(fmean, by_step.values()))
-    line = go.Scatter(
-        x=steps,
-        y=means,
-        name=name,
-        legendgroup=name,
-        mode="lines",
-        line={"color": line_colour, "width": 2},
-    )
+    nothing = [None] * len(steps)
+    y = list(by_step.values())
+    return {"bin": steps, "tokens": steps, "y": y, "low": nothing, "high": nothing}
 
-    # A single run has no interval to draw.
-    n_seeds = len(next(iter(by_step.values())))
-    if n_seeds < 2:
-        return [line]
 
-    lower, upper = zip(*map(interval, by_step.values()), strict=True)  # (steps,) each
-    return [band(name, line_colour, steps, lower, upper), line]
+def _figure(positions: str, series: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": positions,
+        "kind": "curve",
+        "title": f"{positions.capitalize()} positions",
+        "unit": "accuracy",
+        "note": "Accuracy at the answers. Bands are 95% intervals over seeds.",
+        "series": series,
+        "range": [0, 1.02],  # a little above 100%, so that a line at the top is not cut
+    }

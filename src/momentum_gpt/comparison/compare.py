@@ -67,7 +67,7 @@ def compare_runs(
     found = verdicts(runs, comparisons)
 
     path = output or runs[0].folder.parent / "report.html"
-    write_text(path, report(runs, comparisons, sentences))
+    write_text(path, report(runs, comparisons, sentences, found, caution))
 
     first = [caution, *found] if caution else found
     tables = [comparison.table().as_text() for comparison in comparisons]

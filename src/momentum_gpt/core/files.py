@@ -168,8 +168,8 @@ def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
     if not path.is_file():
         return []
     *complete, last = path.read_bytes().split(b"\n")
-    lines = [(line, _record_of(line)) for line in complete]
-    if (record := _record_of(last)) is not None:  # only the newline is missing
+    lines = [(line, record_of(line)) for line in complete]
+    if (record := record_of(last)) is not None:  # only the newline is missing
         lines.append((last, record))
 
     bad = []
@@ -181,7 +181,7 @@ def _read_lines(path: Path) -> list[tuple[bytes, dict[str, Any] | None]]:
     return lines
 
 
-def _record_of(line: bytes) -> dict[str, Any] | None:
+def record_of(line: bytes) -> dict[str, Any] | None:
     """Return the record that a line holds; None if it holds anything else."""
     try:
         record = json.loads(line.decode("utf-8"))
@@ -217,7 +217,7 @@ def _end_last_line(file: io.FileIO) -> int:
 
     file.seek(0)
     last = file.readall().rpartition(b"\n")[2]
-    if _record_of(last) is not None:
+    if record_of(last) is not None:
         return size + file.write(b"\n")
     return file.truncate(size - len(last))
 

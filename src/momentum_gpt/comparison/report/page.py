@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from momentum_gpt.comparison.certificate import AGAINST
 from momentum_gpt.comparison.paired import Comparison, notes
-from momentum_gpt.comparison.report.figures import colour, figures_of
+from momentum_gpt.comparison.report.answers import written_answers
+from momentum_gpt.comparison.report.drawn import final, page_data
+from momentum_gpt.comparison.report.groups import Group, group_runs
+from momentum_gpt.comparison.report.provenance import provenance
 from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences
-from momentum_gpt.comparison.table import columns
+from momentum_gpt.comparison.table import Table, columns
 
 # Names of runs come from folders, so every text is escaped; a template that asks for what it is
 # not given fails.
@@ -26,8 +27,8 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 
-# A figure is as wide as its cell, whatever the window.
-PLOTLY = {"displaylogo": False, "responsive": True}
+LONGEST_TITLE = 4
+"""Runs that a title names, at most."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -40,19 +41,13 @@ def render(template: str, **content: Any) -> str:
     return TEMPLATES.get_template(template).render(**content)
 
 
-def embedded(figures: Sequence[go.Figure]) -> list[Markup]:
-    """Return figures as HTML for one page; the first one brings plotly's JavaScript along."""
-    parts = []
-    for number, figure in enumerate(figures):
-        part = figure.to_html(full_html=False, include_plotlyjs=number == 0, config=PLOTLY)
-
-        # Plotly escapes what is inside, and the template must not escape it again.
-        parts.append(Markup(part))
-    return parts
-
-
 def report(
-    runs: Sequence[Run], comparisons: Sequence[Comparison], common_ground: Sequence[str]
+    runs: Sequence[Run],
+    comparisons: Sequence[Comparison],
+    common_ground: Sequence[str],
+    verdicts: Sequence[str] = (),
+    caution: str | None = None,
+    progress: Table | None = None,
 ) -> str:
     """Return the page of a comparison.
 
@@ -60,17 +55,59 @@ def report(
         runs: the runs, the first of which the others are compared with.
         comparisons: how sure the differences are.
         common_ground: what the runs share and what they do not, a sentence each.
+        verdicts: what was found, in plain sentences: they stand first.
+        caution: why the numbers may not be compared, in a sentence: it stands at every table and
+            every figure. None if they may.
+        progress: how far each run is; None of finished runs. With it, the page follows the server
+            that it came from.
     """
+    groups = group_runs(runs)
+    data = page_data(runs, groups, caution)
+    # What models write is told by one of each variant: more would not fit beside each other.
+    writers = [runs[group.runs[0]] for group in groups]
+    # Runs that are going on have been measured after other numbers of steps.
+    measured = [run for run in runs if final(run) and (progress is None or run.is_finished)]
+    marks = {
+        run.name: described["group"] for run, described in zip(runs, data["runs"], strict=True)
+    }
     return render(
         "report.html.jinja",
-        title=" vs ".join(run.name for run in runs),
+        title=title_of(runs),
+        verdicts=verdicts,
+        caution=caution,
+        live=progress is not None,
+        progress=progress,
+        data=data,
         runs=runs,
-        colour=colour,
-        columns=columns(runs),
+        measured=measured,
+        marks=marks,
+        columns=columns(measured) if measured else [],
         tables=[comparison.table() for comparison in comparisons],
         notes=notes(comparisons),
         common_ground=common_ground,
         against=(AGAINST, LEFT_OUT),
-        figures=embedded([draw(runs) for draw in figures_of(runs)]),
-        config_differences=config_differences(runs),
+        answers=written_answers(writers),
+        writers=writers,
+        provenance=provenance(runs),
+        labels=[group.label for group in groups],
+        config_differences=options_by_group(runs, groups),
     )
+
+
+def title_of(runs: Sequence[Run]) -> str:
+    """Return the names of a few runs, or the number of many."""
+    if len(runs) <= LONGEST_TITLE:
+        return " vs ".join(run.name for run in runs)
+    return f"{len(runs)} runs"
+
+
+def options_by_group(runs: Sequence[Run], groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Return the options in which runs differ, and the values that each group has of them."""
+    found = {}
+    for option, values in config_differences(runs).items():
+        cells = []
+        for group in groups:
+            of_group = ["-" if values[run] is None else str(values[run]) for run in group.runs]
+            cells.append(", ".join(dict.fromkeys(of_group)))
+        found[option] = cells
+    return found
