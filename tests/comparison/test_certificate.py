@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from momentum_gpt import compare
 from momentum_gpt.comparison.certificate import ALONE, common_ground, confounds
 from momentum_gpt.comparison.runs import Run
-from momentum_gpt.core.files import read_json, write_json
-from momentum_gpt.core.manifest import read_checkpoint_manifest
 from tests.comparison.test_by_seed import manifest, run, with_lr, with_training
-from tests.comparison.test_report import Invoke, runs  # noqa: F401 - a fixture
 
 
 def pair() -> list[Run]:
@@ -157,49 +151,3 @@ def test_what_was_measured_alike_afterwards_needs_no_equal_options() -> None:
     assert len(confounds(common_ground([first, other]))) == 1
     made = [replace(one, afterwards={"val/loss": 1.0, **EVALUATED}) for one in (first, other)]
     assert confounds(common_ground(made)) == []
-
-
-def test_compare_refuses_until_one_says_that_it_may(
-    runs: Path,  # noqa: F811
-    tmp_path: Path,
-    invoke: Invoke,
-) -> None:
-    folder = f"{runs}/vanilla"
-    page = tmp_path / "report.html"
-    options = [f"runs=[{folder},'{runs}/other seed']", f"output={page}"]
-    done = invoke(compare.main, *options)
-    assert done.code == 2
-    assert done.err.count("\n") == 1
-    for what in ("identical initial weights", "training.seed: 0 in vanilla, 1 in other seed"):
-        assert what in done.err
-    assert "confounded=true" in done.err
-    assert not page.exists()
-
-    done = invoke(compare.main, *options, "confounded=true")
-    assert done.code == 0, done.err
-    assert done.out.startswith("CONFOUNDED: not identical initial weights")
-
-
-def test_a_run_records_its_code_and_kernels(runs: Path) -> None:  # noqa: F811
-    made = [
-        read_checkpoint_manifest(runs / name / "checkpoints" / "step_00000020")
-        for name in ("vanilla", "momentum")
-    ]
-    assert made[0].kernels == made[1].kernels
-    assert made[0].kernels["device"] == "cpu"
-    assert {"attention", "optimizer", "cross-entropy"} <= made[0].kernels.keys()
-    assert [len(code) for code in made[0].code] == [64]
-    assert made[0].versions.keys() == {"torch", "deepspeed"}
-
-
-def test_an_edited_manifest_is_refused(
-    runs: Path,  # noqa: F811
-    tmp_path: Path,
-    invoke: Invoke,
-) -> None:
-    copy = Path(shutil.copytree(runs / "momentum", tmp_path / "momentum"))
-    path = copy / "checkpoints" / "step_00000020" / "manifest.json"
-    write_json(path, read_json(path) | {"code": ["as it should be"]})
-    done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={tmp_path}/r.html")
-    assert done.code == 2
-    assert f"{path} is not the manifest of a checkpoint" in done.err

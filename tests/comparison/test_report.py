@@ -19,7 +19,7 @@ from momentum_gpt.comparison.paired import Comparison, PairedDifference
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences, load_runs
 from momentum_gpt.comparison.table import columns, results_text
-from momentum_gpt.core.files import read_json_lines
+from momentum_gpt.core.files import read_json, read_json_lines, write_json
 from momentum_gpt.core.manifest import read_checkpoint_manifest
 from tests.comparison.report.browser import opened
 from tests.conftest import SMOKE, Result, command
@@ -245,3 +245,43 @@ def test_the_report_of_trained_runs_opens_without_a_network(
         names = page.locator("#runs .muted").all_text_contents()
         assert names == ["vanilla", hostile.name]
         assert page.locator("#figures svg").count() == 9
+
+
+def test_compare_refuses_until_one_says_that_it_may(
+    runs: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    folder = f"{runs}/vanilla"
+    page = tmp_path / "report.html"
+    options = [f"runs=[{folder},'{runs}/other seed']", f"output={page}"]
+    done = invoke(compare.main, *options)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    for what in ("identical initial weights", "training.seed: 0 in vanilla, 1 in other seed"):
+        assert what in done.err
+    assert "confounded=true" in done.err
+    assert not page.exists()
+
+    done = invoke(compare.main, *options, "confounded=true")
+    assert done.code == 0, done.err
+    assert done.out.startswith("CONFOUNDED: not identical initial weights")
+
+
+def test_a_run_records_its_code_and_kernels(runs: Path) -> None:
+    made = [
+        read_checkpoint_manifest(runs / name / "checkpoints" / "step_00000020")
+        for name in ("vanilla", "momentum")
+    ]
+    assert made[0].kernels == made[1].kernels
+    assert made[0].kernels["device"] == "cpu"
+    assert {"attention", "optimizer", "cross-entropy"} <= made[0].kernels.keys()
+    assert [len(code) for code in made[0].code] == [64]
+    assert made[0].versions.keys() == {"torch", "deepspeed"}
+
+
+def test_an_edited_manifest_is_refused(runs: Path, tmp_path: Path, invoke: Invoke) -> None:
+    copy = Path(shutil.copytree(runs / "momentum", tmp_path / "momentum"))
+    path = copy / "checkpoints" / "step_00000020" / "manifest.json"
+    write_json(path, read_json(path) | {"code": ["as it should be"]})
+    done = invoke(compare.main, f"runs=[{runs}/vanilla,{copy}]", f"output={tmp_path}/r.html")
+    assert done.code == 2
+    assert f"{path} is not the manifest of a checkpoint" in done.err

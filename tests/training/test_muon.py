@@ -155,6 +155,7 @@ def test_every_stage_trains_as_defined(ranks: int, tmp_path: Path) -> None:
     check_against_the_oracle(tmp_path, ranks, ways, True, 1e-6, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_in_bf16_trains_alike(tmp_path: Path) -> None:
     """DeepSpeed has another optimizer then, at stage 1."""
     expected, weights = plain_torch()
