@@ -402,7 +402,11 @@ def test_few_shot_tasks_are_measured_alike_while_training_and_afterwards(
             for key in (*soft, *overlap, "val/bpb"):
                 assert now[key] == pytest.approx(then[key], rel=1e-4), key
 
-    compared = command("momentum_gpt.compare", f"runs=[{tmp_path / 'one'},{tmp_path / 'two'}]")
+    both = f"runs=[{tmp_path / 'one'},{tmp_path / 'two'}]"
+    refused = command("momentum_gpt.compare", both)
+    assert refused.code == 2
+    assert "the same deepspeed.zero_optimization.stage: 1 in one, 3 in two" in refused.err
+    compared = command("momentum_gpt.compare", both, "confounded=true")
     assert compared.code == 0, compared.err
     assert "Few-shot tasks, two against one, paired by query:" in compared.out
     assert "Losses of two against one, paired by document:" in compared.out
