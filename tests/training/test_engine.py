@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.training import engine as engines
 from momentum_gpt.training.optim import lr_at
+from momentum_gpt.training.run import Run
 from momentum_gpt.training.saving import Saver
 from tests.training.oracle import train_plainly
 from tests.training.ranks import on_ranks
@@ -441,3 +443,45 @@ def test_bf16_never_meets_stage_0() -> None:
     said = engines.check_deepspeed_options(options, "bf16")
     assert said is not None
     assert options == {"zero_optimization": {"stage": 1}}
+
+
+def bf16_gradients_left() -> int:
+    """Parameters with a gradient of their own after two micro-batches."""
+    engine = new_engine(config(1, "bf16", 2, 1))
+    tokens, targets = batch(0)
+    half = SEQUENCES // 2
+    micro_batches = [(tokens[:half], targets[:half]), (tokens[half:], targets[half:])]
+    engines.accumulate(engine, micro_batches, int(targets_of(0).sum()))
+    left = sum(parameter.grad is not None for parameter in engine.module.parameters())
+    engine.destroy()
+    return left
+
+
+def test_a_gradient_in_bf16_is_not_kept_beside_its_sum(tmp_path: Path) -> None:
+    """It took two bytes of each parameter."""
+    assert on_ranks(1, bf16_gradients_left, tmp_path) == [0]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"zero_optimization": {"zero_quantized_weights": True}}, "zero_quantized_weights"),
+        ({"zero_optimization": {}, "compile": {"deepcompile": True}}, "compile.deepcompile"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_needs_a_gpu_is_refused_without_one(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=rf"{named}=true needs a GPU.*use deepspeed=zero3"):
+        engines._require_device(options)
+    engines._require_device({"zero_optimization": {"zero_quantized_weights": False}})
+
+
+def test_with_nvme_nothing_is_saved_of_the_engine_and_a_run_is_not_resumed() -> None:
+    """DeepSpeed would go on with half of the state, silently."""
+    zero = {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/tmp"}}
+    engine = SimpleNamespace(config={"zero_optimization": zero})
+    assert engines.engine_state(engine, Path("nowhere")) == {}
+    run = SimpleNamespace(engine=engine, config=SimpleNamespace(run_dir=Path("runs/x")))
+    found: Any = SimpleNamespace(folder=Path("runs/x/checkpoints/step_00000004"))
+    with pytest.raises(UserError, match=r"runs/x cannot be resumed.*init=runs/x/checkpoints"):
+        Run._load(run, found)  # type: ignore[arg-type]
