@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from momentum_gpt import sweep
+from momentum_gpt.comparison import sequential
+from momentum_gpt.comparison.sequential import GO_ON, Decision
 from momentum_gpt.launching.jobs import Job
 from momentum_gpt.sweep import SweepConfig, Variant
 from tests.conftest import Result
@@ -156,3 +158,16 @@ def test_a_sweep_ends_in_a_report_and_a_second_one_trains_nothing(
     assert again.code == 0, again.err
     assert before == {path: path.read_bytes() for path in tmp_path.glob("*/metrics.jsonl")}
     assert again.out[again.out.index("Decisions:") :] == done.out[done.out.index("Decisions:") :]
+
+
+def test_the_error_rate_is_divided_among_the_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    Simulated(monkeypatch, {"vanilla": 5.0, "momentum 0.5": 5.0, "momentum 0.9": 5.0})
+    levels = []
+
+    def decide(gaps: np.ndarray, margin: float | None, level: float) -> Decision:
+        levels.append(level)
+        return Decision(GO_ON, len(gaps))
+
+    monkeypatch.setattr(sequential, "decide", decide)
+    sweep.sweep(SweepConfig(decays=[0.5, 0.9], seeds=2))
+    assert levels == [0.05 / 2] * 4
