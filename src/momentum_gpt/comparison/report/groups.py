@@ -21,7 +21,7 @@ class Group:
     family: str
     """The name without the decay: groups of one family make one decay curve."""
     decay: float | None
-    """`attention.ema_decay`; 0 of vanilla attention, which that is; None of other variants."""
+    """`attention.ema_decay`; 0 for vanilla attention, the same as a decay of 0; else None."""
     runs: list[int] = field(default_factory=list)
     """Places of its runs in the comparison."""
 
