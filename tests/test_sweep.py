@@ -171,3 +171,13 @@ def test_the_error_rate_is_divided_among_the_variants(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sequential, "decide", decide)
     sweep.sweep(SweepConfig(decays=[0.5, 0.9], seeds=2))
     assert levels == [0.05 / 2] * 4
+
+
+def test_each_variant_gets_the_seeds_it_was_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated = Simulated(monkeypatch, {"vanilla": 5.0, "momentum 0.5": 4.0})
+    reported = []
+    monkeypatch.setattr(sweep, "report", lambda _, variants: reported.extend(variants))
+    sweep.sweep(SweepConfig(seeds=9, min_seeds=7))
+    assert len(simulated.trained) == 2 * 7
+    assert [variant.seeds for variant in reported] == [7, 7]
+    assert 3 <= reported[1].decision.pairs < 7

@@ -53,6 +53,8 @@ class SweepConfig:
     """Runs of each variant with each of the `rates`."""
     seeds: int = 6
     """Most runs of each variant, with the seeds 0, 1, ..."""
+    min_seeds: int = 1
+    """Runs that each variant gets, even if it is decided before."""
     margin: float | None = None
     """Improvement, in nats, below which a variant is of no interest. null: none is."""
     jobs: int = 2
@@ -76,6 +78,8 @@ class SweepConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         within = 2 <= self.seeds <= TUNING_SEED
         require(within, "seeds", self.seeds, f"from 2 to {TUNING_SEED}")
+        within = 1 <= self.min_seeds <= self.seeds
+        require(within, "min_seeds", self.min_seeds, f"from 1 to seeds={self.seeds}")
         positive = self.margin is None or self.margin > 0
         require(positive, "margin", self.margin, "above 0, or null")
 
@@ -89,6 +93,8 @@ class Variant:
     rate: float | None = None
     """Its learning rate; None: that of the configuration."""
     decision: Decision | None = None
+    seeds: int = 0
+    """Seeds it has been trained with."""
 
     @property
     def is_decided(self) -> bool:
@@ -124,10 +130,10 @@ def sweep(config: SweepConfig) -> None:
     for seed in range(config.seeds):
         train_seed(config, variants, seed)
         decide_all(config, variants, seed + 1)
-        if all(variant.is_decided for variant in variants[1:]):
+        if seed + 1 >= config.min_seeds and all(one.is_decided for one in variants[1:]):
             break
     print(f"\n{summary(variants)}\n")
-    print(report(config, variants, seed + 1))
+    print(report(config, variants))
 
 
 def choose_rates(config: SweepConfig, variants: Sequence[Variant]) -> None:
@@ -155,8 +161,11 @@ def choose_rates(config: SweepConfig, variants: Sequence[Variant]) -> None:
 
 def train_seed(config: SweepConfig, variants: Sequence[Variant], seed: int) -> None:
     """Train the baseline, and every variant that is not decided, with a seed."""
-    going_on = [variants[0], *(one for one in variants[1:] if not one.is_decided)]
+    needed = seed < config.min_seeds
+    going_on = [variants[0], *(one for one in variants[1:] if needed or not one.is_decided)]
     train_all(config, [job_of(config, one, one.rate, seed) for one in going_on])
+    for one in going_on:
+        one.seeds = seed + 1
 
 
 def decide_all(config: SweepConfig, variants: Sequence[Variant], seeds: int) -> None:
@@ -195,14 +204,13 @@ def summary(variants: Sequence[Variant]) -> str:
     return table_text("Decisions:", ["variant", "optim.lr", "decision", "after seeds"], rows)
 
 
-def report(config: SweepConfig, variants: Sequence[Variant], seeds: int) -> str:
+def report(config: SweepConfig, variants: Sequence[Variant]) -> str:
     """Write the report over all runs that were compared; return its text for the terminal."""
     from momentum_gpt.comparison.compare import compare_runs
 
     folders = []
     for variant in variants:
-        done = variant.decision.pairs if variant.decision else seeds
-        folders += [str(folder_of(config, variant, seed)) for seed in range(done)]
+        folders += [str(folder_of(config, variant, seed)) for seed in range(variant.seeds)]
     tuned = TUNED if config.rates else ()
     return compare_runs(folders, Path(config.output) / "report.html", tuned=tuned, looked_at=True)
 

@@ -155,6 +155,7 @@ def test_a_sweep_of_hydras_launcher_names_what_failed_and_goes_on_with_the_rest(
 
     # The first is in the queue again, and the driver waits for it.
     assert driver.wait(600) == 1
+    wait_for_an_empty_queue()
     head, *named = (tmp_path / "err").read_text().partition("error: ")[2].splitlines()
     assert head == "3 job(s) of the sweep failed:"
     for line, (seed, n_heads, code) in zip(named, [(0, 3, 2), (1, 2, 75), (1, 3, 2)], strict=True):
@@ -170,6 +171,6 @@ def test_a_sweep_of_hydras_launcher_names_what_failed_and_goes_on_with_the_rest(
     assert again.code == 1
     assert "error: 2 job(s) of the sweep failed:" in again.err
     assert steps(cancelled) == STEPS
+    wait_for_an_empty_queue()
     written = [path.read_text() for path in logs.rglob("*_log.out")]
     assert sum(f"runs/h2-s0 is complete: all {STEPS} steps" in text for text in written) == 1
-    wait_until(lambda: not run("squeue", "--noheader").strip(), 60, "the queue is empty")

@@ -54,6 +54,10 @@ class CheckpointManifest:
     """Versions of the libraries that wrote the checkpoint."""
     code: list[str] = field(default_factory=list)
     """Hashes of the code that has trained the run so far: more than one if it was changed."""
+    commit: str = ""
+    """Commit of the code that wrote the checkpoint, with "+" if files were changed; "" if unknown."""
+    machine: str = ""
+    """Processor or GPU of the first rank."""
     kernels: dict[str, str] = field(default_factory=dict)
     """What computes the parts of a step, and on which device."""
     files: dict[str, str] = field(default_factory=dict)

@@ -9,6 +9,7 @@ import torch
 from momentum_gpt.core import distributed
 from momentum_gpt.core.batch_plan import BatchPlan
 from momentum_gpt.core.config import TrainConfig
+from momentum_gpt.core.provenance import processor
 from momentum_gpt.models import ATTENTIONS
 from momentum_gpt.ops import has_kernel
 from momentum_gpt.training.engine import is_on_nvme, quantised, zero_stage
@@ -44,6 +45,12 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
         f"{distributed.local_device().type}{caution}",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+
+def machine() -> str:
+    """Return what this rank computes on: the name of its GPU, or of the processor."""
+    device = distributed.local_device()
+    return torch.cuda.get_device_name() if device.type == "cuda" else processor()
 
 
 def kernels(config: TrainConfig) -> dict[str, str]:

@@ -12,12 +12,12 @@ from momentum_gpt.core import activity, distributed, stopping
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.manifest import CheckpointManifest
-from momentum_gpt.core.provenance import versions
+from momentum_gpt.core.provenance import commit, versions
 from momentum_gpt.data import TokenShards, TrainingData, ValidationData, fixed_batch
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
 from momentum_gpt.evaluation import Origin, evaluate, keep_records
 from momentum_gpt.training.checkpoint import Checkpoint
-from momentum_gpt.training.describe import kernels
+from momentum_gpt.training.describe import kernels, machine
 from momentum_gpt.training.elastic import is_same_layout, load_elsewhere
 from momentum_gpt.training.engine import is_on_nvme, load_engine
 from momentum_gpt.training.position import Position, position_of
@@ -149,6 +149,8 @@ class Run:
             recent_losses=position.recent_losses,
             versions=versions(),
             code=position.code,
+            commit=commit(),
+            machine=machine(),
             kernels=kernels(self.config),
         )
         try:

@@ -32,8 +32,10 @@ def _facts(run: Run) -> dict[str, str]:
     facts["steps"] = f"{manifest.step:,}"
     facts["ranks"] = str(manifest.world_size)
     facts["precision"] = manifest.precision
-    # Whatever a checkpoint records: libraries, and the commit and machine where it has them.
+    facts["machine"] = manifest.machine or "-"
     facts |= manifest.versions
+    facts["commit"] = manifest.commit or "-"
+    facts["code"] = " ".join(code[:SHORT] for code in manifest.code) or "-"
     facts["initial weights"] = manifest.initial_weights_sha256[:SHORT]
     facts["training tokens"] = manifest.data_sha256[:SHORT]
     facts["their order"] = manifest.order_sha256[:SHORT]
