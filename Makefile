@@ -19,8 +19,8 @@ help:  ## List the targets
 setup: .venv/.ready  ## Install everything in .venv; train and test do it by themselves
 
 train: .venv/.ready $(DATA)/manifest.json  ## Train and compare a vanilla and a momentum model
-	$(RUN) momentum_gpt.train name=vanilla data=$(DATA) attention=vanilla tracking.group=laptop
-	$(RUN) momentum_gpt.train name=momentum data=$(DATA) attention=momentum tracking.group=laptop
+	$(RUN) momentum_gpt.train name=vanilla data=$(DATA) experiment=laptop attention=vanilla
+	$(RUN) momentum_gpt.train name=momentum data=$(DATA) experiment=laptop attention=momentum
 	$(RUN) momentum_gpt.evaluate run=runs/vanilla
 	$(RUN) momentum_gpt.evaluate run=runs/momentum
 	$(RUN) momentum_gpt.compare runs=[runs/vanilla,runs/momentum]

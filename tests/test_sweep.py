@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,14 +36,16 @@ class Simulated:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, means: dict[str, float]) -> None:
         self.trained: list[str] = []
+        self.options: list[tuple[str, ...]] = []
         self.means = means
-        monkeypatch.setattr(sweep, "train_all", self.train_all)
+        monkeypatch.setattr(sweep, "train", self.train)
         monkeypatch.setattr(sweep, "loss_of", self.loss_of)
         monkeypatch.setattr(sweep, "mean_loss", self.mean_loss)
         monkeypatch.setattr(sweep, "report", lambda *_: "")
 
-    def train_all(self, config: SweepConfig, jobs: list[Job]) -> None:
+    def train(self, config: SweepConfig, jobs: list[Job]) -> None:
         self.trained += [job.name for job in jobs]
+        self.options += [job.options for job in jobs]
 
     def loss_of(self, config: SweepConfig, variant: Variant, seed: int) -> float:
         noise = np.random.default_rng([seed, len(variant.name)]).normal(0, 0.01)
@@ -68,7 +71,7 @@ def test_what_is_decided_is_trained_no_further(
     assert 3 <= seeds["momentum_0.5"] < 9
     assert 3 <= seeds["shift"] < 9
     out = capsys.readouterr().out
-    decisions = out[out.index("Decisions:") :].splitlines()
+    decisions = out[out.index("Decisions, runs/sweep:") :].splitlines()
     found = {line.split("  ")[0]: line.split() for line in decisions}
     assert found["momentum 0.5"][-2:] == ["better", str(seeds["momentum_0.5"])]
     assert found["shift"][-2:] == ["worse", str(seeds["shift"])]
@@ -99,6 +102,49 @@ def test_each_variant_gets_its_best_rate_on_seeds_of_their_own(
         "momentum_0.5-lr0.002-seed1",
     ]
     assert "edge" not in capsys.readouterr().out
+
+
+def test_each_position_encoding_has_a_baseline_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulated = Simulated(monkeypatch, {"vanilla": 5.0, "momentum 0.5": 4.0})
+    sweep.sweep(SweepConfig(positions=["learned", "rotary"], rates=[0.001], seeds=2))
+    assert len(simulated.trained) == 2 * 2 * 2
+    options = [set(options) for options in simulated.options]
+    assert [("model.positions=rotary" in of_run) for of_run in options] == [False] * 4 + [True] * 4
+    assert all("model.positions=learned" in of_run for of_run in options[:4])
+    out = capsys.readouterr().out
+    for folder in ("runs/sweep/learned", "runs/sweep/rotary"):
+        assert out.count(f"Decisions, {folder}:") == 2  # after its part, and at the end
+
+
+def test_a_plan_counts_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def run(words: list[str], check: bool) -> SimpleNamespace:
+        started.append(words)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(sweep.subprocess, "run", run)
+    config = SweepConfig(
+        variants=["vanilla", "shift", "momentum"],
+        decays=[0.3, 0.5],
+        positions=["learned", "rotary"],
+        rates=[0.001, 0.002, 0.004],
+        seeds=5,
+        plan="h100x8",
+    )
+    assert sweep.sweep(config) == 0
+    # 4 variants; 3 rates on one seed, and 5 seeds; 2 position encodings.
+    assert "trainings=64" in started[0]
+    assert "cluster=h100x8" in started[0]
+
+
+def test_a_job_that_is_submitted_is_waited_for() -> None:
+    config = SweepConfig(overrides=["launch=slurm", "launch.slurm.partition=p"])
+    job = sweep.job_of(config, sweep.variants_of(config)[0], None, 0)
+    assert job.options[-1] == "launch.wait=true"
+    assert "launch.wait=true" not in sweep.job_of(SweepConfig(), Variant("x", ()), None, 0).options
 
 
 def test_a_job_has_its_options() -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from momentum_gpt.cli import Command
+from momentum_gpt.core.config import PAPERS
+from momentum_gpt.core.errors import require_choice
 
 
 @dataclass
@@ -25,8 +27,13 @@ class CompareConfig:
     """Whether to compare runs that differ in more than their attention; this is then said first."""
     tuned: list[str] = field(default_factory=list)
     """Options that each variant has its own best value of, such as [optim.lr,optim.min_lr]."""
+    published: str | None = None
+    """Published results that are printed beside the runs': dai2023. null: none."""
     wandb: bool = False
     """Whether to log what was found and the report to W&B, in the project of the first run."""
+
+    def __post_init__(self) -> None:
+        require_choice((None, *PAPERS), "published", self.published)
 
 
 def compare(config: CompareConfig) -> None:
@@ -37,7 +44,16 @@ def compare(config: CompareConfig) -> None:
 
     output = Path(config.output) if config.output else None
     tracking = log_comparison if config.wandb else None
-    print(compare_runs(config.runs, output, config.confounded, config.tuned, tracking=tracking))
+    print(
+        compare_runs(
+            config.runs,
+            output,
+            config.confounded,
+            config.tuned,
+            tracking=tracking,
+            published=config.published,
+        )
+    )
 
 
 main = Command(compare, CompareConfig, "compare")

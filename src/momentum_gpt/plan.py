@@ -1,7 +1,7 @@
 """Estimate memory, time and cost of a run, before anything is allocated.
 
     momentum-gpt plan model=gpt_350m model.vocab_size=50304 training=paper
-    momentum-gpt plan data=data/mine experiment=paper_350m cluster=a100_40x8
+    momentum-gpt plan data=data/mine experiment=dai2023_350m cluster=a100_40x8
     momentum-gpt plan data=data/mine model=gpt_2_7b cluster.nodes=128
 
 The options are those of `train`, with a cluster. It prints parameters, memory
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from momentum_gpt.cli import Command
 from momentum_gpt.core.config import ClusterConfig, TrainConfig
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import UserError, require
 from momentum_gpt.core.terminal import table_text
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ class PlanConfig(TrainConfig):
     """A run that is planned: the options of `train`, and a cluster."""
 
     cluster: ClusterConfig = field(kw_only=True)
+    trainings: int = 1
+    """Runs of this size, such as those of a sweep, whose time and cost are printed as well."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.trainings >= 1, "trainings", self.trainings, "at least 1")
 
     def _check_source(self) -> None:
         """Data need not be there yet."""
@@ -46,6 +52,8 @@ def plan(config: PlanConfig) -> None:
         made = made.with_way(made.choice() or made.way)
     print("\n\n".join(part(made) for part in (summary, memory_table, costs)))
     if made.sequences(made.way):
+        if config.trainings > 1:
+            print(total(made, config.trainings))
         return
     found = made.nearest()
     remedy = "use a smaller model"
@@ -143,7 +151,7 @@ def costs(made: Plan) -> str:
     waited = made.communication_s(made.way, passes)
     hours = made.hours
     device_hours = hours * made.ranks
-    price = "" if cluster.price is None else f", cost {device_hours * cluster.price:,.0f}"
+    price = price_text(device_hours, cluster.price)
 
     interval = made.best_interval_s
     every = max(1, round(interval / step))
@@ -166,6 +174,20 @@ def costs(made: Plan) -> str:
             f"{every} ({interval / 60:.3g} min), expected goodput {made.goodput(interval):.1%}",
         }
     )
+
+
+def total(made: Plan, trainings: int) -> str:
+    """Return time and price of several runs."""
+    hours = made.hours * trainings
+    device_hours = hours * made.ranks
+    price = price_text(device_hours, made.cluster.price)
+    text = f"{hours:,.3g} h one after another, {device_hours:,.3g} device hours{price}"
+    return lines_of({"all": f"{trainings:,} runs: {text}"})
+
+
+def price_text(device_hours: float, price: float | None) -> str:
+    """Return what device hours cost, where the price of one is known."""
+    return "" if price is None else f", cost {device_hours * price:,.0f}"
 
 
 def lines_of(texts: dict[str, str]) -> str:

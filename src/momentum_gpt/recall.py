@@ -12,7 +12,6 @@ and values have no meaning, so that only the context tells an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +19,7 @@ from typing import TYPE_CHECKING
 from momentum_gpt.cli import Command
 from momentum_gpt.core.config import POSITIONS, TASKS, require
 from momentum_gpt.core.files import write_text
-from momentum_gpt.core.terminal import progress_bar
-from momentum_gpt.launching.jobs import Ended, Job, require_success, run_jobs
+from momentum_gpt.launching.jobs import Ended, Job, train_all
 
 if TYPE_CHECKING:
     from momentum_gpt.comparison.accuracy import Cell
@@ -62,11 +60,13 @@ class RecallConfig:
 def jobs_of(config: RecallConfig) -> dict[Cell, list[Job]]:
     """Return every variant with every decay and position encoding, with a run for each seed."""
     from momentum_gpt.comparison.accuracy import Cell
+    from momentum_gpt.launching.variants import variants, waiting
 
-    shared = (f"experiment={config.task}", "tracking.wandb=disabled", *config.overrides)
+    overrides = waiting(config.overrides)
+    shared = (f"experiment={config.task}", "tracking.wandb=disabled", *overrides)
     jobs = {}
     for positions in config.positions:
-        for variant, options in variants(config):
+        for variant, options in variants(config.attentions, config.decays):
             of_cell = (*options, f"model.positions={positions}")
             name = f"{variant.replace(' ', '_')}-{positions}-seed"
             jobs[Cell(variant, positions)] = [
@@ -74,18 +74,6 @@ def jobs_of(config: RecallConfig) -> dict[Cell, list[Job]]:
                 for seed in range(config.seeds)
             ]
     return jobs
-
-
-def variants(config: RecallConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the name and the options of every variant, once for each decay if it has one."""
-    from momentum_gpt.models import ATTENTIONS
-
-    for name in config.attentions:
-        if not ATTENTIONS[name].has_decay:
-            yield name, (f"attention={name}",)
-            continue
-        for decay in config.decays:
-            yield f"{name} {decay}", (f"attention={name}", f"attention.ema_decay={decay}")
 
 
 def recall(config: RecallConfig) -> None:
@@ -97,7 +85,7 @@ def recall(config: RecallConfig) -> None:
     by_cell = jobs_of(config)
     jobs = [job for of_cell in by_cell.values() for job in of_cell]
     print(f"{config.task}: {len(jobs)} run(s), {config.jobs} at a time, in {folder}", flush=True)
-    train_all(jobs, config.jobs, folder)
+    train_all(jobs, config.jobs, folder, lambda ended: in_a_line(ended, folder))
 
     runs = {
         cell: [load_run(str(folder / job.name)) for job in of_cell]
@@ -106,22 +94,6 @@ def recall(config: RecallConfig) -> None:
     page = folder / "recall.html"
     write_text(page, accuracy_page(config.task, runs))
     print(f"\n{accuracy_table(runs).as_text()}\n\nfigure: {page}")
-
-
-def train_all(jobs: Sequence[Job], at_a_time: int, folder: Path) -> None:
-    """Train all runs, and report each as it ends.
-
-    Raises:
-        JobsFailedError: some failed; the others are complete.
-        StoppedError: a run, or this process, was asked to stop.
-    """
-    done = []
-    with progress_bar("Runs", total=len(jobs)) as advance:
-        for ended in run_jobs(jobs, at_a_time, folder):
-            done.append(ended)
-            print(f"[{len(done)}/{len(jobs)}] {in_a_line(ended, folder)}", flush=True)
-            advance(1)
-    require_success(done)
 
 
 def in_a_line(ended: Ended, folder: Path) -> str:

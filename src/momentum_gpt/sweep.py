@@ -2,27 +2,31 @@
 
     momentum-gpt sweep data=data/mine decays=[0.3,0.5,0.7]
     momentum-gpt sweep data=data/mine rates=[0.001,0.002] seeds=10 margin=0.002
+    momentum-gpt sweep data=data/mine study=dai2023_350m plan=h100x8
 
 The first variant is the one that the others are compared with. Each variant
 first gets its own best learning rate, on seeds that are used for nothing else.
 Then all are trained with seed 0, 1, ... After each seed, a test that may be
 looked at so often decides for each variant: better, worse, no better than the
 margin, or go on. What is decided is trained no further. A table and a report
-end the sweep. The same command continues one that was interrupted.
+end the sweep. The same command continues one that was interrupted. A study, a
+file of conf/study/, is a sweep with all its options.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from momentum_gpt.cli import Command
-from momentum_gpt.core.config import require
-from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.terminal import progress_bar, table_text
-from momentum_gpt.launching.jobs import Job, require_success, run_jobs
+from momentum_gpt.core.config import PAPERS, POSITIONS
+from momentum_gpt.core.errors import UserError, require, require_choice
+from momentum_gpt.core.terminal import table_text
+from momentum_gpt.launching.jobs import Ended, Job, train_all
 
 if TYPE_CHECKING:
     from momentum_gpt.comparison.runs import Run
@@ -30,6 +34,12 @@ if TYPE_CHECKING:
 
 TUNING_SEED = 1000
 """The first of the seeds on which learning rates are chosen."""
+
+PLAN = (sys.executable, "-m", "momentum_gpt.plan")
+"""The command that says what a run takes."""
+
+DECISIONS = ["variant", "optim.lr", "decision", "after seeds"]
+"""The columns of the table that ends a sweep."""
 
 TUNED = ("optim.lr", "optim.min_lr")
 """Options that each variant has its own best value of."""
@@ -45,6 +55,11 @@ class SweepConfig:
     """Attention variants, names of files in conf/attention/; the first is the baseline."""
     decays: list[float] = field(default_factory=lambda: [0.5])
     """Values of attention.ema_decay with which each variant that has a decay is trained."""
+    positions: list[str] = field(default_factory=list)
+    """Position encodings, learned | sinusoidal | rotary, with each of which the sweep is done.
+
+    Each has its own baseline, and its own folder in `output`. []: that of the configuration.
+    """
     rates: list[float] = field(default_factory=list)
     """Learning rates of which each variant takes its best. []: that of the configuration."""
     min_rate: float = 0.1
@@ -59,8 +74,14 @@ class SweepConfig:
     """Improvement, in nats, below which a variant is of no interest. null: none is."""
     jobs: int = 2
     """Runs that train at the same time, each with its share of the cores."""
+    published: str | None = None
+    """Published results that are printed beside the sweep's: dai2023. null: none."""
+    plan: str | None = None
+    """A cluster in conf/cluster/: print what the sweep would take there, and train nothing."""
     overrides: list[str] = field(default_factory=list)
-    """Further options of `train` for every run, e.g. overrides="['experiment=smoke']"."""
+    """Further options of `train` for every run, e.g. overrides="['launch=slurm']"."""
+    experiment: str | None = None
+    """A file in conf/experiment/ with options of `train` for every run; null: none."""
 
     def __post_init__(self) -> None:
         # Imported here so that --help does not load torch.
@@ -68,6 +89,8 @@ class SweepConfig:
 
         for name in self.variants:
             require(name in ATTENTIONS, "variants", name, f"among {', '.join(ATTENTIONS)}")
+        for name in self.positions:
+            require(name in POSITIONS, "positions", name, f"among {', '.join(POSITIONS)}")
         distinct = len(set(self.variants)) == len(self.variants) > 1
         require(distinct, "variants", self.variants, "two or more different ones")
         in_bounds = all(0 <= decay < 1 for decay in self.decays)
@@ -80,8 +103,15 @@ class SweepConfig:
         require(within, "seeds", self.seeds, f"from 2 to {TUNING_SEED}")
         within = 1 <= self.min_seeds <= self.seeds
         require(within, "min_seeds", self.min_seeds, f"from 1 to seeds={self.seeds}")
+        require_choice((None, *PAPERS), "published", self.published)
         positive = self.margin is None or self.margin > 0
         require(positive, "margin", self.margin, "above 0, or null")
+
+    @property
+    def tuning(self) -> range:
+        """The seeds on which learning rates are chosen; none if there is nothing to choose."""
+        n_seeds = self.tuning_seeds if len(self.rates) > 1 else 0
+        return range(TUNING_SEED, TUNING_SEED + n_seeds)
 
 
 @dataclass
@@ -105,21 +135,50 @@ class Variant:
 
 def variants_of(config: SweepConfig) -> list[Variant]:
     """Return the variants, once for each decay if they have one, the baseline first."""
-    from momentum_gpt.models import ATTENTIONS
+    from momentum_gpt.launching.variants import variants
 
-    found = []
-    for name in config.variants:
-        decays = config.decays if ATTENTIONS[name].has_decay else [None]
-        for decay in decays:
-            options = [f"attention={name}"]
-            if decay is not None:
-                options.append(f"attention.ema_decay={decay}")
-            found.append(Variant(name if decay is None else f"{name} {decay}", tuple(options)))
-    return found
+    found = variants(config.variants, config.decays)
+    return [Variant(name, tuple(options)) for name, options in found]
 
 
-def sweep(config: SweepConfig) -> None:
-    """Choose learning rates, train seed by seed, and compare."""
+def sweep(config: SweepConfig) -> int | None:
+    """Do the sweep with each of the position encodings, or say what it would take."""
+    if config.plan:
+        return plan(config)
+    decided = {part.output: sweep_part(part) for part in parts_of(config)}
+    if config.positions:
+        for folder, variants in decided.items():
+            print(f"\n{summary(variants, folder)}")
+    return None
+
+
+def parts_of(config: SweepConfig) -> list[SweepConfig]:
+    """Return a sweep for each position encoding, or the one that was asked for."""
+    if not config.positions:
+        return [config]
+    return [
+        replace(
+            config,
+            output=f"{config.output}/{name}",
+            overrides=[*config.overrides, f"model.positions={name}"],
+        )
+        for name in config.positions
+    ]
+
+
+def plan(config: SweepConfig) -> int:
+    """Print what the runs of the sweep would take on a cluster, at most; return the exit code."""
+    variants = variants_of(config)
+    tuning = len(config.tuning) * len(config.rates)
+    each = len(variants) * (tuning + config.seeds) * max(1, len(config.positions))
+    rate = config.rates[0] if config.rates else None
+    options = job_of(config, variants[0], rate, seed=0).options
+    words = [*PLAN, f"cluster={config.plan}", f"trainings={each}", *options]
+    return subprocess.run(words, check=False).returncode
+
+
+def sweep_part(config: SweepConfig) -> list[Variant]:
+    """Choose learning rates, train seed by seed, and compare; return what was decided."""
     variants = variants_of(config)
     print(
         f"{len(variants)} variants, at most {config.seeds} seeds, {config.jobs} run(s) at a time, "
@@ -132,24 +191,24 @@ def sweep(config: SweepConfig) -> None:
         decide_all(config, variants, seed + 1)
         if seed + 1 >= config.min_seeds and all(one.is_decided for one in variants[1:]):
             break
-    print(f"\n{summary(variants)}\n")
+    print(f"\n{summary(variants, config.output)}\n")
     print(report(config, variants))
+    return variants
 
 
 def choose_rates(config: SweepConfig, variants: Sequence[Variant]) -> None:
     """Set each variant's learning rate to that of the smallest mean loss."""
-    if len(config.rates) < 2:
+    if not config.tuning:
         for variant in variants:
             variant.rate = config.rates[0] if config.rates else None
         return
 
-    seeds = range(TUNING_SEED, TUNING_SEED + config.tuning_seeds)
     jobs = {
-        (variant.name, rate): [job_of(config, variant, rate, seed) for seed in seeds]
+        (variant.name, rate): [job_of(config, variant, rate, seed) for seed in config.tuning]
         for variant in variants
         for rate in config.rates
     }
-    train_all(config, [job for of_one in jobs.values() for job in of_one])
+    train(config, [job for of_one in jobs.values() for job in of_one])
     for variant in variants:
         losses = {rate: mean_loss(config, jobs[variant.name, rate]) for rate in config.rates}
         variant.rate = min(losses, key=losses.__getitem__)
@@ -163,7 +222,7 @@ def train_seed(config: SweepConfig, variants: Sequence[Variant], seed: int) -> N
     """Train the baseline, and every variant that is not decided, with a seed."""
     needed = seed < config.min_seeds
     going_on = [variants[0], *(one for one in variants[1:] if needed or not one.is_decided)]
-    train_all(config, [job_of(config, one, one.rate, seed) for one in going_on])
+    train(config, [job_of(config, one, one.rate, seed) for one in going_on])
     for one in going_on:
         one.seeds = seed + 1
 
@@ -193,7 +252,7 @@ def decide_all(config: SweepConfig, variants: Sequence[Variant], seeds: int) -> 
         )
 
 
-def summary(variants: Sequence[Variant]) -> str:
+def summary(variants: Sequence[Variant], where: str) -> str:
     """Return a table of the decisions."""
     rows = []
     for variant in variants:
@@ -201,7 +260,7 @@ def summary(variants: Sequence[Variant]) -> str:
         decision = variant.decision
         said = ("baseline", "") if decision is None else (decision.verdict, str(decision.pairs))
         rows.append([variant.name, rate, *said])
-    return table_text("Decisions:", ["variant", "optim.lr", "decision", "after seeds"], rows)
+    return table_text(f"Decisions, {where}:", DECISIONS, rows)
 
 
 def report(config: SweepConfig, variants: Sequence[Variant]) -> str:
@@ -211,12 +270,19 @@ def report(config: SweepConfig, variants: Sequence[Variant]) -> str:
     folders = []
     for variant in variants:
         folders += [str(folder_of(config, variant, seed)) for seed in range(variant.seeds)]
-    tuned = TUNED if config.rates else ()
-    return compare_runs(folders, Path(config.output) / "report.html", tuned=tuned, looked_at=True)
+    return compare_runs(
+        folders,
+        Path(config.output) / "report.html",
+        tuned=TUNED if config.rates else (),
+        looked_at=True,
+        published=config.published,
+    )
 
 
 def job_of(config: SweepConfig, variant: Variant, rate: float | None, seed: int) -> Job:
     """Return the job of one run."""
+    from momentum_gpt.launching.variants import waiting
+
     name = variant.name.replace(" ", "_")
     options = [*variant.options, f"training.seed={seed}"]
     if rate is not None:
@@ -224,7 +290,11 @@ def job_of(config: SweepConfig, variant: Variant, rate: float | None, seed: int)
         options += [f"optim.lr={rate}", f"optim.min_lr={rate * config.min_rate}"]
     if config.data is not None:
         options.append(f"data={config.data}")
-    return Job(f"{name}-seed{seed}", (*options, "tracking.group=sweep", *config.overrides))
+    if config.experiment is not None:
+        options.append(f"experiment={config.experiment}")
+    group = config.experiment or "sweep"
+    options += [f"tracking.group={group}", *waiting(config.overrides)]
+    return Job(f"{name}-seed{seed}", tuple(options))
 
 
 def folder_of(config: SweepConfig, variant: Variant, seed: int) -> Path:
@@ -266,21 +336,19 @@ def finished(folder: Path) -> Run:
     )
 
 
-def train_all(config: SweepConfig, jobs: Sequence[Job]) -> None:
+def train(config: SweepConfig, jobs: Sequence[Job]) -> None:
     """Train all runs, and report each as it ends.
 
     Raises:
         JobsFailedError: some failed; the others are complete.
         StoppedError: a run, or this process, was asked to stop.
     """
-    done = []
-    with progress_bar("Runs", total=len(jobs)) as advance:
-        for ended in run_jobs(jobs, config.jobs, Path(config.output)):
-            done.append(ended)
-            what = "failed" if ended.exit_code else "done"
-            print(f"  {ended.job.name} {what}, {ended.seconds:.0f} s", flush=True)
-            advance(1)
-    require_success(done)
+
+    def describe(ended: Ended) -> str:
+        what = "failed" if ended.exit_code else "done"
+        return f"{ended.job.name} {what}, {ended.seconds:.0f} s"
+
+    train_all(jobs, config.jobs, Path(config.output), describe)
 
 
 main = Command(sweep, SweepConfig, "sweep")

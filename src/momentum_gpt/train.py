@@ -3,7 +3,7 @@
     momentum-gpt train name=a data=data/stdlib
     momentum-gpt train name=b data=data/stdlib attention=momentum \\
         attention.ema_decay=0.5
-    momentum-gpt train name=c data=data/mine experiment=paper_350m \\
+    momentum-gpt train name=c data=data/mine experiment=dai2023_350m \\
         launch.nproc_per_node=8
     momentum-gpt train name=d data=data/mine model=gpt2 init=/models/gpt2 \\
         attention=momentum

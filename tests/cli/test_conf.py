@@ -17,7 +17,7 @@ from momentum_gpt.bench.few_shot import BenchFewShotConfig
 from momentum_gpt.check_attention import CheckAttentionConfig
 from momentum_gpt.cli.compose import typed
 from momentum_gpt.compare import CompareConfig
-from momentum_gpt.core.config import TrainConfig, read_config, write_config
+from momentum_gpt.core.config import TASKS, TrainConfig, read_config, write_config
 from momentum_gpt.core.files import conf_folder
 from momentum_gpt.dashboard import DashboardConfig
 from momentum_gpt.doctor import DoctorConfig
@@ -26,7 +26,9 @@ from momentum_gpt.export import ExportConfig
 from momentum_gpt.generate import GenerateConfig
 from momentum_gpt.models import ATTENTIONS, build_attention
 from momentum_gpt.plan import PlanConfig
+from momentum_gpt.power import PowerConfig
 from momentum_gpt.recall import RecallConfig
+from momentum_gpt.sweep import SweepConfig
 from momentum_gpt.training.engine import check_deepspeed_options
 
 CONF = conf_folder()
@@ -45,11 +47,14 @@ REQUIRED = {
     "bench_attention": (BenchAttentionConfig, []),
     "bench_few_shot": (BenchFewShotConfig, ["run=a"]),
     "recall": (RecallConfig, []),
+    "sweep": (SweepConfig, []),
+    "power": (PowerConfig, ["noise=0.001"]),
     "plan": (PlanConfig, []),
 }
 GROUPS = {
     "train": ["model", "attention", "optim", "training", "deepspeed", "launch", "experiment"],
     "plan": ["cluster"],
+    "sweep": ["study"],
     "prepare": ["corpus", "tokenizer", "executor"],
 }
 
@@ -88,12 +93,14 @@ def test_every_choice_of_every_group_composes(invoke: str, group: str, name: str
         if group == "model"
         else []
     )
-    no_corpus = ["data.path=null"] if name in ("recall", "induction") else []
+    no_corpus = ["data.path=null"] if group == "experiment" and name in TASKS else []
     config = composed(invoke, f"{group}={name}", *fill, *fits, *no_corpus)
     if invoke == "train":
         build_attention(config.attention, config.model)
         if name != "auto":  # the stage is chosen on the machine that trains
             check_deepspeed_options(config.deepspeed, config.training.precision, config.optim.name)
+    elif invoke == "sweep":
+        assert config.experiment in names("experiment")
     elif invoke == "prepare":
         build_sources(config.corpus)
 
@@ -121,7 +128,7 @@ def test_no_yaml_can_name_code_to_run() -> None:
 
 
 def test_the_paper_experiment_has_the_numbers_of_table_10() -> None:
-    config = composed("train", "experiment=paper_350m", "attention=momentum")
+    config = composed("train", "experiment=dai2023_350m", "attention=momentum")
     model, optim, training = config.model, config.optim, config.training
     assert (model.n_layers, model.d_model, model.n_heads, model.seq_len) == (24, 1024, 16, 1024)
     assert (optim.beta1, optim.beta2, optim.eps, optim.lr, optim.grad_clip) == (

@@ -130,7 +130,7 @@ def test_a_dataclass_has_the_options_of_the_one_that_it_builds_on() -> None:
     more = names["plan"] - names["train"]
     assert names["train"] <= names["plan"]
     assert "cluster.memory_gb" in more
-    assert {name.partition(".")[0] for name in more} == {"cluster"}
+    assert {name.partition(".")[0] for name in more} == {"cluster", "trainings"}
 
 
 def test_a_dataclass_without_a_docstring_is_explained_by_its_field() -> None:

@@ -77,7 +77,7 @@ SMALL = {
 """What is added to a command that runs, by its verb: later options replace earlier ones."""
 
 COMPOSED_ONLY = (
-    r"experiment=paper_350m",  # needs GPUs
+    r"experiment=dai2023_350m",  # needs GPUs
     r"/models/",  # a model that is not here
     r"corpus=(fineweb_edu|hub)",  # needs a network
     r"executor=(slurm|ray)",  # needs a cluster

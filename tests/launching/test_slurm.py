@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,10 @@ def sbatch(*arguments: str) -> str:
 
 def state(job: str) -> str:
     return run("squeue", "--noheader", f"--jobs={job}", "--format=%T").strip()
+
+
+def wait_for_an_empty_queue() -> None:
+    wait_until(lambda: not run("squeue", "--noheader").strip(), 60, "the queue is empty")
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
@@ -174,3 +179,42 @@ def test_a_sweep_of_hydras_launcher_names_what_failed_and_goes_on_with_the_rest(
     wait_for_an_empty_queue()
     written = [path.read_text() for path in logs.rglob("*_log.out")]
     assert sum(f"runs/h2-s0 is complete: all {STEPS} steps" in text for text in written) == 1
+
+
+def test_a_sweep_waits_for_its_jobs_and_cancels_them_when_it_is_stopped(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    slurm = ["launch=slurm", "launch.slurm.gpus_per_node=0", "launch.slurm.partition=cpu"]
+    options = [*slurm, "launch.slurm.cpus_per_task=1", *OPTIONS]
+    words = ["momentum_gpt.sweep", f"data={data_folder}", "seeds=2", "output=s", "jobs=2"]
+    words.append(f"overrides={options}")
+    with (tmp_path / "err").open("w") as file:
+        driver = subprocess.Popen([sys.executable, "-m", *words], cwd=tmp_path, stderr=file)
+    runs = [tmp_path / "s" / name for name in ("vanilla-seed0", "momentum_0.5-seed0")]
+
+    def steps(path: Path) -> int:
+        records = read_json_lines(path / "metrics.jsonl")
+        return records[-1]["step"] if records else 0
+
+    wait_until(lambda: min(map(steps, runs)) > 60, 240, "two jobs train")
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(60) == 75
+    wait_for_an_empty_queue()
+    for path in runs:
+        ended = outcome.read(path)
+        assert ended is not None
+        assert ended.exit_code == 75
+        assert ended.message.startswith("stopped after step")
+
+    again = command(*words, cwd=tmp_path, timeout=600)
+    assert again.code == 0, again.err
+    assert [steps(path) for path in runs] == [STEPS, STEPS]
+    assert "Decisions, s:" in again.out
+    for path in runs:  # one line goes on after the other, as in a run that was never stopped
+        numbers = [record["step"] for record in read_json_lines(path / "metrics.jsonl")]
+        assert numbers == sorted(numbers)
+
+    words[-1] = f"overrides={[*options, 'model.n_heads=3']}"
+    wrong = command(*words, "output=wrong", cwd=tmp_path, timeout=400)
+    assert wrong.code == 1
+    assert wrong.err.count("model.n_heads=3") >= 2

@@ -10,6 +10,7 @@ from momentum_gpt.comparison.by_query import by_query
 from momentum_gpt.comparison.by_seed import BY_POSITION, FEW_SHOT, LOSSES, by_seed, variants
 from momentum_gpt.comparison.certificate import common_ground, confounds
 from momentum_gpt.comparison.paired import Comparison, notes, with_holm
+from momentum_gpt.comparison.published import beside_published
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import (
     Run,
@@ -42,6 +43,7 @@ def compare_runs(
     tuned: Sequence[str] = (),
     looked_at: bool = False,
     tracking: Tracking | None = None,
+    published: str | None = None,
 ) -> str:
     """Write the report and return the text for the terminal.
 
@@ -52,6 +54,7 @@ def compare_runs(
             everywhere.
         tuned: options that each variant has its own best value of.
         looked_at: whether the number of seeds was chosen by looking at the results.
+        published: the published results that stand beside the runs', a name in `PUBLISHED`.
         tracking: logs what was found and the report, and returns a line about it; None: nowhere.
 
     Raises:
@@ -67,10 +70,12 @@ def compare_runs(
     found = verdicts(runs, comparisons)
 
     path = output or runs[0].folder.parent / "report.html"
-    write_text(path, report(runs, comparisons, sentences, found, caution))
+    beside = [beside_published(runs, published)] if published else []
+    write_text(path, report(runs, comparisons, sentences, found, caution, beside=beside))
 
     first = [caution, *found] if caution else found
     tables = [comparison.table().as_text() for comparison in comparisons]
+    tables += [table.as_text() for table in beside]
     parts = ["\n".join(first), results_text(runs), *tables]
     if comparisons:
         parts.append("\n".join(notes(comparisons)))

@@ -31,6 +31,7 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("polynomial", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
+PAPERS = ("dai2023",)
 DASHBOARDS = ("tensorboard",)
 PACKINGS = ("concatenate", "best_fit")
 TASKS = ("recall", "induction")
@@ -472,6 +473,11 @@ class LaunchConfig:
     """local (here) | hosts (over ssh) | slurm | kubernetes; chosen by `launch=`."""
     dry_run: bool = False
     """Whether to show the script that would be submitted, and not to submit it."""
+    wait: bool = False
+    """Whether to wait for the end of the SLURM job, and to cancel it when this command is stopped.
+
+    `sweep` and `recall` do so.
+    """
     nproc_per_node: int = 1
     """Ranks on each host; more than one are started by torchrun."""
     nnodes: int = 1
@@ -518,6 +524,10 @@ class LaunchConfig:
             raise UserError(
                 f"launch.nnodes={self.nnodes} needs launch.master_addr=HOST, the name of the host "
                 "number 0: all hosts meet there"
+            )
+        if self.wait and self.kind not in ("slurm", "hosts"):
+            raise UserError(
+                f"launch.wait=true is for launch=slurm, got launch={self.kind}: leave it out"
             )
         if self.kind == "hosts" and not self.hostfile:
             raise UserError(

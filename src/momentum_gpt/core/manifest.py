@@ -55,7 +55,7 @@ class CheckpointManifest:
     code: list[str] = field(default_factory=list)
     """Hashes of the code that has trained the run so far: more than one if it was changed."""
     commit: str = ""
-    """Commit of the code that wrote the checkpoint, with "+" if files were changed; "" if unknown."""
+    """Git commit of the code, with "+" if files were changed; "" if it is no checkout."""
     machine: str = ""
     """Processor or GPU of the first rank."""
     kernels: dict[str, str] = field(default_factory=dict)

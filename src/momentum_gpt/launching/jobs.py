@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,7 @@ from momentum_gpt.core import outcome, stopping
 from momentum_gpt.core.errors import JobsFailedError
 from momentum_gpt.core.files import write_text
 from momentum_gpt.core.stopping import StoppedError
+from momentum_gpt.core.terminal import progress_bar
 
 TRAIN = (sys.executable, "-m", "momentum_gpt.train")
 """The command of every job."""
@@ -117,6 +118,24 @@ def is_complete(job: Job, runs: Path) -> bool:
     ended = outcome.read(runs / job.name)
     is_trained = ended is not None and ended.exit_code == 0
     return is_trained and options.is_file() and options.read_text() == _as_text(job)
+
+
+def train_all(
+    jobs: Sequence[Job], at_a_time: int, runs: Path, describe: Callable[[Ended], str]
+) -> None:
+    """Train all jobs, as `run_jobs`, and print what `describe` says of each as it ends.
+
+    Raises:
+        JobsFailedError: some failed; the others are complete.
+        StoppedError: a job, or this process, was asked to stop.
+    """
+    done = []
+    with progress_bar("Runs", total=len(jobs)) as advance:
+        for ended in run_jobs(jobs, at_a_time, runs):
+            done.append(ended)
+            print(f"[{len(done)}/{len(jobs)}] {describe(ended)}", flush=True)
+            advance(1)
+    require_success(done)
 
 
 def require_success(jobs: Sequence[Ended]) -> None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from momentum_gpt.core import outcome, stopping
 from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import launch_folder, write_text
@@ -20,8 +23,11 @@ from momentum_gpt.core.files import launch_folder, write_text
 SETTINGS = "set -euo pipefail\n"
 """The line of a script after which its arguments are put."""
 
+LOOK_EVERY = 0.5
+"""Seconds between two looks at whether a job has ended."""
+
 OURS = (
-    *("launch=", "launch.kind=", "launch.dry_run=", "launch.hostfile="),
+    *("launch=", "launch.kind=", "launch.dry_run=", "launch.wait=", "launch.hostfile="),
     *("launch.slurm.", "launch.kubernetes.", "launch.nproc_per_node=", "launch.nnodes="),
 )
 """Options that say what to submit, and those that the scripts set: they are not passed on."""
@@ -49,12 +55,42 @@ def submit(config: TrainConfig, options: Sequence[str]) -> int:
 
     print(line, flush=True)
     try:
+        if launch.kind == "slurm" and launch.wait:
+            return submit_and_wait([*command, str(path)], config.run_dir)
         return subprocess.run([*command, str(path)], check=False).returncode
     except FileNotFoundError:
         raise UserError(
             f"there is no command {command[0]!r} here, with which launch={launch.kind} submits "
             f"{path}: give the command where there is one, or use launch.dry_run=true"
         ) from None
+
+
+def submit_and_wait(command: Sequence[str], run_dir: Path) -> int:
+    """Submit a SLURM job and wait until it has ended, requeued or not; return the run's exit code.
+
+    When this process is asked to stop, the job is cancelled: it saves a checkpoint first.
+    """
+    outcome.forget(run_dir)
+    words = [*command[:-1], "--wait", command[-1]]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    submitted = process.stdout.readline().strip()  # Submitted batch job 12
+    print(submitted, flush=True)
+
+    cancelled = False
+    while process.poll() is None:
+        if stopping.requested() and not cancelled:
+            stopping.obey()
+            subprocess.run(["scancel", submitted.rpartition(" ")[2]], check=False)
+            cancelled = True
+        time.sleep(LOOK_EVERY)
+
+    ended = outcome.read(run_dir)
+    if ended is None:
+        print(f"the job has ended without a word; see its log in {run_dir}", file=sys.stderr)
+        return process.returncode or 1
+    print(ended.message, file=sys.stderr if ended.exit_code else sys.stdout)
+    return ended.exit_code
 
 
 def hosts_script(config: TrainConfig, options: Sequence[str]) -> str:

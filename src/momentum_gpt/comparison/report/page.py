@@ -48,6 +48,7 @@ def report(
     verdicts: Sequence[str] = (),
     caution: str | None = None,
     progress: Table | None = None,
+    beside: Sequence[Table] = (),
 ) -> str:
     """Return the page of a comparison.
 
@@ -58,6 +59,7 @@ def report(
         verdicts: what was found, in plain sentences: they stand first.
         caution: why the numbers may not be compared, in a sentence: it stands at every table and
             every figure. None if they may.
+        beside: further tables, such as published results.
         progress: how far each run is; None of finished runs. With it, the page follows the server
             that it came from.
     """
@@ -82,7 +84,7 @@ def report(
         measured=measured,
         marks=marks,
         columns=columns(measured) if measured else [],
-        tables=[comparison.table() for comparison in comparisons],
+        tables=[*(comparison.table() for comparison in comparisons), *beside],
         notes=notes(comparisons),
         common_ground=common_ground,
         against=(AGAINST, LEFT_OUT),
