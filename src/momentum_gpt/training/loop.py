@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from momentum_gpt.core import activity, distributed, stopping
@@ -43,89 +45,151 @@ def train(
         Rewind: a step is bad, and the run is to go on from its last checkpoint.
         MachineError: the model is broken, or the last checkpoint could not be written.
     """
-    training = config.training
-    engine = run.engine
-    position = run.position
-    phases = throughput.phases
-    bad_steps = BadSteps(config, batches, position)
-    progress = Progress(position.step, training.max_steps)
+    return Loop(config, batches, run, tracker, throughput).train()
 
-    @phases("logging")
-    def log(metrics: dict[str, Any]) -> None:
-        if tracker:
-            tracker.log(position.step, run.tokens, metrics)
 
-    def evaluate() -> bool:
-        """Return whether the evaluation was done, and not stopped."""
-        with phases("evaluation"):
-            metrics = run.evaluate()
-        if metrics is None:
-            return False
-        log(metrics)
-        progress.say(describe(position.step, metrics))
-        return True
+@dataclass(frozen=True)
+class Step:
+    """A step that was taken."""
 
-    problem = None
-    stop = position.evaluation_is_due and not evaluate()
-    steps = range(position.step, position.step if stop else training.max_steps)
-    coming = prefetch(batches, batches.plan.reader(distributed.rank()), steps)
-    coming = profiled(phases.waiting(coming), config.run_dir / "profile", training.profile)
-    for step, micro_batches, n_targets in coming:
-        activity.pulse(f"step {step + 1}: forward and backward passes")
-        lr = lr_at(step, config.optim, training.max_steps)
+    lr: float
+    loss: float
+    """Nats per token, over all ranks."""
+    stop: bool
+    """Whether somebody asked to stop, on any rank."""
+    is_writing: bool
+    """Whether a checkpoint is still being written, on any rank."""
+    by_layer: dict[str, Any]
+    """Metrics of each layer, where they are due."""
+
+
+class Loop:
+    """The steps of a run, and what is logged, measured and saved between them."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        batches: TrainingData,
+        run: Run,
+        tracker: Tracker | None,
+        throughput: Throughput,
+    ) -> None:
+        self.config = config
+        self.batches = batches
+        self.run = run
+        self.position = run.position
+        self.tracker = tracker
+        self.throughput = throughput
+        self.phases = throughput.phases
+        self.bad_steps = BadSteps(config, batches, run.position)
+        self.progress = Progress(run.position.step, config.training.max_steps)
+        self.problem: str | None = None
+        """Why the last checkpoint could not be written."""
+
+    def train(self) -> int:
+        """Take step after step; see the function `train`."""
+        training, position = self.config.training, self.position
+        stop = position.evaluation_is_due and not self.evaluate()
+        steps = range(position.step, position.step if stop else training.max_steps)
+        for number, micro_batches, n_targets in self.coming(steps):
+            step = self.take(number, micro_batches, n_targets)
+            self.log_step(step)
+
+            last = position.step == training.max_steps
+            evaluating = last or is_due(position.step, training.eval_every)
+            saving = last or is_due(position.step, training.save_every)
+            stop = step.stop
+            if evaluating:
+                position.evaluation_is_due = stop  # whoever asked to stop should not wait for it
+                stop = stop or not self.evaluate()
+            if saving or stop:
+                self.save()
+            elif not step.is_writing:
+                self.progress.say(self.run.finish_saving())
+            if evaluating or saving:
+                self.throughput.restart()
+            if stop:
+                break
+        return self.end()
+
+    def coming(self, steps: range) -> Iterator[tuple[int, Any, int]]:
+        """Yield the number, the micro-batches and the targets of each step, read ahead."""
+        reader = self.batches.plan.reader(distributed.rank())
+        coming = self.phases.waiting(prefetch(self.batches, reader, steps))
+        return profiled(coming, self.config.run_dir / "profile", self.config.training.profile)
+
+    def take(self, number: int, micro_batches: Any, n_targets: int) -> Step:
+        """Take one step: forward and backward passes, and the update."""
+        engine, position, training = self.run.engine, self.position, self.config.training
+        activity.pulse(f"step {number + 1}: forward and backward passes")
+        lr = lr_at(number, self.config.optim, training.max_steps)
         set_lr(engine, lr)
-        with phases("passes"):
+        with self.phases("passes"):
             parts = accumulate(engine, micro_batches, n_targets)
 
         # Every rank must take the same decisions, or one would wait for the others forever.
-        loss, stop, is_writing = run.agree(parts)
-        with phases("logging"):
-            by_layer = run.by_layer() if is_due(step + 1, training.layers_every) else {}
-        with phases("update"):
-            was_taken = update(engine, leave_out=bad_steps.is_bad(step, loss, engine))
-        position.advance(batches.order_hash(position.order_hash, step))
-        throughput.step()
-        progress.step()
+        loss, stop, is_writing = self.run.agree(parts)
+        with self.phases("logging"):
+            by_layer = self.run.by_layer() if is_due(number + 1, training.layers_every) else {}
+        with self.phases("update"):
+            leave_out = self.bad_steps.is_bad(number, loss, engine)
+            was_taken = update(engine, leave_out=leave_out)
+        position.advance(self.batches.order_hash(position.order_hash, number))
+        self.throughput.step()
+        self.progress.step()
 
-        if not was_taken and step not in position.skipped_steps:
-            event = bad_steps.handle(step, parts)
-            log(event)
-            progress.say(event["event"])
+        if not was_taken and number not in position.skipped_steps:
+            event = self.bad_steps.handle(number, parts)
+            self.log(event)
+            self.progress.say(event["event"])
+        return Step(lr, loss, stop, is_writing, by_layer)
 
-        last = position.step == training.max_steps
-        evaluating = last or is_due(position.step, training.eval_every)
-        saving = last or is_due(position.step, training.save_every)
-        if is_due(position.step, training.log_every) and math.isfinite(loss):
-            speed = throughput.read()
-            log({"train/loss": loss, "optim/lr": lr, **speed, **norm_of(engine)})
-            progress.show(position.step, loss, speed["train/tokens_per_s"])
-        if by_layer:
-            log(by_layer)
-        if evaluating:
-            position.evaluation_is_due = stop  # whoever asked to stop should not wait for it
-            stop = stop or not evaluate()
-        if saving or stop:
-            with phases("saving"):
-                if tracker:
-                    tracker.flush()  # a checkpoint must not be ahead of the metrics
-                progress.say(run.finish_saving())
-                problem = run.save()
-            progress.say(problem)
-        elif not is_writing:
-            progress.say(run.finish_saving())
+    def log_step(self, step: Step) -> None:
+        """Log what is due after a step."""
+        is_logged = is_due(self.position.step, self.config.training.log_every)
+        if is_logged and math.isfinite(step.loss):
+            speed = self.throughput.read()
+            metrics = {"train/loss": step.loss, "optim/lr": step.lr}
+            self.log(metrics | speed | norm_of(self.run.engine))
+            self.progress.show(self.position.step, step.loss, speed["train/tokens_per_s"])
+        if step.by_layer:
+            self.log(step.by_layer)
 
-        if evaluating or saving:
-            throughput.restart()
-        if stop:
-            break
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Log metrics, on the main rank."""
+        with self.phases("logging"):
+            if self.tracker:
+                self.tracker.log(self.position.step, self.run.tokens, metrics)
 
-    problem = run.finish_saving() or problem
-    progress.close()
-    if problem:
-        raise MachineError(problem)
-    if position.step < training.max_steps or position.evaluation_is_due:
+    def evaluate(self) -> bool:
+        """Measure the model; return whether that was done, and not stopped."""
+        with self.phases("evaluation"):
+            metrics = self.run.evaluate()
+        if metrics is None:
+            return False
+        self.log(metrics)
+        self.progress.say(describe(self.position.step, metrics))
+        return True
+
+    def save(self) -> None:
+        """Begin to write a checkpoint, after the one before it is written."""
+        with self.phases("saving"):
+            if self.tracker:
+                self.tracker.flush()  # a checkpoint must not be ahead of the metrics
+            self.progress.say(self.run.finish_saving())
+            self.problem = self.run.save()
+        self.progress.say(self.problem)
+
+    def end(self) -> int:
+        """Wait until the last checkpoint is written; return the exit code."""
+        problem = self.run.finish_saving() or self.problem
+        self.progress.close()
+        if problem:
+            raise MachineError(problem)
+        is_last = self.position.step == self.config.training.max_steps
+        if is_last and not self.position.evaluation_is_due:
+            return 0
         return max(distributed.from_all_ranks(stopping.requested()))
-    return 0
 
 
 def is_due(step: int, every: int) -> bool:
