@@ -351,7 +351,7 @@ def pattern_of(name: str, placeholders: dict[str, str]) -> re.Pattern[str]:
     return re.compile("".join(expressions).replace(r"\*", ".+"))
 
 
-NUMBERS = {"L": r"\d+", "P": r"\d+", "K": r"\d+", "TASK": r"\w+"}
+NUMBERS = {"L": r"\d+", "N": r"\d+", "P": r"\d+", "K": r"\d+", "TASK": r"\w+"}
 NAMES = {"STEP": r"\d{8}", "R": r"\d+", "N": r"\d{5}", "ID": r"[\w-]+"}
 
 

@@ -24,11 +24,14 @@ LOSSES = re.compile(r"val/(loss|bpb|acc|ppl_word|ppl@\d+)|icl/(score|induction/(
 BY_POSITION = re.compile(r"val/loss@pos\d+")
 """The losses of the positions in a context."""
 
+BY_FREQUENCY = re.compile(r"val/loss@rank\d+")
+"""The losses of tokens by their frequency in the training text."""
+
 FEW_SHOT = re.compile(r"icl/\w+/(acc|soft|f1)@\d+")
 """The metrics of few-shot tasks."""
 
 PER_TOKEN = re.compile(
-    r"val/(loss(@pos\d+)?|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)"
+    r"val/(loss(@(pos|rank)\d+)?|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)"
 )
 """The metrics that have another unit with another tokenizer."""
 
@@ -85,7 +88,8 @@ def by_seed(
     Args:
         first: the runs of the variant that the other is compared with.
         other: the runs of the other variant.
-        metrics: the metrics that are compared: `LOSSES`, `BY_POSITION` or `FEW_SHOT`.
+        metrics: the metrics that are compared: `LOSSES`, `BY_POSITION`, `BY_FREQUENCY` or
+            `FEW_SHOT`.
         across_tokenizers: leave out what is per token, which is another unit for each of them.
         advance: called after each difference.
         looked_at: whether the number of seeds was chosen by looking at the results.

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from momentum_gpt.comparison.by_document import by_document
 from momentum_gpt.comparison.by_query import by_query
-from momentum_gpt.comparison.by_seed import BY_POSITION, FEW_SHOT, LOSSES, by_seed, variants
+from momentum_gpt.comparison.by_seed import (
+    BY_FREQUENCY,
+    BY_POSITION,
+    FEW_SHOT,
+    LOSSES,
+    by_seed,
+    variants,
+)
 from momentum_gpt.comparison.certificate import common_ground, confounds
 from momentum_gpt.comparison.paired import Comparison, notes, with_holm
 from momentum_gpt.comparison.report import report
@@ -27,6 +34,7 @@ FAMILIES = {
     "Losses of": LOSSES,
     "Few-shot tasks,": FEW_SHOT,
     "Losses by position of": BY_POSITION,
+    "Losses by token frequency of": BY_FREQUENCY,
 }
 """The metrics whose p-values are adjusted together, by the beginning of their tables' titles."""
 
