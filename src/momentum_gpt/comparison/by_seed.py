@@ -107,7 +107,7 @@ def by_seed(
 
         # A metric that one of the runs lacks cannot be paired.
         if of_first is not None and of_other is not None:
-            differences.append(_difference(metric, of_first, of_other, looked_at))
+            differences.append(seed_difference(metric, of_first, of_other, looked_at))
             advance(1)
     return differences
 
@@ -126,9 +126,18 @@ def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None
     return None if None in values else np.array(values)
 
 
-def _difference(
-    metric: str, first: np.ndarray, other: np.ndarray, looked_at: bool
+def seed_difference(
+    metric: str, first: np.ndarray, other: np.ndarray, looked_at: bool = False, sample: str = ""
 ) -> PairedDifference:
+    """Return the mean difference between two variants, whose values are paired by seed.
+
+    Args:
+        metric: what the values are of.
+        first: of the variant that the other is compared with, (seeds,).
+        other: of the other variant, in the same order.
+        looked_at: whether the number of seeds was chosen by looking at the results.
+        sample: at what they were measured.
+    """
     gaps = other - first  # (seeds,)
     estimate = over_seeds(gaps)
     p_values = {"t-test": estimate.p_value, "sign-flip": sign_flip(gaps)}
@@ -147,4 +156,5 @@ def _difference(
         interval=anytime_interval(gaps) if looked_at else estimate.interval,
         detectable=estimate.detectable,
         p_values=p_values,
+        sample=sample,
     )

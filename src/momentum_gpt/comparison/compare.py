@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from momentum_gpt.comparison.by_cost import by_cost, remarks_on_cost
 from momentum_gpt.comparison.by_document import by_document
 from momentum_gpt.comparison.by_query import by_query
 from momentum_gpt.comparison.by_seed import (
@@ -12,11 +15,12 @@ from momentum_gpt.comparison.by_seed import (
     BY_POSITION,
     FEW_SHOT,
     LOSSES,
+    BySeed,
     by_seed,
     variants,
 )
 from momentum_gpt.comparison.certificate import common_ground, confounds
-from momentum_gpt.comparison.paired import Comparison, notes, with_holm
+from momentum_gpt.comparison.paired import Comparison, PairedDifference, notes, with_holm
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import (
     Run,
@@ -132,18 +136,37 @@ def compare_pairs(
 
 
 def _variants(runs: Sequence[Run], advance: Advance, looked_at: bool) -> list[list[Comparison]]:
-    """Return losses, few-shot tasks and losses by position of each variant against the first."""
+    """Return each variant against the first: one family of p-values for each kind of metric."""
     across_tokenizers = have_other_tokenizers(runs)
     (first_name, first), *others = variants(runs).items()
-    families = []
-    for what, metrics in FAMILIES.items():
-        family = []
+
+    def family(what: str, rows_of: Callable[[BySeed], list[PairedDifference]]) -> list[Comparison]:
+        found = []
         for name, other in others:
             title = f"{what} {name} against {first_name}, paired by training seed"
-            rows = by_seed(first, other, metrics, across_tokenizers, advance, looked_at)
-            family.append(Comparison(title, first_name, name, rows))
-        families.append(_with_rows(family))
-    return families
+            found.append(Comparison(title, first_name, name, rows_of(other)))
+        return _with_rows(found)
+
+    families = []
+    for what, metrics in FAMILIES.items():
+        rows_of = partial(
+            by_seed,
+            first,
+            metrics=metrics,
+            across_tokenizers=across_tokenizers,
+            advance=advance,
+            looked_at=looked_at,
+        )
+        families.append(family(what, rows_of))
+    if across_tokenizers:  # nats per token are other units for each
+        return families
+
+    at_equal_cost = family("Losses at equal cost of", partial(by_cost, first, looked_at=looked_at))
+    of_variant = dict(others)
+    families[0] = [
+        replace(one, remarks=remarks_on_cost(first, of_variant[one.other])) for one in families[0]
+    ]
+    return [*families, at_equal_cost]
 
 
 def _models(runs: Sequence[Run], advance: Advance) -> list[list[Comparison]]:
