@@ -5,6 +5,8 @@
 The first run is the one that the others are compared with, document by
 document and query by query; or seed by seed, if there are several training
 seeds of two variants.
+
+    momentum-gpt compare runs=[...] average=3 noise=[runs/null_0,runs/null_1]
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from momentum_gpt.cli import Command
+from momentum_gpt.core.errors import require, require_at_least
 
 
 @dataclass
@@ -25,8 +28,18 @@ class CompareConfig:
     """Whether to compare runs that differ in more than their attention; this is then said first."""
     tuned: list[str] = field(default_factory=list)
     """Options that each variant has its own best value of, such as [optim.lr,optim.min_lr]."""
+    average: int = 1
+    """Last evaluations of each run whose mean is compared, instead of the last one alone."""
+    noise: list[str] = field(default_factory=list)
+    """Folders of other runs, several seeds of a variant: the verdict then rests on their spread.
+
+    They must agree with the compared runs in all but attention and seed."""
     wandb: bool = False
     """Whether to log what was found and the report to W&B, in the project of the first run."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "average", self.average)
+        require(len(self.noise) != 1, "noise", self.noise, "two or more run folders, or none")
 
 
 def compare(config: CompareConfig) -> None:
@@ -37,7 +50,17 @@ def compare(config: CompareConfig) -> None:
 
     output = Path(config.output) if config.output else None
     tracking = log_comparison if config.wandb else None
-    print(compare_runs(config.runs, output, config.confounded, config.tuned, tracking=tracking))
+    print(
+        compare_runs(
+            config.runs,
+            output,
+            config.confounded,
+            config.tuned,
+            tracking=tracking,
+            average=config.average,
+            noise=config.noise,
+        )
+    )
 
 
 main = Command(compare, CompareConfig, "compare")

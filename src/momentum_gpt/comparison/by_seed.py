@@ -100,7 +100,7 @@ def by_seed(
 
     differences = []
     for metric in filter(metrics.fullmatch, first[seeds[0]].final):
-        if not _is_compared(metric, first[seeds[0]], across_tokenizers):
+        if not is_compared(metric, first[seeds[0]], across_tokenizers):
             continue
         of_first = _final(first, seeds, metric)
         of_other = _final(other, seeds, metric)
@@ -112,12 +112,17 @@ def by_seed(
     return differences
 
 
-def _is_compared(metric: str, run: Run, across_tokenizers: bool) -> bool:
+def is_compared(metric: str, run: Run, across_tokenizers: bool) -> bool:
     """Return whether a metric says something that the others do not, in a unit that both share."""
     if across_tokenizers:
         return not PER_TOKEN.fullmatch(metric)
     # These are the loss in other units.
     return metric not in ("val/bpb", "val/ppl_word", f"val/ppl@{run.config.model.seq_len}")
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric."""
+    return UNITS[metric.rpartition("/")[2].partition("@")[0]]
 
 
 def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None:
@@ -148,7 +153,7 @@ def seed_difference(
         p_values |= anytime
     return PairedDifference(
         measure=metric,
-        unit=UNITS[metric.rpartition("/")[2].partition("@")[0]],
+        unit=unit_of(metric),
         paired_by="training seed",
         pairs=len(gaps),
         first=fmean(first),

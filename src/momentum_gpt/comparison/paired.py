@@ -80,6 +80,8 @@ class Comparison:
     """Name of the other side."""
     differences: list[PairedDifference]
     """One or more."""
+    basis: str = ""
+    """What the numbers rest on, where it is not usual: "mean of the last 3 evaluations"."""
     remarks: Sequence[str] = ()
     """Sentences on this comparison that a reader of the table has to know."""
 
@@ -93,7 +95,8 @@ class Comparison:
             # The head is the same for all rows: they are of the same kind.
             head = [name for name, _ in cells]
             rows.append([text for _, text in cells])
-        return Table(self.title, head, rows)
+        title = f"{self.title}, {self.basis}" if self.basis else self.title
+        return Table(title, head, rows)
 
 
 def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
