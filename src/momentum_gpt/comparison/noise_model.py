@@ -24,7 +24,11 @@ from momentum_gpt.comparison.verdict import METRIC, NOISE_MODEL, p_text
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.evaluation.statistics import LEVEL, Estimate, by_known_spread, over_seeds
 
-TRAINED_ON = {"data_sha256": "training tokens", "tokenizer_sha256": "tokenizer", "step": "steps"}
+TRAINED_ON = {
+    "data_sha256": "hash of the training tokens",
+    "tokenizer_sha256": "tokenizer",
+    "step": "number of steps",
+}
 """Entries of the manifests that must be those of the runs that are compared, and their names."""
 
 
@@ -62,8 +66,7 @@ class NoiseModel:
         if len(gaps) < 2:
             return None
         ratio = self.ratio(gaps)
-        by_chance = stats.f(len(gaps) - 1, self.noise.pair_freedom)
-        larger = float(by_chance.sf(ratio))
+        larger = float(stats.f.sf(ratio, len(gaps) - 1, self.noise.pair_freedom))
         return min(1.0, 2 * min(larger, 1 - larger)) if self.noise.is_paired else larger
 
     def ratio(self, gaps: np.ndarray) -> float:
@@ -194,5 +197,5 @@ def _refuse(what: str, known: list[Any], others: Sequence[Run], values: list[Any
         if value not in known:
             raise UserError(
                 f"{run.name} has another {what} than the compared runs ({str(value)[:12]}, not "
-                f"{str(known[0])[:12]}): give runs that differ from them in attention and seed alone"
+                f"{str(known[0])[:12]}): give runs that differ in attention and seed alone"
             )
