@@ -16,6 +16,7 @@ from scipy import stats
 from momentum_gpt import compare
 from momentum_gpt.comparison.by_seed import variants
 from momentum_gpt.comparison.compare import compare_pairs
+from momentum_gpt.comparison.history import averaged
 from momentum_gpt.comparison.noise import Noise, noise_of
 from momentum_gpt.comparison.noise_model import NoiseModel, by_noise, load_noise_model
 from momentum_gpt.comparison.paired import notes
@@ -230,6 +231,16 @@ def test_null_runs_that_are_not_like_the_compared_ones_are_refused_by_name(
     found, (sentence,) = load_noise_model([*nulls, str(unfinished)], compared(folders))
     assert found.n_runs == 3
     assert "null_9" in sentence
+
+
+def test_the_noise_is_that_of_the_means_that_are_compared(folders: Path) -> None:
+    nulls = named(folders, "null_5 null_6 null_7")
+    runs, _ = averaged(compared(folders), 3)
+    found, _ = load_noise_model(nulls, runs, average=3)
+    means = [np.mean(one.series(METRIC)[1][-3:]) for one in load_runs(nulls)[0]]
+    assert found.noise.of_run == pytest.approx(np.std(means, ddof=1))
+    single, _ = load_noise_model(nulls, compared(folders))
+    assert single.noise.of_run != pytest.approx(found.noise.of_run)
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
