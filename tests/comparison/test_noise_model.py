@@ -117,6 +117,13 @@ def test_pairs_that_vary_less_are_another_noise_only_if_the_noise_of_pairs_is_kn
     """Equal seeds may have something in common, which is no reason to doubt the noise of a run."""
     gaps = np.array([-0.300, -0.301, -0.299, -0.3])
     assert model().transfer(gaps) == pytest.approx(1.0, abs=1e-3)
+    sentence = verdict_of(pairs(gaps.tolist()))
+    assert "4 seeds, p = 0.055 (noise of 5 other runs)" in sentence
+    assert sentence.endswith(
+        f". Equal seeds have something in common: the difference of a pair varies by 0.00082, and "
+        f"by the noise of 5 other runs by {PAIR:.2g}, as if they had not. Noise runs of two "
+        "variants with the same seeds would tell how much."
+    )
 
     measured = NoiseModel(Noise(S, 8, PAIR, 4, is_paired=True), 10)
     smaller = stats.f.cdf(np.var(gaps, ddof=1) / PAIR**2, 3, 4)

@@ -146,19 +146,28 @@ def by_noise(
         detectable=estimate.detectable,
         p_values=dict(reversed(p_values.items())) if t_counts else p_values,
     )
-    remarks = [_remark(gaps, model, transfer)] if is_other and transfer is not None else []
+    remarks = _remarks(gaps, model, transfer)
     return Comparison(title, *names, [row], "" if t_counts else str(model), remarks)
 
 
-def _remark(gaps: np.ndarray, model: NoiseModel, transfer: float) -> str:
-    then = "the interval is wider than it needs to be"
-    if model.ratio(gaps) > 1:
-        then = "Student's t counts"
-    return (
-        f"The noise of these runs is another: the difference of a pair varies by "
-        f"{np.std(gaps, ddof=1):.2g}, and by the {model} by {model.noise.of_pair:.2g} "
-        f"(F-test p = {p_text(transfer)}); {then}."
+def _remarks(gaps: np.ndarray, model: NoiseModel, transfer: float | None) -> list[str]:
+    """Return a sentence if these pairs vary otherwise than the noise does."""
+    if transfer is None:
+        return []
+    spreads = (
+        f"the difference of a pair varies by {np.std(gaps, ddof=1):.2g}, and by the {model} by "
+        f"{model.noise.of_pair:.2g}"
     )
+    if transfer < LEVEL:
+        then = "the interval is wider than it needs to be"
+        if model.ratio(gaps) > 1:
+            then = "Student's t counts"
+        what = f"{spreads} (F-test p = {p_text(transfer)})"
+        return [f"The noise of these runs is another: {what}; {then}."]
+    if 1 - transfer < LEVEL and not model.noise.is_paired:
+        common = f"Equal seeds have something in common: {spreads}, as if they had not."
+        return [f"{common} Noise runs of two variants with the same seeds would tell how much."]
+    return []
 
 
 def _refuse_what_differs(others: Sequence[Run], runs: Sequence[Run]) -> None:
