@@ -9,7 +9,7 @@ import pytest
 
 from momentum_gpt.comparison.by_cost import OTHER_MACHINES, SAME_FLOPS, UNKNOWN_MACHINES, by_cost
 from momentum_gpt.comparison.by_seed import variants
-from momentum_gpt.comparison.compare import compare_pairs
+from momentum_gpt.comparison.families import compare_pairs
 from momentum_gpt.comparison.paired import notes
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.core.flops import flops_per_token

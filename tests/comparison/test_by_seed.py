@@ -10,7 +10,7 @@ import pytest
 
 from momentum_gpt.comparison.by_seed import FEW_SHOT, LOSSES, by_seed, variants
 from momentum_gpt.comparison.certificate import common_ground, confounds
-from momentum_gpt.comparison.compare import compare_pairs
+from momentum_gpt.comparison.families import compare_pairs
 from momentum_gpt.comparison.runs import Run, config_differences
 from momentum_gpt.comparison.table import Column, columns
 from momentum_gpt.core.config import (

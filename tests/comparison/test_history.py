@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from momentum_gpt.comparison.certificate import common_ground
-from momentum_gpt.comparison.compare import compare_pairs
+from momentum_gpt.comparison.families import compare_pairs
 from momentum_gpt.comparison.history import averaged, in_training, of_checkpoints
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.verdict import verdicts

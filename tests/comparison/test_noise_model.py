@@ -15,7 +15,7 @@ from scipy import stats
 
 from momentum_gpt import compare
 from momentum_gpt.comparison.by_seed import variants
-from momentum_gpt.comparison.compare import compare_pairs
+from momentum_gpt.comparison.families import compare_pairs
 from momentum_gpt.comparison.history import averaged
 from momentum_gpt.comparison.noise import Noise, noise_of
 from momentum_gpt.comparison.noise_model import NoiseModel, by_noise, load_noise_model

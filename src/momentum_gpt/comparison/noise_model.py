@@ -48,8 +48,8 @@ class NoiseModel:
 
         The interval is mean ± t s / sqrt(pairs), with the standard deviation s of a pair that the
         noise has, and Student's t at its degrees of freedom. Where no pairs of other runs have
-        shown how much equal seeds have in common, s is sqrt(2) times that of a run: too wide if
-        they do have something in common, and never too narrow.
+        shown how much equal seeds have in common, s is sqrt(2) times that of a run: the interval is
+        wider than it needs to be if they do have something in common.
         """
         return by_known_spread(gaps, self.noise.of_pair, self.noise.pair_freedom)
 
