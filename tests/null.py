@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from momentum_gpt.comparison.noise import known_noise
+from momentum_gpt.comparison.noise import Noise, known_noise
+from momentum_gpt.comparison.noise_model import NoiseModel
 from momentum_gpt.comparison.sequential import BETTER, WORSE, anytime_p, decide
-from momentum_gpt.evaluation.statistics import over_seeds, sign_flip
+from momentum_gpt.evaluation.statistics import LEVEL, over_seeds, sign_flip
 
 NOISE = 0.0013
 
@@ -58,6 +60,71 @@ def at_once(null: np.ndarray, difference: float) -> None:
     show("what `power` says is found in 0.8: t-test, noise model", *detectable)
 
 
+class Rates(NamedTuple):
+    """How often the noise of other runs finds a difference, as shares of the comparisons."""
+
+    level: float
+    """By the noise model alone, where there is none."""
+    power: float
+    """By it, where there is one that `Noise.detectable` says is found in 0.8."""
+    transfer: float
+    """The pairs vary otherwise than the noise, by the test of it."""
+    tested_level: float
+    """With Student's t where they do, and there is no difference."""
+    tested_power: float
+    """The same, where there is one."""
+
+
+def by_estimated_noise(
+    rng: np.random.Generator,
+    comparisons: int,
+    seeds: int,
+    others: int,
+    in_common: float = 0.0,
+    larger: float = 1.0,
+) -> Rates:
+    """Return the rates of a noise model that is estimated anew for each comparison.
+
+    Args:
+        rng: draws the runs.
+        comparisons: how many are simulated.
+        seeds: pairs of each.
+        others: runs of one variant that the noise is estimated from.
+        in_common: the correlation of two runs with the same seed.
+        larger: how much larger the noise of the compared runs is.
+    """
+    freedom = others - 1
+    of_run = NOISE * np.sqrt(rng.chisquare(freedom, comparisons) / freedom)
+    of_pair = larger * math.sqrt(2 * (1 - in_common)) * NOISE
+    gaps = rng.normal(0, of_pair, (comparisons, seeds))
+    planted = Noise(NOISE, freedom, math.sqrt(2) * NOISE, freedom).detectable(seeds)
+
+    found = []
+    for spread, null in zip(of_run.tolist(), gaps, strict=True):
+        model = NoiseModel(Noise(spread, freedom, math.sqrt(2) * spread, freedom), others)
+        by_model = [model.estimate(one).p_value < LEVEL for one in (null, null - planted)]
+        transfer = model.transfer(null)
+        is_other = transfer is not None and transfer < LEVEL
+        tested = by_model
+        if is_other:
+            tested = [over_seeds(one).p_value < LEVEL for one in (null, null - planted)]
+        found.append([*by_model, is_other, *tested])
+    return Rates(*np.mean(found, axis=0).tolist())
+
+
+def by_noise(rng: np.random.Generator, comparisons: int) -> None:
+    """Show the test by the noise of eight other runs, for several numbers of seeds."""
+    head = ("level", "power", "transfer", "tested", "power")
+    print(f"{'noise of 8 other runs':<58}", *(f"{name:>8}" for name in head))
+    for seeds in (1, 2, 3, 6, 10):
+        show(f"{seeds} seeds", *by_estimated_noise(rng, comparisons, seeds, 8))
+        of_pairs = by_estimated_noise(rng, comparisons, seeds, 8, in_common=0.5)
+        show(f"{seeds} seeds, half of the variance in common", *of_pairs)
+        show(
+            f"{seeds} seeds, twice the noise", *by_estimated_noise(rng, comparisons, seeds, 8, 0, 2)
+        )
+
+
 def looking(null: np.ndarray, difference: float) -> None:
     """Show the test that is looked at after each seed."""
     decided = [decide(gaps).verdict in (BETTER, WORSE) for gaps in null]
@@ -86,6 +153,7 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     at_once(drawn(rng, (options.comparisons, options.seeds), options.tails), options.difference)
+    by_noise(rng, options.comparisons)
     looking(
         drawn(rng, (options.comparisons, options.most_seeds), options.tails), options.difference
     )

@@ -5,6 +5,8 @@
 The first run is the one that the others are compared with, document by
 document and query by query; or seed by seed, if there are several training
 seeds of two variants.
+
+    momentum-gpt compare runs=[...] average=3 noise=[runs/null_0,runs/null_1]
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from momentum_gpt.cli import Command
 from momentum_gpt.core.config import PAPERS
-from momentum_gpt.core.errors import require_choice
+from momentum_gpt.core.errors import require, require_at_least, require_choice
 
 
 @dataclass
@@ -29,11 +31,19 @@ class CompareConfig:
     """Options that each variant has its own best value of, such as [optim.lr,optim.min_lr]."""
     published: str | None = None
     """Published results that are printed beside the runs': dai2023. null: none."""
+    average: int = 1
+    """Last evaluations of each run whose mean is compared, instead of the last one alone."""
+    noise: list[str] = field(default_factory=list)
+    """Folders of other runs, several seeds of a variant: the verdict then rests on their spread.
+
+    They must agree with the compared runs in all but attention and seed."""
     wandb: bool = False
     """Whether to log what was found and the report to W&B, in the project of the first run."""
 
     def __post_init__(self) -> None:
         require_choice((None, *PAPERS), "published", self.published)
+        require_at_least(1, "average", self.average)
+        require(len(self.noise) != 1, "noise", self.noise, "two or more run folders, or none")
 
 
 def compare(config: CompareConfig) -> None:
@@ -52,6 +62,8 @@ def compare(config: CompareConfig) -> None:
             config.tuned,
             tracking=tracking,
             published=config.published,
+            average=config.average,
+            noise=config.noise,
         )
     )
 

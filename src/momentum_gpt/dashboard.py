@@ -48,7 +48,7 @@ def dashboard(config: DashboardConfig) -> None:
 def conclude(finished: Sequence[Run]) -> Conclusions:
     """Return what `compare` says of finished runs."""
     from momentum_gpt.comparison.certificate import common_ground
-    from momentum_gpt.comparison.compare import compare_pairs
+    from momentum_gpt.comparison.families import compare_pairs
     from momentum_gpt.core.terminal import ignore_progress
 
     return compare_pairs(finished, ignore_progress), common_ground(finished)

@@ -10,7 +10,7 @@ import pytest
 
 from momentum_gpt.comparison.by_seed import FEW_SHOT, LOSSES, by_seed, variants
 from momentum_gpt.comparison.certificate import common_ground, confounds
-from momentum_gpt.comparison.compare import compare_pairs
+from momentum_gpt.comparison.families import compare_pairs
 from momentum_gpt.comparison.runs import Run, config_differences
 from momentum_gpt.comparison.table import Column, columns
 from momentum_gpt.core.config import (
@@ -141,6 +141,26 @@ def test_losses_and_few_shot_metrics_are_families_of_their_own() -> None:
     assert table.head[-6:-2] == ["t-test p", "Holm p", "sign-flip p", "anytime p"]
 
 
+def test_losses_by_token_frequency_are_a_family_of_their_own() -> None:
+    """Two rows: each p-value is doubled, whatever the losses by position are."""
+    runs = []
+    for seed in range(3):
+        for momentum in (False, True):
+            gap = momentum * (0.1 + 0.01 * seed)
+            more = {f"val/loss@rank{n}": 5.0 - gap for n in (10, 100)}
+            more |= {f"val/loss@pos{n}": 5.0 for n in (1, 2, 4)}
+            runs.append(run(f"{seed}{momentum}", seed, 5.0, momentum, **more))
+    _, _, by_frequency = compare_pairs(runs, ignore_progress)
+    assert by_frequency.title.startswith("Losses by token frequency of momentum")
+    assert [row.measure for row in by_frequency.differences] == [
+        "val/loss@rank10",
+        "val/loss@rank100",
+    ]
+    for row in by_frequency.differences:
+        assert row.unit == "nats/token"
+        assert row.p_holm == pytest.approx(2 * row.p_values["t-test"])
+
+
 def test_every_metric_of_a_task_has_its_unit() -> None:
     units = {"acc": "accuracy", "soft": "probability", "f1": "F1"}
     metrics = {f"icl/a/{kind}@4": 0.5 for kind in units}
@@ -156,6 +176,7 @@ def test_across_tokenizers_only_units_of_text_are_compared() -> None:
         "val/bpb": 1.0,
         "val/ppl_word": 90.0,
         "val/ppl@16": 10.0,
+        "val/loss@rank10": 3.0,
         "icl/score": -0.1,
         "icl/x/acc@4": 0.5,
         "icl/x/soft@4": 0.5,

@@ -244,7 +244,7 @@ def test_the_report_of_trained_runs_opens_without_a_network(
     with opened(path) as page:
         names = page.locator("#runs .muted").all_text_contents()
         assert names == ["vanilla", hostile.name]
-        assert page.locator("#figures svg").count() == 9
+        assert page.locator("#figures svg").count() == 10
 
 
 def test_compare_refuses_until_one_says_that_it_may(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from momentum_gpt.comparison.compare import compare_pairs
+from momentum_gpt.comparison.families import compare_pairs
 from momentum_gpt.comparison.paired import Comparison, PairedDifference
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.verdict import short, tokens_saved, verdicts

@@ -105,6 +105,7 @@ REPLACED = {
     "corpus=stdlib": "corpus=text corpus.paths=[novels]",  # 12 MB would take ten seconds
     "kind: stdlib": "kind: text, paths: notes/",
     "step_00000320": "step_00000004",
+    "average=3": "average=1",  # four steps have one evaluation
     "launch.nproc_per_node=8": "launch.nproc_per_node=1",  # two sequences for two hosts
 }
 """What the small runs have in the place of what a page shows."""
@@ -351,7 +352,7 @@ def pattern_of(name: str, placeholders: dict[str, str]) -> re.Pattern[str]:
     return re.compile("".join(expressions).replace(r"\*", ".+"))
 
 
-NUMBERS = {"L": r"\d+", "P": r"\d+", "K": r"\d+", "TASK": r"\w+"}
+NUMBERS = {"L": r"\d+", "N": r"\d+", "P": r"\d+", "K": r"\d+", "TASK": r"\w+"}
 NAMES = {"STEP": r"\d{8}", "R": r"\d+", "N": r"\d{5}", "ID": r"[\w-]+"}
 
 

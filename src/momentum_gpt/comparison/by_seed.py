@@ -24,11 +24,14 @@ LOSSES = re.compile(r"val/(loss|bpb|acc|ppl_word|ppl@\d+)|icl/(score|induction/(
 BY_POSITION = re.compile(r"val/loss@pos\d+")
 """The losses of the positions in a context."""
 
+BY_FREQUENCY = re.compile(r"val/loss@rank\d+")
+"""The losses of tokens by their frequency in the training text."""
+
 FEW_SHOT = re.compile(r"icl/\w+/(acc|soft|f1)@\d+")
 """The metrics of few-shot tasks."""
 
 PER_TOKEN = re.compile(
-    r"val/(loss(@pos\d+)?|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)"
+    r"val/(loss(@(pos|rank)\d+)?|ppl@\d+)|icl/(score|induction/(acc|loss)|\w+/soft@\d+)"
 )
 """The metrics that have another unit with another tokenizer."""
 
@@ -85,7 +88,8 @@ def by_seed(
     Args:
         first: the runs of the variant that the other is compared with.
         other: the runs of the other variant.
-        metrics: the metrics that are compared: `LOSSES`, `BY_POSITION` or `FEW_SHOT`.
+        metrics: the metrics that are compared: `LOSSES`, `BY_POSITION`, `BY_FREQUENCY` or
+            `FEW_SHOT`.
         across_tokenizers: leave out what is per token, which is another unit for each of them.
         advance: called after each difference.
         looked_at: whether the number of seeds was chosen by looking at the results.
@@ -96,24 +100,29 @@ def by_seed(
 
     differences = []
     for metric in filter(metrics.fullmatch, first[seeds[0]].final):
-        if not _is_compared(metric, first[seeds[0]], across_tokenizers):
+        if not is_compared(metric, first[seeds[0]], across_tokenizers):
             continue
         of_first = _final(first, seeds, metric)
         of_other = _final(other, seeds, metric)
 
         # A metric that one of the runs lacks cannot be paired.
         if of_first is not None and of_other is not None:
-            differences.append(_difference(metric, of_first, of_other, looked_at))
+            differences.append(seed_difference(metric, of_first, of_other, looked_at))
             advance(1)
     return differences
 
 
-def _is_compared(metric: str, run: Run, across_tokenizers: bool) -> bool:
+def is_compared(metric: str, run: Run, across_tokenizers: bool) -> bool:
     """Return whether a metric says something that the others do not, in a unit that both share."""
     if across_tokenizers:
         return not PER_TOKEN.fullmatch(metric)
     # These are the loss in other units.
     return metric not in ("val/bpb", "val/ppl_word", f"val/ppl@{run.config.model.seq_len}")
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric."""
+    return UNITS[metric.rpartition("/")[2].partition("@")[0]]
 
 
 def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None:
@@ -122,9 +131,18 @@ def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None
     return None if None in values else np.array(values)
 
 
-def _difference(
-    metric: str, first: np.ndarray, other: np.ndarray, looked_at: bool
+def seed_difference(
+    metric: str, first: np.ndarray, other: np.ndarray, looked_at: bool = False, sample: str = ""
 ) -> PairedDifference:
+    """Return the mean difference between two variants, whose values are paired by seed.
+
+    Args:
+        metric: what the values are of.
+        first: of the variant that the other is compared with, (seeds,).
+        other: of the other variant, in the same order.
+        looked_at: whether the number of seeds was chosen by looking at the results.
+        sample: at what they were measured.
+    """
     gaps = other - first  # (seeds,)
     estimate = over_seeds(gaps)
     p_values = {"t-test": estimate.p_value, "sign-flip": sign_flip(gaps)}
@@ -135,7 +153,7 @@ def _difference(
         p_values |= anytime
     return PairedDifference(
         measure=metric,
-        unit=UNITS[metric.rpartition("/")[2].partition("@")[0]],
+        unit=unit_of(metric),
         paired_by="training seed",
         pairs=len(gaps),
         first=fmean(first),
@@ -143,4 +161,5 @@ def _difference(
         interval=anytime_interval(gaps) if looked_at else estimate.interval,
         detectable=estimate.detectable,
         p_values=p_values,
+        sample=sample,
     )

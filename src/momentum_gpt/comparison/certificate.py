@@ -21,6 +21,11 @@ UNKNOWN = "Unknown, without a checkpoint:"
 ALONE = "LEFT OUT, no other run has its seed:"
 """The beginning of a sentence on a run that has no partner."""
 
+ONE_EACH = (
+    "One run per variant: telling whether one variant is better takes several seeds "
+    "(training.seed)."
+)
+
 SHARED = (
     ("initial_weights_sha256", "identical initial weights"),
     ("data_sha256", "identical training tokens"),
@@ -65,10 +70,7 @@ def common_ground(runs: Sequence[Run], tuned: Sequence[str] = ()) -> list[str]:
 
     # With a single run per variant, a difference may be one of the seeds.
     if len({run.variant for run in runs}) == len(runs):
-        sentences.append(
-            "One run per variant: telling whether one variant is better takes several seeds "
-            "(training.seed)."
-        )
+        sentences.append(ONE_EACH)
     return sentences
 
 

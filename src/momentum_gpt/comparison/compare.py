@@ -5,32 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from momentum_gpt.comparison.by_document import by_document
-from momentum_gpt.comparison.by_query import by_query
-from momentum_gpt.comparison.by_seed import BY_POSITION, FEW_SHOT, LOSSES, by_seed, variants
-from momentum_gpt.comparison.certificate import common_ground, confounds
-from momentum_gpt.comparison.paired import Comparison, notes, with_holm
+from momentum_gpt.comparison.certificate import ONE_EACH, common_ground, confounds
+from momentum_gpt.comparison.families import compare_pairs
+from momentum_gpt.comparison.history import averaged
+from momentum_gpt.comparison.noise_model import load_noise_model
+from momentum_gpt.comparison.paired import notes
 from momentum_gpt.comparison.published import beside_published
 from momentum_gpt.comparison.report import report
-from momentum_gpt.comparison.runs import (
-    Run,
-    config_differences,
-    have_other_tokenizers,
-    load_runs,
-)
+from momentum_gpt.comparison.runs import config_differences, load_runs
+from momentum_gpt.comparison.signal_to_noise import NOTE as SIGNAL_NOTE
+from momentum_gpt.comparison.signal_to_noise import signal_table
 from momentum_gpt.comparison.table import results_text
 from momentum_gpt.comparison.verdict import verdicts
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import write_text
-from momentum_gpt.core.terminal import Advance, progress_bar
-
-FAMILIES = {
-    "Losses of": LOSSES,
-    "Few-shot tasks,": FEW_SHOT,
-    "Losses by position of": BY_POSITION,
-}
-"""The metrics whose p-values are adjusted together, by the beginning of their tables' titles."""
-
+from momentum_gpt.core.terminal import progress_bar
 
 Tracking = Callable[[Sequence[Path], Sequence[str], Sequence[str], Path], str]
 """`momentum_gpt.tracking.log_comparison`."""
@@ -44,6 +33,8 @@ def compare_runs(
     looked_at: bool = False,
     tracking: Tracking | None = None,
     published: str | None = None,
+    average: int = 1,
+    noise: Sequence[str] = (),
 ) -> str:
     """Write the report and return the text for the terminal.
 
@@ -56,17 +47,25 @@ def compare_runs(
         looked_at: whether the number of seeds was chosen by looking at the results.
         published: the published results that stand beside the runs', a name in `PUBLISHED`.
         tracking: logs what was found and the report, and returns a line about it; None: nowhere.
+        average: how many of the last evaluations of a run are averaged.
+        noise: folders of other runs, whose spread over seeds the verdict is to rest on.
 
     Raises:
         UserError: the runs cannot be compared, or should not be.
     """
     runs, left_out = load_runs(folders)
-    sentences = [*left_out, *common_ground(runs, tuned)]
+    runs, means = averaged(runs, average)
+    sentences = [*left_out, *means, *common_ground(runs, tuned)]
     caution = _caution(confounds(sentences), confounded)
+    model = None
+    if noise:
+        model, not_finished = load_noise_model(noise, runs, average)
+        sentences = [*not_finished, *(one for one in sentences if one != ONE_EACH)]
 
     # Bootstraps of many few-shot tasks take a while.
     with progress_bar("Intervals and tests", total=None) as advance:
-        comparisons = compare_pairs(runs, advance, looked_at)
+        basis = f"mean of the last {average} evaluations" if average > 1 else ""
+        comparisons = compare_pairs(runs, advance, looked_at, basis, model)
     found = verdicts(runs, comparisons)
 
     path = output or runs[0].folder.parent / "report.html"
@@ -79,6 +78,9 @@ def compare_runs(
     parts = ["\n".join(first), results_text(runs), *tables]
     if comparisons:
         parts.append("\n".join(notes(comparisons)))
+    signal = signal_table(runs)
+    if signal:
+        parts += [signal.as_text(), SIGNAL_NOTE]
     parts.append("\n".join(["Common ground:", *(f"  {sentence}" for sentence in sentences)]))
 
     # One line per option: with many runs, columns would be too wide for a terminal.
@@ -110,53 +112,3 @@ def _caution(against: Sequence[str], confounded: bool) -> str | None:
             "numbers nevertheless with confounded=true"
         )
     return f"CONFOUNDED: {what}. A difference may come from any of these."
-
-
-def compare_pairs(
-    runs: Sequence[Run], advance: Advance, looked_at: bool = False
-) -> list[Comparison]:
-    """Return the comparisons of each variant, or else of each run, with the first one.
-
-    With two or more training seeds of two variants, only seeds are compared: documents and queries
-    would say something about two of the runs and nothing about the variants. The p-values are
-    adjusted for the number of rows: of losses, and of few-shot tasks.
-    """
-    # A single seed tells two trained models apart, not two variants.
-    families = _variants(runs, advance, looked_at)
-    if not any(families):
-        families = _models(runs, advance)
-    return [comparison for family in families for comparison in with_holm(family)]
-
-
-def _variants(runs: Sequence[Run], advance: Advance, looked_at: bool) -> list[list[Comparison]]:
-    """Return losses, few-shot tasks and losses by position of each variant against the first."""
-    across_tokenizers = have_other_tokenizers(runs)
-    (first_name, first), *others = variants(runs).items()
-    families = []
-    for what, metrics in FAMILIES.items():
-        family = []
-        for name, other in others:
-            title = f"{what} {name} against {first_name}, paired by training seed"
-            rows = by_seed(first, other, metrics, across_tokenizers, advance, looked_at)
-            family.append(Comparison(title, first_name, name, rows))
-        families.append(_with_rows(family))
-    return families
-
-
-def _models(runs: Sequence[Run], advance: Advance) -> list[list[Comparison]]:
-    """Return losses and few-shot tasks of each run against the first one."""
-    units = ("byte", "word") if have_other_tokenizers(runs) else ("token",)
-    first = runs[0]
-    losses = []
-    few_shot = []
-    for other in runs[1:]:
-        title = f"{other.name} against {first.name}, paired by"
-        rows = by_document(first.folder, other.folder, units, advance)
-        losses.append(Comparison(f"Losses of {title} document", first.name, other.name, rows))
-        rows = by_query(first.folder, other.folder, advance)
-        few_shot.append(Comparison(f"Few-shot tasks, {title} query", first.name, other.name, rows))
-    return [_with_rows(losses), _with_rows(few_shot)]
-
-
-def _with_rows(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    return [comparison for comparison in comparisons if comparison.differences]

@@ -17,6 +17,14 @@ from momentum_gpt.evaluation.statistics import LEVEL, holm
 FEW_DOCUMENTS = 30
 """With fewer documents, a note says so."""
 
+EQUAL_COST = ("@flops", "@seconds")
+"""What the measures of `by_cost.py` end with."""
+
+HOLM = (
+    "Holm p: the first test's p-value, adjusted for all rows of one kind, such as losses, losses "
+    "by position, or few-shot tasks."
+)
+
 COUNTED = {"document": "documents", "query": "queries", "training seed": "seeds"}
 """The title of the column with the number of pairs, by what is paired."""
 
@@ -72,6 +80,10 @@ class Comparison:
     """Name of the other side."""
     differences: list[PairedDifference]
     """One or more."""
+    basis: str = ""
+    """What the numbers rest on, where it is not usual: "mean of the last 3 evaluations"."""
+    remarks: Sequence[str] = ()
+    """Sentences on this comparison that a reader of the table has to know."""
 
     def table(self) -> Table:
         """Return a row for each difference."""
@@ -83,7 +95,8 @@ class Comparison:
             # The head is the same for all rows: they are of the same kind.
             head = [name for name, _ in cells]
             rows.append([text for _, text in cells])
-        return Table(self.title, head, rows)
+        title = f"{self.title}, {self.basis}" if self.basis else self.title
+        return Table(title, head, rows)
 
 
 def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -108,7 +121,7 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
 
     found = [
         "detectable: the true difference that this many pairs would find four times out of five.",
-        "Holm p: the first test's p-value, adjusted for all rows of losses, or of few-shot tasks.",
+        HOLM,
         f"*: the Holm p is below {LEVEL}.",
     ]
     rows = [row for comparison in comparisons for row in comparison.differences]
@@ -129,7 +142,14 @@ def notes(comparisons: Sequence[Comparison]) -> list[str]:
             "1 draw: the interval is over queries alone and says nothing of other demonstrations "
             "(evaluation.icl.seeds)."
         )
-    return found
+    if any(row.measure.endswith(EQUAL_COST) for row in rows):
+        found.append(
+            "@flops, @seconds: both runs of a pair where the cheaper one ends, with the other read "
+            "off its curve, which has not decayed yet; seconds count only on a machine that did "
+            "nothing else."
+        )
+    remarks = [remark for comparison in comparisons for remark in comparison.remarks]
+    return [*found, *dict.fromkeys(remarks)]
 
 
 def _cells(difference: PairedDifference, first: str, other: str) -> list[tuple[str, str]]:

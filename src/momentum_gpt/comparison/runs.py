@@ -34,6 +34,8 @@ class Run:
     afterwards: dict[str, Any] = field(default_factory=dict)
     """What `evaluate` has measured of the last evaluated step; {} if nothing."""
     folder: Path = Path()
+    means: dict[str, Any] = field(default_factory=dict)
+    """Means over several evaluations, which take the place of the last one; {} if none do."""
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Return the numbers of tokens trained on and the values of a metric, oldest first."""
@@ -49,6 +51,8 @@ class Run:
     @cached_property
     def final(self) -> dict[str, Any]:
         """The metrics of the last evaluation, with those that were measured afterwards."""
+        if self.means:
+            return self.means
         last = _last_evaluation(self.records)
         assert last is not None, f"{self.name} has no evaluation"
         return last | self.afterwards

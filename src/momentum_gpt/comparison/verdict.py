@@ -11,10 +11,13 @@ import numpy as np
 from momentum_gpt.comparison.by_seed import BySeed, variants
 from momentum_gpt.comparison.paired import Comparison, PairedDifference
 from momentum_gpt.comparison.runs import Run
-from momentum_gpt.evaluation.statistics import LEVEL, holm, pairs_needed
+from momentum_gpt.evaluation.statistics import LEVEL, MOST_PAIRS, holm, pairs_needed
 
 METRIC = "val/loss"
 """What a verdict is about."""
+
+NOISE_MODEL = "noise model"
+"""Name of the test by the noise of other runs, see `noise_model.py`."""
 
 FEWEST_EVALUATIONS = 3
 """With fewer evaluations in training, no curve tells when a loss was reached."""
@@ -34,6 +37,8 @@ def verdicts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[str
         for row in comparison.differences:
             if row.measure == METRIC and row.paired_by == "training seed":
                 found.append((comparison, row))
+    # What a noise model says of a variant takes the place of what its own pairs say.
+    found = [one for one in found if _is_by_noise(one[1])] or found
     if not found:
         return [
             _of_models(comparison) for comparison in comparisons if _is_of_documents(comparison)
@@ -52,16 +57,19 @@ def _of_variants(
     comparison: Comparison, row: PairedDifference, p_value: float, first: BySeed, other: BySeed
 ) -> str:
     names = short(comparison.other), short(comparison.first)
-    seeds = f"{row.pairs} seeds, p = {p_text(p_value)}"
+    seeds = f"{row.pairs} seed{'s' * (row.pairs > 1)}, p = {p_text(p_value)}"
+    if comparison.basis:
+        seeds += f" ({comparison.basis})"
+    remarks = [f" {remark}" for remark in comparison.remarks if _is_by_noise(row)]
     digits = digits_of(row.difference)
     if p_value >= LEVEL:
-        needed = pairs_needed(row.difference, row.detectable, row.pairs)
+        needed = _seeds_needed(row)
         would_do = f"{needed} seeds would do" if needed else "no number of seeds is in sight"
         if needed and needed <= row.pairs:  # for a test that is not looked at, or adjusted
             would_do = "a few more seeds may tell"
         return (
             f"Unresolved: {names[0]} against {names[1]} {row.difference:+.{digits}f} nats "
-            f"{_interval(row.interval, digits, '+')}, {seeds}; {would_do}."
+            f"{_interval(row.interval, digits, '+')}, {seeds}; {would_do}.{''.join(remarks)}"
         )
 
     is_better = row.difference < 0
@@ -74,7 +82,22 @@ def _of_variants(
     if saved is not None:
         whose = "" if is_better else f" by {names[1]}"
         sentence += f"; {saved:.0%} of the tokens saved{whose}"
-    return _capital(sentence) + "."
+    return _capital(sentence) + "." + "".join(remarks)
+
+
+def _is_by_noise(row: PairedDifference) -> bool:
+    return NOISE_MODEL in row.p_values
+
+
+def _seeds_needed(row: PairedDifference) -> int | None:
+    """Return how many seeds would find the difference four times out of five; None if unknown."""
+    if next(iter(row.p_values)) != NOISE_MODEL:
+        return pairs_needed(row.difference, row.detectable, row.pairs)
+    # The spread is known: the detectable difference falls as the root of the number of seeds.
+    if row.difference == 0 or not row.detectable > 0:
+        return None
+    needed = row.pairs * (row.detectable / row.difference) ** 2
+    return math.ceil(needed) if needed <= MOST_PAIRS else None
 
 
 def _of_models(comparison: Comparison) -> str:

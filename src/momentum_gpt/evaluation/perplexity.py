@@ -1,4 +1,4 @@
-"""Validation loss and perplexity at several context lengths, and loss by position in the context.
+"""Validation loss and perplexity at several context lengths; loss by position and by frequency.
 
 The same targets are scored at every context length, each exactly once, by windows that are disjoint
 or overlap. Documents are read in one of two ways:
@@ -25,6 +25,7 @@ from momentum_gpt.core.config import EvaluationConfig
 from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.data.packing import best_fit
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
+from momentum_gpt.evaluation.frequency import by_frequency, frequency_ranks
 from momentum_gpt.evaluation.records import PerplexityRecord
 from momentum_gpt.evaluation.scoring import score, token_losses
 from momentum_gpt.evaluation.statistics import Estimate, margin, over_documents
@@ -126,6 +127,8 @@ def perplexity(
             targets, which see at least L - stride + 1 tokens.
         `val/loss@posP`, P a power of two: loss of the targets that see P/2 + 1 ... P tokens of the
             seq_len window. It is what context buys, and not the perplexity at a context length.
+        `val/loss@rankN`, N a power of ten: loss of the targets that are among the N most frequent
+            tokens of the training split, and not among the N/10 most frequent; of token shards.
         `icl/score`: see `icl_score`.
         `val/bpb`, `val/ppl_word`: bits per byte of text, and perplexity per word between white
             space. The ends of documents are not counted in these two, which unlike perplexity per
@@ -151,6 +154,9 @@ def perplexity(
         if one.length == seq_len and one.stride is None:
             at_seq_len |= whole_context(record)
             at_seq_len |= by_position(nats, targets.documents, one.layout.windows, seq_len)
+            ranks = frequency_ranks(targets.stream)
+            if ranks is not None:
+                at_seq_len |= by_frequency(nats, targets.tokens, ranks)
         if one.is_reported:
             suffix = "/stride" if one.stride else ""
             metrics[f"val/ppl@{one.length}{suffix}"] = record.ppl

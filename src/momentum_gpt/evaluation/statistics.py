@@ -38,6 +38,9 @@ BLOCKS = 1000
 FEW_DRAWS = 5
 """With fewer draws of the demonstrations, their spread is known only roughly."""
 
+MOST_PAIRS = 10**6
+"""More pairs than this are said to be no answer."""
+
 Interval = tuple[float, float]
 """Lower and upper end; (nan, nan) where there is too little data for an interval."""
 
@@ -105,6 +108,17 @@ def over_seeds(values: np.ndarray) -> Estimate:
     return _by_t(value, float(np.std(values, ddof=1)) / math.sqrt(n), n - 1)
 
 
+def by_known_spread(values: np.ndarray, deviation: float, freedom: float) -> Estimate:
+    """Return the estimate of the mean of independent values (n,), whose spread is known.
+
+    Args:
+        values: one or more.
+        deviation: their standard deviation, from other values.
+        freedom: its degrees of freedom; infinite if it is exact.
+    """
+    return _by_t(float(np.mean(values)), deviation / math.sqrt(len(values)), freedom)
+
+
 def pairs_needed(difference: float, detectable: float, pairs: int) -> int | None:
     """Return how many pairs would find a difference four times out of five, by Student's t.
 
@@ -119,7 +133,7 @@ def pairs_needed(difference: float, detectable: float, pairs: int) -> int | None
     if difference == 0 or not detectable > 0:
         return None
     deviation = detectable * math.sqrt(pairs) / quantiles(pairs - 1)
-    low, high = 2, 10**6
+    low, high = 2, MOST_PAIRS
 
     def finds(n: int) -> bool:
         return deviation * quantiles(n - 1) / math.sqrt(n) <= abs(difference)

@@ -110,6 +110,8 @@ def evaluation(
     for power in range(9):
         length = 2**power
         found[f"val/loss@pos{length}"] = loss + 0.9 / (1 + power) + noise.normal(0, 0.01)
+    for power in range(1, 5):
+        found[f"val/loss@rank{10**power}"] = loss + power - 2 + noise.normal(0, 0.01)
     for length in (64, 128, 256):
         found[f"val/ppl@{length}"] = math.exp(loss + 8 / length)
     found["icl/score"] = -0.05 - 0.01 * (4 - loss)

@@ -89,6 +89,7 @@ def test_the_figures_are_those_that_have_something_to_show(runs: list[Run]) -> N
         "train",
         "decay",
         "position",
+        "frequency",
         "context",
         "documents",
         "score",

@@ -121,6 +121,14 @@ def figures(page: Page) -> list[Figure]:
             ),
             by_number(
                 page,
+                "frequency",
+                "Loss by token frequency",
+                "val/loss@rank",
+                unit,
+                "most frequent tokens, up to",
+            ),
+            by_number(
+                page,
                 "context",
                 "Perplexity by context length",
                 "val/ppl@",

@@ -15,6 +15,7 @@ from momentum_gpt.comparison.report.drawn import final, page_data
 from momentum_gpt.comparison.report.groups import Group, group_runs
 from momentum_gpt.comparison.report.provenance import provenance
 from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences
+from momentum_gpt.comparison.signal_to_noise import NOTE, signal_table
 from momentum_gpt.comparison.table import Table, columns
 
 # Names of runs come from folders, so every text is escaped; a template that asks for what it is
@@ -69,6 +70,8 @@ def report(
     writers = [runs[group.runs[0]] for group in groups]
     # Runs that are going on have been measured after other numbers of steps.
     measured = [run for run in runs if final(run) and (progress is None or run.is_finished)]
+    signal = signal_table(measured)
+    tables = [*(comparison.table() for comparison in comparisons), signal, *beside]
     marks = {
         run.name: described["group"] for run, described in zip(runs, data["runs"], strict=True)
     }
@@ -84,8 +87,8 @@ def report(
         measured=measured,
         marks=marks,
         columns=columns(measured) if measured else [],
-        tables=[*(comparison.table() for comparison in comparisons), *beside],
-        notes=notes(comparisons),
+        tables=[table for table in tables if table],
+        notes=[*notes(comparisons), *([NOTE] if signal else [])],
         common_ground=common_ground,
         against=(AGAINST, LEFT_OUT),
         answers=written_answers(writers),
