@@ -82,7 +82,7 @@ def test_runs_are_paired_by_seed() -> None:
         run("a7", 7, 0.0),
     ]
     (first_name, first), (other_name, other) = variants(runs).items()
-    assert (first_name, other_name) == ("vanilla", "momentum (ema_decay 0.5)")
+    assert (first_name, other_name) == ("vanilla", "momentum 0.5")
 
     (row,) = by_seed(first, other, LOSSES)
     assert (row.measure, row.unit) == ("val/loss", "nats/token")
@@ -249,8 +249,8 @@ def test_another_learning_rate_is_another_variant_and_one_seed_is_no_pair() -> N
     ]
     found = variants(runs)
     assert list(found) == [
-        "vanilla, optim.lr 0.001, optim.min_lr 0.0001",
-        "vanilla, optim.lr 0.002, optim.min_lr 0.0002",
+        "vanilla, lr 0.001, min_lr 0.0001",
+        "vanilla, lr 0.002, min_lr 0.0002",
     ]
     first, other = found.values()
     assert by_seed(first, other, LOSSES) == []
@@ -270,11 +270,11 @@ def test_options_that_change_nothing_of_a_result_make_no_variant() -> None:
                 )
             )
 
-    assert list(variants(runs)) == ["vanilla", "momentum (ema_decay 0.5)"]
+    assert list(variants(runs)) == ["vanilla", "momentum 0.5"]
     assert "training.keep_checkpoints" not in config_differences(runs)
     (comparison,) = compare_pairs(runs, ignore_progress)
     table = comparison.table()
-    title = "Losses of momentum (ema_decay 0.5) against vanilla, paired by training seed"
+    title = "Losses of momentum 0.5 against vanilla, paired by training seed"
     assert table.title == title
     assert table.rows[0][table.head.index("seeds")] == "2"
 

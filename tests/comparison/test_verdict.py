@@ -14,7 +14,7 @@ from scipy import stats
 from momentum_gpt.comparison.families import compare_pairs
 from momentum_gpt.comparison.paired import Comparison, PairedDifference
 from momentum_gpt.comparison.runs import Run
-from momentum_gpt.comparison.verdict import short, tokens_saved, verdicts
+from momentum_gpt.comparison.verdict import tokens_saved, verdicts
 from momentum_gpt.core.terminal import ignore_progress
 from momentum_gpt.evaluation.statistics import pairs_needed
 from tests.comparison.test_by_seed import run
@@ -134,10 +134,3 @@ def test_of_one_run_each_the_sentence_is_about_the_models() -> None:
     unclear: Any = replace(row, interval=(-0.14, 0.06), p_values={"sign-flip": 0.4})
     (sentence,) = verdicts([], [Comparison("t", "vanilla", "momentum", [unclear])])
     assert sentence.startswith("Unresolved: momentum against vanilla -0.100 nats/token [-0.140, +")
-
-
-def test_names_are_short() -> None:
-    assert short("momentum (ema_decay 0.5)") == "momentum 0.5"
-    assert (
-        short("momentum (ema_decay 0.5, learned True)") == "momentum (ema_decay 0.5, learned True)"
-    )

@@ -43,11 +43,11 @@ def test_verdict_and_certificate_are_an_artifact_with_the_report(
     assert message == f"W&B, offline; to upload: wandb sync {copy.folder}"
     assert copy.run["project"] == "p"
     assert copy.run["job_type"] == "compare"
-    assert copy.run["display_name"] == "vanilla, momentum (ema_decay 0.5)"
+    assert copy.run["display_name"] == "vanilla, momentum 0.5"
 
     compared = [
         {"name": "vanilla", "variant": "vanilla", "seed": 0, "id": None},
-        {"name": "run", "variant": "momentum (ema_decay 0.5)", "seed": 0, "id": "abcd1234"},
+        {"name": "run", "variant": "momentum 0.5", "seed": 0, "id": "abcd1234"},
     ]
     assert copy.config["runs"] == compared
     files = copy.artifact("comparison")

@@ -92,7 +92,7 @@ def keep_texts(run_dir: Path) -> None:
 
 
 def test_the_config_holds_options_and_facts_and_the_group_is_the_variant(copy: Copy) -> None:
-    assert copy.run["run_group"] == "momentum (ema_decay 0.5)"
+    assert copy.run["run_group"] == "momentum 0.5"
     assert copy.run["job_type"] == "train"
     assert copy.run["display_name"] == "run"
     assert copy.run["tags"] == ["momentum", "t"]

@@ -13,8 +13,9 @@ from statistics import fmean
 import numpy as np
 
 from momentum_gpt.comparison.paired import PairedDifference
-from momentum_gpt.comparison.runs import Run, config_differences
+from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.sequential import anytime_interval, anytime_p
+from momentum_gpt.comparison.variants import variants_of
 from momentum_gpt.core.terminal import Advance, ignore_progress
 from momentum_gpt.evaluation.statistics import over_seeds, sign_flip
 
@@ -54,23 +55,15 @@ BySeed = Mapping[int, Run]
 def variants(runs: Sequence[Run]) -> dict[str, BySeed]:
     """Return the runs of each variant by training seed, in the order of the runs.
 
-    Two runs are of the same variant if they differ in nothing but the seed and options that change
-    nothing of a result. The name of a variant has all options in which the runs differ.
+    Of two runs of a variant with the same seed, the first counts.
     """
-    # The attention is named by `Run.variant`, and other seeds are what the comparison is about.
-    others = {}
-    for option, values in config_differences(runs).items():
-        if not option.startswith("attention.") and option != "training.seed":
-            others[option] = values
-
-    found: dict[str, dict[int, Run]] = {}
-    for number, run in enumerate(runs):
-        more = [f"{option} {values[number]}" for option, values in others.items()]
-        of_variant = found.setdefault(", ".join([run.variant, *more]), {})
-
-        # Of two runs with the same seed, the first counts.
-        of_variant.setdefault(run.config.training.seed, run)
-    return dict(found)
+    found: dict[str, BySeed] = {}
+    for variant in variants_of(runs):
+        of_variant: dict[int, Run] = {}
+        for place in variant.runs:
+            of_variant.setdefault(runs[place].config.training.seed, runs[place])
+        found[variant.name] = of_variant
+    return found
 
 
 def by_seed(

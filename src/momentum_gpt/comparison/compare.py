@@ -12,10 +12,11 @@ from momentum_gpt.comparison.noise_model import load_noise_model
 from momentum_gpt.comparison.paired import notes
 from momentum_gpt.comparison.published import beside_published
 from momentum_gpt.comparison.report import report
-from momentum_gpt.comparison.runs import config_differences, load_runs
+from momentum_gpt.comparison.runs import Run, load_runs
 from momentum_gpt.comparison.signal_to_noise import NOTE as SIGNAL_NOTE
 from momentum_gpt.comparison.signal_to_noise import signal_table
 from momentum_gpt.comparison.table import results_text
+from momentum_gpt.comparison.variants import options_by_variant, variants_of
 from momentum_gpt.comparison.verdict import verdicts
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import write_text
@@ -83,17 +84,18 @@ def compare_runs(
         parts += [signal.as_text(), SIGNAL_NOTE]
     parts.append("\n".join(["Common ground:", *(f"  {sentence}" for sentence in sentences)]))
 
-    # One line per option: with many runs, columns would be too wide for a terminal.
-    options = []
-    for option, values in config_differences(runs).items():
-        cells = ["-" if value is None else str(value) for value in values]
-        options.append(f"  {option}: {', '.join(cells)}")
-    parts.append("\n".join(["Differences in the configuration:", *options]))
-
+    parts.append(options_text(runs))
     parts.append(f"report: {path}")
     if tracking:
         parts.append(tracking([run.folder for run in runs], first, sentences, path))
     return "\n\n".join(parts)
+
+
+def options_text(runs: Sequence[Run]) -> str:
+    """Return the options in which runs differ, one a line: columns would be too wide."""
+    of_variants = options_by_variant(runs, variants_of(runs))
+    lines = [f"  {option}: {' | '.join(cells)}" for option, cells in of_variants.items()]
+    return "\n".join(["Differences in the configuration:", *lines])
 
 
 def _caution(against: Sequence[str], confounded: bool) -> str | None:

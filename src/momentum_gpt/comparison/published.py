@@ -10,7 +10,6 @@ from statistics import fmean
 from momentum_gpt.comparison.by_seed import variants
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.comparison.verdict import short
 
 READINGS = 10
 """Last readings of the training loss whose mean stands for it."""
@@ -111,4 +110,4 @@ def _cells(values: Sequence[float], digits: int, sign: str = "") -> list[str]:
 
 def _named(variant: str, of_variant: dict[str, list[Run]]) -> str:
     n_seeds = len(of_variant[variant])
-    return f"{short(variant)} ({n_seeds} {'seed' if n_seeds == 1 else 'seeds'})"
+    return f"{variant} ({n_seeds} {'seed' if n_seeds == 1 else 'seeds'})"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from momentum_gpt.comparison.runs import Run, have_other_tokenizers
+from momentum_gpt.comparison.variants import variants_of
 from momentum_gpt.core.terminal import table_text
 from momentum_gpt.evaluation.tables import READABLE
 
@@ -42,6 +44,11 @@ class Column:
         value = _number(self.values[row], self.digits)
         half = self.margins[row] if self.margins else None
         return value if half is None else f"{value} ± {half:.{self.digits}f}"
+
+    def means(self, groups: Sequence[Sequence[int]]) -> Column:
+        """Return the means over groups of runs, without intervals, which are of one model."""
+        values = [fmean(self.values[row] for row in rows) for rows in groups]
+        return Column(self.title, self.unit, values, self.digits)
 
     def difference(self, row: int) -> str:
         """Return the difference between a run and the first one, with its sign."""
@@ -95,20 +102,29 @@ def _column(runs: Sequence[Run], metric: str, title: str, unit: str, digits: int
 
 
 def results_text(runs: Sequence[Run]) -> str:
-    """Return a row for each run, and below all but the first their differences to the first."""
+    """Return a row for each run, and below all but the first their differences to the first.
+
+    Of several seeds, there is a row for each variant, with means over its runs.
+    """
     measures = columns(runs)
-    head = ["run"]
+    variants = variants_of(runs)
+    names = [run.name for run in runs]
+    if len(variants) < len(runs):
+        names = [f"{one.name} ({len(one.runs)})" for one in variants]
+        measures = [column.means([one.runs for one in variants]) for column in measures]
+
+    head = ["run" if len(names) == len(runs) else "variant (runs)"]
     units = [""]
     for column in measures:
         head.append(column.title)
         units.append(column.unit)
 
     rows = []
-    for number, run in enumerate(runs):
-        rows.append([run.name] + [column.cell(number) for column in measures])
+    for number, name in enumerate(names):
+        rows.append([name] + [column.cell(number) for column in measures])
         if number:
             differences = [column.difference(number) for column in measures]
-            rows.append([f"  - {runs[0].name}", *differences])
+            rows.append([f"  - {names[0]}", *differences])
     return table_text("", head, rows, units)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +55,7 @@ def verdicts(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[str
 def _of_variants(
     comparison: Comparison, row: PairedDifference, p_value: float, first: BySeed, other: BySeed
 ) -> str:
-    names = short(comparison.other), short(comparison.first)
+    names = comparison.other, comparison.first
     seeds = f"{row.pairs} seed{'s' * (row.pairs > 1)}, p = {p_text(p_value)}"
     if comparison.basis:
         seeds += f" ({comparison.basis})"
@@ -158,11 +157,6 @@ def tokens_saved(better: BySeed, other: BySeed) -> float | None:
         -of_other[-1], -of_better[[after - 1, after]], [tokens[after - 1], tokens[after]]
     )
     return float(1 - at / tokens[-1])
-
-
-def short(variant: str) -> str:
-    """Return a variant's name for a sentence: "momentum 0.5" for "momentum (ema_decay 0.5)"."""
-    return re.sub(r" \(ema_decay ([\d.]+)\)", r" \1", variant)
 
 
 def digits_of(difference: float) -> int:

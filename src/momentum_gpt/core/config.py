@@ -583,15 +583,16 @@ class TrainConfig:
 
     @property
     def variant(self) -> str:
-        """The attention's name and options, without those that are off or null."""
-        # What is off in every variant would only widen the tables.
-        options = []
-        for key, value in self.attention.items():
-            if key != "name" and value is not None and value is not False:
-                options.append(f"{key} {value}")
-
-        name = str(self.attention["name"])
-        return f"{name} ({', '.join(options)})" if options else name
+        """The attention's name and options that are on, such as "momentum 0.5, learned"."""
+        attention = dict(self.attention)
+        decay = attention.pop("ema_decay", None)
+        words = [str(attention.pop("name")) + ("" if decay is None else f" {decay}")]
+        for key, value in attention.items():
+            if value is True:
+                words.append(key)
+            elif value is not None and value is not False:
+                words.append(f"{key} {value}")
+        return ", ".join(words)
 
     @property
     def is_compiled(self) -> bool:

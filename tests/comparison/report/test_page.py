@@ -12,7 +12,6 @@ import pytest
 from momentum_gpt.comparison.certificate import common_ground
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.report.curves import BINS, clock, curve
-from momentum_gpt.comparison.report.groups import group_runs
 from momentum_gpt.comparison.runs import Run, load_runs
 from tests.comparison.report.synthetic import (
     TOKENS,
@@ -59,26 +58,6 @@ def test_a_caution_stands_at_the_top_and_at_every_table_and_figure(runs: list[Ru
         after = page.split(f"<h2>{title}</h2>")[1]
         assert after.lstrip().startswith(f'<p class="caution">{caution}</p>'), title
     assert 'class="caution"' not in report(runs, [], [])
-
-
-def test_runs_of_a_variant_are_one_group_with_a_short_name(runs: list[Run]) -> None:
-    groups = group_runs(runs)
-    labels = ["vanilla", "momentum 0.3", "momentum 0.5", "momentum 0.9"]
-    assert [group.label for group in groups] == labels
-    assert [group.runs for group in groups] == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert [group.decay for group in groups] == [0.0, 0.3, 0.5, 0.9]
-
-
-def test_a_group_is_named_by_every_option_that_tells_it_apart(tmp_path: Path) -> None:
-    write_run(tmp_path, "a", momentum(0.5))
-    write_run(tmp_path, "b", momentum(0.5) | {"learned": True})
-    faster = write_run(tmp_path, "c", momentum(0.5))
-    config = faster / "config.yaml"
-    lr = laptop().optim.lr
-    config.write_text(config.read_text().replace(f"lr: {lr}\n", f"lr: {3 * lr}\n", 1))
-    found = group_runs(load([tmp_path / name for name in "abc"]))
-    assert len({group.label for group in found}) == 3
-    assert f"lr {3 * lr}" in found[2].label
 
 
 def test_the_figures_are_those_that_have_something_to_show(runs: list[Run]) -> None:

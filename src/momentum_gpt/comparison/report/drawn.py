@@ -15,8 +15,8 @@ from scipy import stats
 
 from momentum_gpt.comparison.report.curves import SPEED, bin_width, clock, curve, readings
 from momentum_gpt.comparison.report.documents import differences, losses_of
-from momentum_gpt.comparison.report.groups import Group
 from momentum_gpt.comparison.runs import Run, have_other_tokenizers
+from momentum_gpt.comparison.variants import Variant
 from momentum_gpt.core.flops import flops_per_token
 from momentum_gpt.evaluation.statistics import LEVEL
 
@@ -41,7 +41,7 @@ class Page:
     """The runs of a page, and how they belong together."""
 
     runs: Sequence[Run]
-    groups: Sequence[Group]
+    groups: Sequence[Variant]
     across_tokenizers: bool
     """Whether what is per token is another unit for each run."""
 
@@ -53,7 +53,9 @@ class Page:
         return "val/loss", "nats per token"
 
 
-def page_data(runs: Sequence[Run], groups: Sequence[Group], caution: str | None) -> dict[str, Any]:
+def page_data(
+    runs: Sequence[Run], groups: Sequence[Variant], caution: str | None
+) -> dict[str, Any]:
     """Return all that the page draws, as JSON takes it.
 
     Args:
@@ -197,7 +199,7 @@ def difference(page: Page) -> Figure | None:
     figure = curves(page, "difference", "", metric, unit, "", wide=True)
     if figure is None or len(page.groups) < 2:
         return None
-    baseline = page.groups[0].label
+    baseline = page.groups[0].name
     note = (
         f"Each run minus the run of {baseline} with the same seed, at the same place of the "
         "horizontal axis: below 0 is better. The band is the 95% interval over the pairs; a single "
@@ -290,7 +292,7 @@ def documents(page: Page) -> Figure | None:
     if not series:
         return None
     note = (
-        f"{shown} documents, each with its difference to {page.groups[0].label}, the mean over "
+        f"{shown} documents, each with its difference to {page.groups[0].name}, the mean over "
         "seeds: the share to the left of the crossing is better."
     )
     return _figure(
@@ -331,7 +333,7 @@ def _afterwards(run: Run, metric: str) -> dict[str, Any] | None:
     return {"tokens": run.final["tokens"], "value": value, "margin": margin}
 
 
-def _described(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def _described(groups: Sequence[Variant]) -> list[dict[str, Any]]:
     families = list(dict.fromkeys(g.family for g in groups if g.decay))
     found = []
     for group in groups:
@@ -339,5 +341,5 @@ def _described(groups: Sequence[Group]) -> list[dict[str, Any]]:
         of_group = [group.family] if group.decay else []
         if group.decay == 0.0:
             of_group = families
-        found.append({"label": group.label, "decay": group.decay, "families": of_group})
+        found.append({"label": group.name, "decay": group.decay, "families": of_group})
     return found

@@ -12,11 +12,11 @@ from momentum_gpt.comparison.certificate import AGAINST
 from momentum_gpt.comparison.paired import Comparison, notes
 from momentum_gpt.comparison.report.answers import written_answers
 from momentum_gpt.comparison.report.drawn import final, page_data
-from momentum_gpt.comparison.report.groups import Group, group_runs
 from momentum_gpt.comparison.report.provenance import provenance
-from momentum_gpt.comparison.runs import LEFT_OUT, Run, config_differences
+from momentum_gpt.comparison.runs import LEFT_OUT, Run
 from momentum_gpt.comparison.signal_to_noise import NOTE, signal_table
 from momentum_gpt.comparison.table import Table, columns
+from momentum_gpt.comparison.variants import options_by_variant, variants_of
 
 # Names of runs come from folders, so every text is escaped; a template that asks for what it is
 # not given fails.
@@ -64,7 +64,7 @@ def report(
         progress: how far each run is; None of finished runs. With it, the page follows the server
             that it came from.
     """
-    groups = group_runs(runs)
+    groups = variants_of(runs)
     data = page_data(runs, groups, caution)
     # What models write is told by one of each variant: more would not fit beside each other.
     writers = [runs[group.runs[0]] for group in groups]
@@ -94,8 +94,8 @@ def report(
         answers=written_answers(writers),
         writers=writers,
         provenance=provenance(runs),
-        labels=[group.label for group in groups],
-        config_differences=options_by_group(runs, groups),
+        labels=[group.name for group in groups],
+        config_differences=options_by_variant(runs, groups),
     )
 
 
@@ -104,15 +104,3 @@ def title_of(runs: Sequence[Run]) -> str:
     if len(runs) <= LONGEST_TITLE:
         return " vs ".join(run.name for run in runs)
     return f"{len(runs)} runs"
-
-
-def options_by_group(runs: Sequence[Run], groups: Sequence[Group]) -> dict[str, list[str]]:
-    """Return the options in which runs differ, and the values that each group has of them."""
-    found = {}
-    for option, values in config_differences(runs).items():
-        cells = []
-        for group in groups:
-            of_group = ["-" if values[run] is None else str(values[run]) for run in group.runs]
-            cells.append(", ".join(dict.fromkeys(of_group)))
-        found[option] = cells
-    return found
