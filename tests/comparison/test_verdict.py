@@ -42,7 +42,7 @@ def test_a_difference_that_is_found_is_said_with_its_interval() -> None:
     (sentence,) = verdict_of(pairs(gaps))
     assert sentence.startswith(
         f"Momentum 0.5 is better than vanilla by 0.300 nats [{-high:.3f}, {-low:.3f}], 6 seeds, "
-        "p = <0.0001"
+        "p < 0.0001"
     )
 
     (sentence,) = verdict_of(pairs([-gap for gap in gaps]))

@@ -56,7 +56,7 @@ def _of_variants(
     comparison: Comparison, row: PairedDifference, p_value: float, first: BySeed, other: BySeed
 ) -> str:
     names = comparison.other, comparison.first
-    seeds = f"{row.pairs} seed{'s' * (row.pairs > 1)}, p = {p_text(p_value)}"
+    seeds = f"{row.pairs} seed{'s' * (row.pairs > 1)}, {p_text(p_value)}"
     if comparison.basis:
         seeds += f" ({comparison.basis})"
     remarks = [f" {remark}" for remark in comparison.remarks if _is_by_noise(row)]
@@ -105,7 +105,7 @@ def _of_models(comparison: Comparison) -> str:
     digits = digits_of(row.difference)
     names = comparison.other, comparison.first
     p_value = next(iter(row.p_values.values()))
-    what = f"over {row.pairs} documents, p = {p_text(p_value)}"
+    what = f"over {row.pairs} documents, {p_text(p_value)}"
     caution = "One run of each: what other seeds would give is not known."
     if p_value >= LEVEL or math.isnan(row.interval[0]):
         return (
@@ -165,8 +165,8 @@ def digits_of(difference: float) -> int:
 
 
 def p_text(p_value: float) -> str:
-    """Return a p-value with two digits that count."""
-    return "<0.0001" if p_value < 0.0001 else f"{p_value:.2g}"
+    """Return, for example, "p = 0.0012", with two digits that count."""
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.2g}"
 
 
 def _interval(bounds: tuple[float, float], digits: int, sign: str = "") -> str:

@@ -104,6 +104,7 @@ def figures(page: Page) -> list[Figure]:
     found = [
         curves(page, "loss", "Validation loss", metric, unit, BANDS, fit=True, wide=True),
         difference(page),
+        curves(page, "accuracy", "Accuracy", "val/acc", "share of the answers", BANDS),
     ]
     if not page.across_tokenizers:
         found += [
