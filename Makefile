@@ -23,7 +23,7 @@ train: .venv/.ready $(DATA)/manifest.json  ## Train and compare a vanilla and a 
 	$(RUN) momentum_gpt.train name=momentum data=$(DATA) experiment=laptop attention=momentum
 	$(RUN) momentum_gpt.evaluate run=runs/vanilla
 	$(RUN) momentum_gpt.evaluate run=runs/momentum
-	$(RUN) momentum_gpt.compare runs=[runs/vanilla,runs/momentum]
+	$(RUN) momentum_gpt.compare runs=[runs/vanilla,runs/momentum] published=dai2023
 
 recall: .venv/.ready  ## Compare attention variants on associative recall, in minutes
 	$(RUN) momentum_gpt.recall

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,3 +117,12 @@ def test_a_worker_never_imports_hydra() -> None:
             if path.is_file():
                 waiting |= parts_imported(path) - seen
     assert "cli" not in seen
+
+
+def test_runs_are_compared_without_torch() -> None:
+    """Importing torch takes longer than comparing two runs."""
+    code = "import sys, momentum_gpt.compare, momentum_gpt.comparison.compare; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "momentum_gpt.comparison.report" in modules
+    assert not {"torch", "deepspeed", "wandb"} & set(modules)

@@ -128,8 +128,8 @@ def evaluate_model(config: EvaluateConfig, folder: Path, data: EvaluationData) -
 
 def evaluate_checkpoints(config: EvaluateConfig, folders: list[Path], data: EvaluationData) -> None:
     """Measure checkpoints of a run, or print what is stored of them, and store what is new."""
-    from momentum_gpt.evaluation import checkpoints, keep_records, tables
-    from momentum_gpt.evaluation.records import find_measured
+    from momentum_gpt.evaluation import checkpoints, tables
+    from momentum_gpt.evaluation.records import find_measured, keep_records
     from momentum_gpt.tracking import show_evaluated
 
     run_dir = Path(config.run)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from momentum_gpt.core.config import EvaluationConfig, ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Texts, TokenShards
-from momentum_gpt.evaluation import PerplexityRecord
 from momentum_gpt.evaluation.perplexity import icl_score, perplexity, plan_passes
+from momentum_gpt.evaluation.records import PerplexityRecord
 from momentum_gpt.evaluation.statistics import over_documents
 from momentum_gpt.evaluation.targets import Stream, choose_targets
 from momentum_gpt.models import GPT

@@ -9,16 +9,16 @@ import pytest
 
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines
-from momentum_gpt.evaluation import (
+from momentum_gpt.evaluation.records import (
     FewShotRecord,
     Measured,
     Origin,
     PerplexityRecord,
+    find_measured,
     keep_records,
     read_few_shot,
     read_perplexity,
 )
-from momentum_gpt.evaluation.records import find_measured
 
 PERPLEXITY = PerplexityRecord(
     context_length=64,

@@ -9,7 +9,7 @@ import pytest
 
 from momentum_gpt.core.config import EvaluationConfig, IclConfig, ModelConfig, TaskConfig
 from momentum_gpt.data import SyntheticTask, Texts, TokenShards
-from momentum_gpt.evaluation import evaluate, plan_suite
+from momentum_gpt.evaluation.suite import evaluate, plan_suite
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 

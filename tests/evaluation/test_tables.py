@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from momentum_gpt.evaluation import Measured
+from momentum_gpt.evaluation.records import Measured
 from momentum_gpt.evaluation.tables import (
     few_shot_notes,
     few_shot_table,

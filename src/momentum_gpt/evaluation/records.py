@@ -24,7 +24,6 @@ from momentum_gpt.core.files import (
     numbered_json_lines,
     read_json_lines,
 )
-from momentum_gpt.evaluation.samples import Sample
 
 ACCURACY = "acc/"
 """The prefix of `FewShotRecord.accuracies` in a JSON line."""
@@ -32,6 +31,20 @@ ACCURACY = "acc/"
 PERPLEXITY = "perplexity.jsonl"
 FEW_SHOT = "icl.jsonl"
 SAMPLES = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text that a model has written."""
+
+    prompt: str
+    """The opening."""
+    text: str
+    """What the model wrote after it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sample as one JSON object."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

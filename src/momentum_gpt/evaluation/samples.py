@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 
 from momentum_gpt.core.config import Sampling
 from momentum_gpt.data import Tokenizer
+from momentum_gpt.evaluation.records import Sample
 from momentum_gpt.evaluation.targets import Stream
 from momentum_gpt.models import GPT
 from momentum_gpt.models.decoding import generate
@@ -21,20 +19,6 @@ OPENING = 32
 
 WRITTEN = 64
 """Most tokens that the model writes."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A text that a model has written."""
-
-    prompt: str
-    """The opening."""
-    text: str
-    """What the model wrote after it."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the sample as one JSON object."""
-        return asdict(self)
 
 
 def write_samples(model: GPT, stream: Stream, seq_len: int) -> list[Sample]:

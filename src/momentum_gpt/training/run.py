@@ -15,7 +15,8 @@ from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.core.provenance import commit, versions
 from momentum_gpt.data import TokenShards, TrainingData, ValidationData, fixed_batch
 from momentum_gpt.data.synthetic_tasks import NO_TARGET
-from momentum_gpt.evaluation import Origin, evaluate, keep_records
+from momentum_gpt.evaluation.records import Origin, keep_records
+from momentum_gpt.evaluation.suite import evaluate
 from momentum_gpt.training.checkpoint import Checkpoint
 from momentum_gpt.training.describe import kernels, machine
 from momentum_gpt.training.elastic import is_same_layout, load_elsewhere

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from momentum_gpt.core.config import IclConfig, ModelConfig
 from momentum_gpt.data import Tokenizer
-from momentum_gpt.evaluation import FewShotRecord
 from momentum_gpt.evaluation.few_shot.measure import measure_task
 from momentum_gpt.evaluation.few_shot.prompts import prepare_task
+from momentum_gpt.evaluation.records import FewShotRecord
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 

@@ -18,12 +18,13 @@ import torch
 
 from momentum_gpt.core.config import EvaluationConfig, IclConfig, ModelConfig
 from momentum_gpt.data import Texts, load_tokenizer, read_texts
-from momentum_gpt.evaluation import FewShotRecord, evaluate
 from momentum_gpt.evaluation.few_shot.correctness import contains
 from momentum_gpt.evaluation.few_shot.measure import measure_task
 from momentum_gpt.evaluation.few_shot.prompts import prepare_task
 from momentum_gpt.evaluation.few_shot.rows import IclTask
 from momentum_gpt.evaluation.few_shot.tasks import load_examples, load_task
+from momentum_gpt.evaluation.records import FewShotRecord
+from momentum_gpt.evaluation.suite import evaluate
 from momentum_gpt.export import ExportConfig, export
 from momentum_gpt.models import GPT, save_model
 from momentum_gpt.models.gpt import init_weights

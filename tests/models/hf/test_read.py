@@ -17,7 +17,7 @@ from momentum_gpt.core.config import EvaluationConfig, ModelConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.data import TokenShards
-from momentum_gpt.evaluation import evaluate
+from momentum_gpt.evaluation.suite import evaluate
 from momentum_gpt.models import GPT, Cache, load_model, start_from
 from momentum_gpt.models.gpt import init_weights
 from momentum_gpt.models.weights import check_start
