@@ -115,14 +115,14 @@ def memory_table(made: Plan) -> str:
             memory.optimizer,
             memory.buffers,
             memory.activations,
-            memory.logits,
+            memory.working,
             memory.total,
             memory.on_host,
         )
         cells = [f"{part / 1e9:.2f}" if part else "" for part in parts]
         mark = "*" if way == chosen else " "
         rows.append([f"{mark} {name_of(way)}", *cells, str(fitting) if fitting else "none fits"])
-    head = ["way", "weights", "gradients", "optimizer", "buffers", "activations", "logits"]
+    head = ["way", "weights", "gradients", "optimizer", "buffers", "activations", "working"]
     title = (
         f"GB of each of {made.ranks:,} rank(s), of {made.usable / 1e9:.1f} usable, with as many "
         "sequences in a pass as fit.\n* is what the options choose; recomputing is "

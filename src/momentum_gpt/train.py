@@ -96,7 +96,6 @@ def rehearsal(config: TrainConfig) -> str:
     from momentum_gpt.data import describe_data, open_training, open_validation
     from momentum_gpt.models import GPT
     from momentum_gpt.training.describe import describe
-    from momentum_gpt.training.engine import zero_stage
 
     ranks = config.launch.nnodes * config.launch.nproc_per_node
     plan = config.plan_batch(ranks)
@@ -105,7 +104,7 @@ def rehearsal(config: TrainConfig) -> str:
         model = GPT(config.model, config.attention)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
 
-    size = checkpoint_bytes(n_parameters, config.training.precision, zero_stage(config.deepspeed))
+    size = checkpoint_bytes(n_parameters, config.training.precision, config.stage_on(ranks))
     return "\n".join(
         [
             describe(config, plan, data, n_parameters),

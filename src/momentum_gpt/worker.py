@@ -42,7 +42,7 @@ from momentum_gpt.tracking import Tracker
 from momentum_gpt.training.bad_steps import MOST_IN_A_ROW, Rewind
 from momentum_gpt.training.checkpoint import Checkpoint, newest_good, set_aside, tidy
 from momentum_gpt.training.describe import describe
-from momentum_gpt.training.engine import build_engine, check_deepspeed_options, zero_stage
+from momentum_gpt.training.engine import build_engine, check_deepspeed_options
 from momentum_gpt.training.loop import train
 from momentum_gpt.training.run import Run
 from momentum_gpt.training.supervision import MARGIN, HangError, Watchdog
@@ -67,7 +67,8 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     say(describe(config, plan, describe_data(batches, validation, config), n_parameters))
 
-    size = checkpoint_bytes(n_parameters, config.training.precision, zero_stage(config.deepspeed))
+    stage = config.stage_on(distributed.world_size())
+    size = checkpoint_bytes(n_parameters, config.training.precision, stage)
     keep = config.training.keep_checkpoints
     distributed.on_main_rank(lambda: require_room_for_run(config.run_dir, size, keep))
     activity.pulse("building the engine")

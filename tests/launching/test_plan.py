@@ -125,7 +125,7 @@ def test_the_memory_is_what_is_allocated(
     tmp_path: Path, ranks: int, options: dict[str, Any]
 ) -> None:
     allocated = on_ranks(ranks, peak_of_a_step, tmp_path, options)[0]
-    cluster = replace(H100, gpus_per_node=ranks)
+    cluster = replace(H100, device="CPU", gpus_per_node=ranks)
     made = plan_of(config(ranks, **options), cluster)
     planned = made.memory(made.way, SEQUENCES * made.config.ranks_per_sequence).total
     print(f"{ranks} rank(s), {options}: {allocated / 1e6:.1f} MB, planned {planned / 1e6:.1f} MB")
@@ -176,7 +176,7 @@ def test_sharing_sequences_sends_four_tensors_of_each_layer_twice() -> None:
     assert more == pytest.approx(exchanged)
     assert together.sequences(Way(1)) == 2 * apart.sequences(Way(1))
     both, alone = together.memory(Way(1), 16), apart.memory(Way(1), 8)
-    assert (both.logits, both.weights) == (alone.logits, alone.weights)
+    assert (both.working, both.weights) == (alone.working, alone.weights)
     kept = 4 * 4 * (8 * 256 * 128 * 4)  # the exchanged four, of four layers
     assert both.activations - alone.activations == pytest.approx(kept)
 

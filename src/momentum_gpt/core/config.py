@@ -604,6 +604,18 @@ class TrainConfig:
         """Ranks that share each sequence of the training batches."""
         return self.deepspeed.get("sequence_parallel_size", 1)
 
+    def stage_on(self, n_ranks: int) -> int:
+        """Return the ZeRO stage at which so many ranks train.
+
+        In fp32, a single rank has nothing to divide, and stages 1 and 2 would keep a second copy of
+        the weights and copy every gradient: it takes stage 0, which computes the same.
+        """
+        zero = self.deepspeed.get("zero_optimization", {})
+        stage = int(zero.get("stage", 1))
+        offloads = "offload_optimizer" in zero
+        alone = n_ranks == 1 and self.training.precision == "fp32" and not offloads
+        return 0 if alone and stage < 3 else stage
+
     def plan_batch(self, n_ranks: int) -> BatchPlan:
         """Return how the sequences of a step are spread over this number of ranks.
 

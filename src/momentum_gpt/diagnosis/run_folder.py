@@ -127,12 +127,12 @@ def _estimated_size(found: TrainConfig) -> int:
     import torch
 
     from momentum_gpt.models import GPT
-    from momentum_gpt.training.engine import zero_stage
 
     with torch.device("meta"):  # without memory for the weights
         model = GPT(found.model, found.attention)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return checkpoint_bytes(n_parameters, found.training.precision, zero_stage(found.deepspeed))
+    stage = found.stage_on(found.launch.nnodes * found.launch.nproc_per_node)
+    return checkpoint_bytes(n_parameters, found.training.precision, stage)
 
 
 def _size(folder: Path) -> int:

@@ -22,6 +22,7 @@ from momentum_gpt.core.disk import WEIGHT_BYTES, checkpoint_bytes
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.flops import flops_per_token
 from momentum_gpt.models import ATTENTIONS, GPT
+from momentum_gpt.ops.cross_entropy import LOGIT_BYTES, ROWS
 
 GB = 1e9
 
@@ -38,11 +39,9 @@ The inputs of the two norms, of qkv, up and out: 5; q, k and v: 3; the input of 
 down, four times as wide: 8.
 """
 
-IN_BACKWARD = 8
-"""Numbers per token and channel that the backward pass of a block needs besides: the MLP's."""
-
-LOGITS = 3 * 4
-"""Bytes per token and word at the peak: log-probabilities and two gradients, in fp32."""
+IN_BACKWARD = 4
+"""Numbers per token and channel that the backward pass of a block needs besides: the gradient of
+what is four times as wide, in place of which the next one comes."""
 
 RECOMPUTED = 4 / 3
 """Computation with activation checkpointing, to that without: a second forward pass."""
@@ -78,7 +77,9 @@ class Memory:
     buffers: float
     """For what is sent."""
     activations: float
-    logits: float
+    """For the backward pass, of all tokens that pass at once."""
+    working: float
+    """For what is computed at the moment: some of the logits, or the gradients in a block."""
     on_host: float
     """What is in the memory of the host instead."""
 
@@ -86,7 +87,7 @@ class Memory:
     def total(self) -> float:
         """On the device."""
         states = self.weights + self.gradients + self.optimizer + self.buffers
-        return states + self.activations + self.logits
+        return states + self.activations + self.working
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ class Plan:
         zero = self.config.deepspeed.get("zero_optimization", {})
         offload = (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
         checkpointing = self.config.training.activation_checkpointing
-        stage = zero.get("stage", 1)
-        return Way(1 if stage == AUTO else int(stage), offload, checkpointing)
+        stage = 1 if zero.get("stage") == AUTO else self.config.stage_on(self.ranks)
+        return Way(stage, offload, checkpointing)
 
     @property
     def usable(self) -> float:
@@ -140,21 +141,22 @@ class Plan:
             way: how the run is divided.
             sequences: that pass through the rank, or its group, at once.
         """
-        states = model_states(self, way)
-        activations, logits = passing(self.config, way.checkpointing)
         tokens = sequences * self.config.model.seq_len // self.config.ranks_per_sequence
-        return replace(states, activations=tokens * activations, logits=tokens * logits)
+        kept, in_block = passing(self.config, way.checkpointing)
+        rows = ROWS["cpu" if self.cluster.device.startswith("CPU") else "cuda"]
+        of_loss = LOGIT_BYTES * min(tokens, rows) * (self.config.model.vocab_size or 0)
+        working = max(of_loss, tokens * in_block) + embedding_gradient(self.config)
+        return replace(model_states(self, way), activations=tokens * kept, working=working)
 
     def sequences(self, way: Way) -> int:
         """Return how many sequences fit through a rank at once; 0 if not even one."""
-        free = self.usable - self.memory(way, 0).total
-        of_one = self.memory(way, 1).total - self.memory(way, 0).total
+        if not self.fits_host(way):
+            return 0
         seq_len = self.config.model.seq_len
         per_rank = self.config.training.tokens_per_step // (seq_len * self.groups)
-        fitting = min(int(free // of_one), per_rank)
-        if not self.fits_host(way) or fitting < 1:
-            return 0
-        return next(size for size in range(fitting, 0, -1) if per_rank % size == 0)
+        sizes = (size for size in range(per_rank, 0, -1) if per_rank % size == 0)
+        fitting = (size for size in sizes if self.memory(way, size).total <= self.usable)
+        return next(fitting, 0)
 
     def fits_host(self, way: Way) -> bool:
         """Return whether the host has room for what all its ranks put there."""
@@ -369,15 +371,20 @@ def model_states(plan: Plan, way: Way) -> Memory:
         optimizer=0 if way.offload else optimizer,
         buffers=buffers,
         activations=0,
-        logits=0,
+        working=0,
         on_host=on_host,
     )
 
 
+def embedding_gradient(config: TrainConfig) -> float:
+    """Return the bytes of the gradient that the loss keeps for its backward pass."""
+    model = config.model
+    return WEIGHT_BYTES[config.training.precision] * (model.vocab_size or 0) * model.d_model
+
+
 def passing(config: TrainConfig, checkpointing: bool) -> tuple[float, float]:
-    """Return the bytes of activations and of logits for each token that passes through a rank."""
+    """Return the bytes of a token that are kept, and that the backward pass of a block takes."""
     model: ModelConfig = config.model
-    assert model.vocab_size is not None
     s = WEIGHT_BYTES[config.training.precision]
     kept = IN_A_BLOCK + (1 if ATTENTIONS[config.attention["name"]].has_decay else 0)
     if model.positions == "rotary":
@@ -387,9 +394,9 @@ def passing(config: TrainConfig, checkpointing: bool) -> tuple[float, float]:
     statistics = 4 * (4 + model.n_heads)  # of two norms and the softmax, in fp32
     block = s * kept * model.d_model + statistics
     ends = 2 * s * model.d_model  # what goes into the last norm, and comes out
-    logits = LOGITS * model.vocab_size
+    in_block = s * IN_BACKWARD * model.d_model
     if not checkpointing:
-        return model.n_layers * block + ends, logits
-    # Each block's input is kept; the rest comes again, one block at a time, after the logits.
-    again = block + s * IN_BACKWARD * model.d_model
-    return s * model.n_layers * model.d_model + ends, max(logits, again)
+        return model.n_layers * block + ends, in_block
+    # Each block's input is kept; the rest comes again, one block at a time.
+    inputs = s * model.d_model
+    return model.n_layers * inputs + ends, block - inputs + in_block

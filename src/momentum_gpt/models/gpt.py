@@ -21,6 +21,7 @@ from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.models.attention import Variant, build_attention
 from momentum_gpt.models.cache import Cache, LayerCache
 from momentum_gpt.models.mixing import Documents, documents_of
+from momentum_gpt.ops import summed_loss
 
 
 class Shared(Protocol):
@@ -165,12 +166,11 @@ class GPT(nn.Module):
         if at is not None:
             hidden = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
 
-        logits = self.logits(hidden)
         if targets is None:
-            return logits
+            return self.logits(hidden)
         if self.shared:
             targets = self.shared.stretch(targets)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        return summed_loss(hidden.flatten(0, 1), self.token_embedding.weight, targets.flatten())
 
     def share_sequences(self, shared: Shared | None) -> None:
         """Pass only this rank's stretch of the sequences through the model; None: whole ones."""

@@ -12,7 +12,8 @@ from momentum_gpt.core.config import TrainConfig
 from momentum_gpt.core.provenance import processor
 from momentum_gpt.models import ATTENTIONS
 from momentum_gpt.ops import has_kernel
-from momentum_gpt.training.engine import is_on_nvme, quantised, zero_stage
+from momentum_gpt.ops.cross_entropy import ROWS
+from momentum_gpt.training.engine import is_on_nvme, quantised
 
 
 def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int) -> str:
@@ -23,6 +24,7 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
     readers = "rank(s)"
     if plan.ranks_per_sequence > 1:
         readers = f"group(s) of {plan.ranks_per_sequence} ranks"
+    stage = config.stage_on(distributed.world_size())
     caution = ""
     if quantised(config.deepspeed):
         caution = "; what is sent is rounded, which changes the arithmetic"
@@ -41,7 +43,7 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
         "batch": f"{training.tokens_per_step:,} tokens = {plan.global_batch_size} sequences = "
         f"{plan.world_size} {readers} x {plan.micro_batch_size} per forward x "
         f"{plan.grad_accum_steps} accumulated",
-        "engine": f"DeepSpeed ZeRO-{zero_stage(config.deepspeed)}, {training.precision}, "
+        "engine": f"DeepSpeed ZeRO-{stage}, {training.precision}, "
         f"{distributed.local_device().type}{caution}",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
@@ -61,7 +63,7 @@ def kernels(config: TrainConfig) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "attention": "torch scaled_dot_product_attention",
         "sum of past values": "Triton" if has_kernel(device) else "matrix products",
-        "cross-entropy": "torch",
+        "cross-entropy": f"{ROWS[device.type]} tokens at a time",
         "optimizer": "Muon and torch AdamW, fused" if is_muon else "torch AdamW, fused",
         "compiler": "torch.compile" if config.is_compiled else "none",
     }

@@ -209,10 +209,11 @@ def deepspeed_config(config: TrainConfig, plan: BatchPlan, n_parameters: int) ->
 
     Its own buffers have room for 500 million gradients, however small the model.
     """
+    stage = config.stage_on(distributed.world_size())
     bucket = distributed.bucket(n_parameters)
     buffers = {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     return config.deepspeed | {
-        "zero_optimization": buffers | config.deepspeed["zero_optimization"],
+        "zero_optimization": buffers | config.deepspeed["zero_optimization"] | {"stage": stage},
         "train_batch_size": plan.global_batch_size,
         "train_micro_batch_size_per_gpu": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.grad_accum_steps,
@@ -254,6 +255,8 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     engine.checkpoint_engine.stores_weights = zero_stage(told) == 3
     # DeepSpeed adds scripts that convert its files: model/ makes them superfluous.
     engine._copy_recovery_script = lambda folder: None
+    if zero_stage(told) == 0:
+        engine.clip_fp32_gradients = lambda: _clip(engine)
     engine.shared_sequences = _shared_sequences(plan.ranks_per_sequence)
     if config.is_compiled:
         engine.compile()
@@ -434,7 +437,25 @@ def accumulate(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_target
         parts.append(nats.detach())
         activity.pulse()
     engine.module.share_sequences(None)  # whatever else is done with the model is done whole
+    if zero_stage(engine.config) == 0:
+        engine._global_grad_norm = _total_norm(engine)
     return torch.stack(parts) / n_targets
+
+
+def _total_norm(engine: Any) -> Tensor:
+    """Return the L2 norm of the gradient at stage 0, where each rank has all of it."""
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def _clip(engine: Any) -> None:
+    """Clip the gradient at stage 0 by the norm that `accumulate` has found.
+
+    DeepSpeed would compute it again, parameter by parameter, and not tell it.
+    """
+    parameters = engine.module.parameters()
+    most = engine.gradient_clipping()
+    torch.nn.utils.clip_grads_with_norm_(parameters, most, engine._global_grad_norm)
 
 
 def gradient_is_finite(engine: Any) -> bool:
@@ -444,8 +465,7 @@ def gradient_is_finite(engine: Any) -> bool:
     """
     if zero_stage(engine.config) != 0:
         return True
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+    return bool(engine._global_grad_norm.isfinite())
 
 
 def update(engine: Any, leave_out: bool = False) -> bool:
@@ -495,10 +515,7 @@ def weights(engine: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def grad_norm(engine: Any) -> float | None:
-    """Return the L2 norm of the last step's gradient before clipping.
-
-    It is None where DeepSpeed does not compute it: in fp32 at stage 0.
-    """
+    """Return the L2 norm of the last step's gradient before clipping; None before the first."""
     norm = engine.get_global_grad_norm()
     return None if norm is None else float(norm)
 
