@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup train recall dashboard test test-slow test-chaotic test-wheel test-cluster test-harness \
         test-transformers4 mutation chaos checks format wheel reference check-attention \
-        bench-attention clean
+        bench bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -33,6 +33,9 @@ dashboard: .venv/.ready  ## Watch the runs of runs/ in the browser, at http://12
 
 check-attention: .venv/.ready  ## Check a variant against its formula: NAME=momentum
 	$(RUN) momentum_gpt.check_attention attention=$(NAME) $(OPTIONS)
+
+bench: .venv/.ready-for-tests $(DATA)/manifest.json  ## Time training beside other trainers: PEERS=DIR
+	$(RUN) momentum_gpt.bench.training data=$(DATA) $(if $(PEERS),peers=$(PEERS)) $(OPTIONS)
 
 bench-attention: .venv/.ready  ## Time momentum beside vanilla attention
 	$(RUN) momentum_gpt.bench.attention $(OPTIONS)

@@ -43,7 +43,10 @@ HOMES = {
         "src/momentum_gpt/evaluation/few_shot/tasks.py",
     },
     "datatrove": {"data_prep/"},
-    "transformers": {"src/momentum_gpt/models/hf/"},
+    "transformers": {
+        "src/momentum_gpt/models/hf/",
+        "src/momentum_gpt/bench/hf_trainer.py",
+    },
 }
 """Framework -> the files, or folders, that may import it."""
 

@@ -30,6 +30,7 @@ from momentum_gpt.core.flops import flops_per_token
 from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.data import (
     TokenShards,
+    TrainingData,
     ValidationData,
     describe_data,
     open_training,
@@ -55,6 +56,33 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     Args:
         timeout: how long a rank waits in a collective operation.
     """
+    run, batches, n_parameters = prepare(config, timeout)
+    flops = flops_per_token(config.model)
+    throughput = Throughput(config.training.tokens_per_step, flops)
+    facts = {"n_parameters": n_parameters, "flops_per_token": flops, **run.hashes}
+
+    code = None
+    while code is None:
+        try:
+            with tracked(config, run.position.step, facts) as tracker:
+                code = train(config, batches, run, tracker, throughput)
+        except Rewind as rewind:
+            go_back(run, rewind.step)
+
+    step = run.position.step
+    if code == 0:
+        return Outcome(0, step, f"all {step} steps are done")
+    message = f"stopped after step {step}, checkpoint saved; the same command resumes the run"
+    say(message)
+    return Outcome(code, step, message)
+
+
+def prepare(config: TrainConfig, timeout: timedelta) -> tuple[Run, TrainingData, int]:
+    """Open the data, build the model and the engine, and restore the newest checkpoint.
+
+    Returns:
+        The run, what it is trained on, and its number of parameters.
+    """
     activity.pulse("opening the data, building the model")
     check_deepspeed_options(config.deepspeed, config.training.precision, config.optim.name)
     plan = config.plan_batch(distributed.world_size())
@@ -76,24 +104,7 @@ def pretrain(config: TrainConfig, timeout: timedelta) -> Outcome:
     distributed.set_timeout(timeout)
     run = Run(config, batches, validation, engine, initial_weights, size)
     resume(run, found)
-    flops = flops_per_token(config.model)
-    throughput = Throughput(config.training.tokens_per_step, flops)
-    facts = {"n_parameters": n_parameters, "flops_per_token": flops, **run.hashes}
-
-    code = None
-    while code is None:
-        try:
-            with tracked(config, run.position.step, facts) as tracker:
-                code = train(config, batches, run, tracker, throughput)
-        except Rewind as rewind:
-            go_back(run, rewind.step)
-
-    step = run.position.step
-    if code == 0:
-        return Outcome(0, step, f"all {step} steps are done")
-    message = f"stopped after step {step}, checkpoint saved; the same command resumes the run"
-    say(message)
-    return Outcome(code, step, message)
+    return run, batches, n_parameters
 
 
 def build_model(config: TrainConfig, validation: ValidationData, is_new: bool) -> GPT:
