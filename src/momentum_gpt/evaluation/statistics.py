@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats would take 47 MB of every training run
 
 LEVEL = 0.05
 """Intervals hold with a probability of 1 - LEVEL, and a p-value below LEVEL counts."""
@@ -89,7 +89,7 @@ def over_documents(sums: np.ndarray, sizes: np.ndarray) -> Estimate:
 
     interval = (float(means[outside - 1]), float(means[-outside]))
     # The margin of a normal distribution, and what a true value must exceed it by.
-    quantiles = stats.norm.ppf([1 - LEVEL / 2, POWER])
+    quantiles = special.ndtri([1 - LEVEL / 2, POWER])
     detectable = (interval[1] - interval[0]) / 2 * quantiles.sum() / quantiles[0]
     return Estimate(value, interval, _p_value(means), float(detectable))
 
@@ -148,7 +148,7 @@ def pairs_needed(difference: float, detectable: float, pairs: int) -> int | None
 
 def quantiles(freedom: float) -> float:
     """Return what a difference must exceed in standard errors to be found four times of five."""
-    return float(stats.t.ppf([1 - LEVEL / 2, POWER], freedom).sum())
+    return float(_t_quantiles(freedom).sum())
 
 
 def over_queries(values: np.ndarray) -> Estimate:
@@ -198,7 +198,9 @@ def mcnemar(first: np.ndarray, other: np.ndarray) -> float:
     disagreements = only_first + only_other
     if disagreements == 0:
         return 1.0
-    return float(stats.binomtest(only_first, disagreements).pvalue)
+    # Twice the smaller tail of a fair coin's tosses, which is symmetric.
+    tail = special.bdtr(min(only_first, only_other), disagreements, 0.5)
+    return min(1.0, 2 * float(tail))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -308,8 +310,23 @@ def _by_t(value: float, error: float, freedom: float) -> Estimate:
         return Estimate(value, (value, value), 1.0, 0.0)
 
     # The second quantile is what a true value must exceed the margin by to be found that often.
-    quantiles = stats.t.ppf([1 - LEVEL / 2, POWER], freedom)
+    quantiles = _t_quantiles(freedom)
     margin = float(quantiles[0]) * error
-    p_value = 2 * float(stats.t.sf(abs(value) / error, freedom))
+    p_value = 2 * float(_t_distribution(-abs(value) / error, freedom))
     interval = (value - margin, value + margin)
     return Estimate(value, interval, p_value, float(quantiles.sum()) * error)
+
+
+def _t_quantiles(freedom: float) -> np.ndarray:
+    """Return Student's t at 1 - LEVEL / 2 and at POWER; the normal's for infinite freedom."""
+    shares = np.array([1 - LEVEL / 2, POWER])
+    if math.isinf(freedom):
+        return np.asarray(special.ndtri(shares))
+    return np.asarray(special.stdtrit(freedom, shares))
+
+
+def _t_distribution(value: float, freedom: float) -> float:
+    """Return the probability that Student's t is at most a value."""
+    if math.isinf(freedom):
+        return float(special.ndtr(value))
+    return float(special.stdtr(freedom, value))

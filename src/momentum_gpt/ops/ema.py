@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
 
 CHUNK = 32
 """C: tokens handled by one matrix product; the fastest on a CPU of 16 to 256 (see LOG.md)."""
@@ -219,9 +218,11 @@ def _fake_gradient(
 decayed_sum.register_autograd(_gradients, setup_context=_remember)
 
 
-@register_flop_formula(torch.ops.momentum_gpt.decayed_sum)
-def _operations(values_shape: torch.Size, *arguments: Any, **named: Any) -> int:
-    """Count the products inside chunks; those between chunks are a CHUNK-th of them."""
+def operations(values_shape: torch.Size, *arguments: Any, **named: Any) -> int:
+    """Return the FLOPs of `decayed_sum` as torch's FlopCounterMode asks for them.
+
+    Counted are the products inside chunks; those between chunks are a CHUNK-th of them.
+    """
     return 2 * math.prod(values_shape) * CHUNK
 
 
