@@ -14,6 +14,7 @@ Shapes: B batch, H heads, T time, D head dimension; N chunks of C tokens.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -74,7 +75,7 @@ def ema_of_past(
         past = (decay[..., None] * state)[:, :, None]
         return past.to(values.dtype), past[:, :, -1] + values[:, :, -1]
 
-    past = decayed_sum(values, decay, document_ids, None, False, precise)
+    past = _Sum.apply(values, decay, document_ids, None, False, precise)
     if state is not None:
         # The state acts like a value just before the first token: token t sees it t + 1 steps ago.
         age = torch.arange(1, values.shape[2] + 1, device=values.device)
@@ -94,7 +95,9 @@ def add_ema_of_past(
     The sum is computed in float32 and rounded once. The kernel reads `values` and `onto` once each
     and writes the result, with nothing in between.
     """
-    return decayed_sum(values, _as_tensor(decay, values), document_ids, onto, False, onto.dtype)
+    decay = _as_tensor(decay, values)
+    result: Tensor = _Sum.apply(values, decay, document_ids, onto, False, onto.dtype)
+    return result
 
 
 def _as_tensor(decay: float | Tensor, values: Tensor) -> Tensor:
@@ -111,7 +114,41 @@ def has_kernel(device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
-@torch.library.custom_op("momentum_gpt::decayed_sum", mutates_args=())
+class _Sum(torch.autograd.Function):
+    """`decayed_sum`, differentiable once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        decay: Tensor,
+        document_ids: Tensor | None,
+        onto: Tensor | None,
+        backwards: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.backwards = backwards
+        ctx.has_onto = onto is not None
+        ctx.save_for_backward(values, decay, document_ids)
+        return decayed_sum(values, decay, document_ids, onto, backwards, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, of_sum: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients; that of the values is the same sum, time reversed.
+
+        With g the gradient of past, the adjoint of the recurrence is l_t = g_t + decay l_{t+1}.
+        Then the gradient of v_t is decay l_{t+1} = sum_{j>t} decay^(j-t) g_j, and the gradient of
+        the decay is sum_t l_t s_{t-1}, where s_{t-1} = past_{t-1} + v_{t-1}.
+        """
+        values, decay, document_ids = ctx.saved_tensors
+        of_values = decayed_sum(of_sum, decay, document_ids, None, not ctx.backwards, values.dtype)
+        of_decay = None
+        if ctx.needs_input_grad[1]:
+            of_decay = decay_gradient(of_sum, values, decay, document_ids)
+        of_onto = of_sum if ctx.has_onto else None
+        return of_values, of_decay, None, of_onto, None, None
+
+
 def decayed_sum(
     values: Tensor,
     decay: Tensor,
@@ -122,9 +159,6 @@ def decayed_sum(
 ) -> Tensor:
     """Return sum_{i<t} decay^(t-i) v_i within each document, plus `onto`; (B, H, T, D).
 
-    To the compiler this is one operation that it does not look into, so that its graph holds for
-    every length.
-
     Args:
         values: (B, H, T, D).
         decay: scalar or (H,), in the precision of the sum.
@@ -133,6 +167,19 @@ def decayed_sum(
         backwards: sum over i > t with decay^(i-t) instead.
         dtype: of the result.
     """
+    # As an operation of torch, it costs more than the sums of a small model on a CPU.
+    compute = compiled_sum if torch.compiler.is_compiling() else _sum
+    return compute(values, decay, document_ids, onto, backwards, dtype)
+
+
+def _sum(
+    values: Tensor,
+    decay: Tensor,
+    document_ids: Tensor | None,
+    onto: Tensor | None,
+    backwards: bool,
+    dtype: torch.dtype,
+) -> Tensor:
     if has_kernel(values.device):
         from momentum_gpt.ops.ema_triton import decayed_sum_by_kernel
 
@@ -143,6 +190,11 @@ def decayed_sum(
     if onto is not None:
         return torch.add(sums, onto, out=_empty_result(values, onto, dtype))
     return sums.to(dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+compiled_sum = torch.library.custom_op("momentum_gpt::decayed_sum", _sum, mutates_args=())
+"""To the compiler this is one operation that it does not look into, so that its graph holds for
+every length."""
 
 
 def _empty_result(values: Tensor, onto: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -156,27 +208,10 @@ def _empty_result(values: Tensor, onto: Tensor | None, dtype: torch.dtype) -> Te
     return torch.empty(B, T, H, D, dtype=dtype, device=values.device).transpose(1, 2)
 
 
-def _gradients(ctx: Any, of_sum: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of `decayed_sum`; that of the values is the same sum, time reversed.
-
-    With g the gradient of past, the adjoint of the recurrence is l_t = g_t + decay l_{t+1}. Then
-    the gradient of v_t is decay l_{t+1} = sum_{j>t} decay^(j-t) g_j, and the gradient of the decay
-    is sum_t l_t s_{t-1}, where s_{t-1} = past_{t-1} + v_{t-1}.
-    """
-    values, decay, document_ids = ctx.saved_tensors
-    of_values = decayed_sum(of_sum, decay, document_ids, None, not ctx.backwards, values.dtype)
-    of_decay = None
-    if ctx.needs_input_grad[1]:
-        of_decay = decay_gradient(of_sum, values, decay, document_ids)
-    of_onto = of_sum if ctx.has_onto else None
-    return of_values, of_decay, None, of_onto, None, None
-
-
-@torch.library.custom_op("momentum_gpt::decay_gradient", mutates_args=())
 def decay_gradient(
     of_sum: Tensor, values: Tensor, decay: Tensor, document_ids: Tensor | None
 ) -> Tensor:
-    """Return sum_t l_t s_{t-1}, see `_gradients`: over all heads, or for each if decay is (H,).
+    """Return sum_t l_t s_{t-1}, see `_Sum.backward`: over all heads, or for each if decay is (H,).
 
     The past is computed again instead of being kept from the forward pass.
     """
@@ -189,14 +224,7 @@ def decay_gradient(
     return products.sum((0, 2, 3)) if decay.ndim else products.sum()
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    values, decay, document_ids, onto, backwards, _dtype = inputs
-    ctx.backwards = backwards
-    ctx.has_onto = onto is not None
-    ctx.save_for_backward(values, decay, document_ids)
-
-
-@decayed_sum.register_fake
+@compiled_sum.register_fake
 def _fake_sum(
     values: Tensor,
     decay: Tensor,
@@ -206,16 +234,6 @@ def _fake_sum(
     dtype: torch.dtype,
 ) -> Tensor:
     return _empty_result(values, onto, dtype)
-
-
-@decay_gradient.register_fake
-def _fake_gradient(
-    of_sum: Tensor, values: Tensor, decay: Tensor, document_ids: Tensor | None
-) -> Tensor:
-    return torch.empty_like(decay)
-
-
-decayed_sum.register_autograd(_gradients, setup_context=_remember)
 
 
 def operations(values_shape: torch.Size, *arguments: Any, **named: Any) -> int:
@@ -265,7 +283,11 @@ def _decayed_sum(
         values = F.pad(values, (0, 0, 0, N * C - T))
     chunks = values.reshape(P * N, C, Q)
 
-    weights = _weights_in_chunk(C, decay, backwards)[:, None].expand(P, N, C + 1, C)
+    if decay.numel() == 1 and decay.device.type == "cpu":
+        in_chunk, of_reaching = _weights_of_number(C, float(decay), backwards, decay.dtype)
+    else:
+        in_chunk, of_reaching = _weights(C, decay, backwards)
+    weights = in_chunk[:, None].expand(P, N, C + 1, C)
 
     edges = None
     if document_ids is not None:
@@ -287,10 +309,7 @@ def _decayed_sum(
         return inside[:, 0]
 
     reaching = handed_on + _decayed_sum(handed_on, decay**C, edges, backwards)  # (P, N, Q)
-    steps = torch.arange(C, device=values.device)  # from the chunk's first token in time
-    if backwards:
-        steps = C - 1 - steps
-    weight = (decay[:, None] ** steps)[:, None, :, None]  # (1 or P, 1, C, 1)
+    weight = of_reaching[:, None, :, None]  # (1 or P, 1, C, 1)
     if edges is not None:
         reached_by = _from_neighbour(edges, backwards, value=-2)  # -2 is no document
         weight = weight * (ids == reached_by[..., None])[..., None]  # (P, N, C, 1)
@@ -300,21 +319,34 @@ def _decayed_sum(
     return result[:, :T] if T % C else result
 
 
-def _weights_in_chunk(C: int, decay: Tensor, backwards: bool) -> Tensor:
-    """Return the weights (1 or P, C + 1, C) of a chunk's tokens in each of its sums.
+def _weights(C: int, decay: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
+    """Return the weights in a chunk of C tokens, for decays (1 or P,).
 
-    Row t is for what token t sees. There is one row more than there are tokens: for the neighbour,
-    after the chunk or, backwards, before it.
+    Returns:
+        (1 or P, C + 1, C): of the chunk's tokens in each of its sums. Row t is for what token t
+            sees. There is one row more than there are tokens: for the neighbour, after the chunk
+            or, backwards, before it.
+        (1 or P, C): of what reaches the chunk, at each of its tokens.
     """
     source = torch.arange(C, device=decay.device)
+    steps = source  # from the chunk's first token in time
     if backwards:
         target = torch.arange(-1, C, device=decay.device)
         distance = source - target[:, None]  # (C + 1, C)
+        steps = C - 1 - steps
     else:
         target = torch.arange(C + 1, device=decay.device)
         distance = target[:, None] - source  # (C + 1, C)
     powers = decay[:, None, None] ** distance.clamp(min=0)
-    return torch.where(distance > 0, powers, 0.0)
+    return torch.where(distance > 0, powers, 0.0), decay[:, None] ** steps
+
+
+@lru_cache(maxsize=64)
+def _weights_of_number(
+    C: int, decay: float, backwards: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return `_weights`, which a small model would spend as much time on as on its sums."""
+    return _weights(C, torch.tensor([decay], dtype=dtype), backwards)
 
 
 def _from_neighbour(of_chunks: Tensor, backwards: bool, value: int = 0) -> Tensor:
