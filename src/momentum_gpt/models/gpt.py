@@ -60,8 +60,8 @@ class Attention(nn.Module):
         cache: LayerCache | None,
     ) -> Tensor:
         B, T, C = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        parts = self.qkv(x).chunk(3, dim=-1)  # each (B, T, C)
+        q, k, v = (part.view(B, T, self.n_heads, -1).transpose(1, 2) for part in parts)
 
         if angles is not None:
             q = rotate(q, angles)

@@ -75,9 +75,9 @@ class _SummedLoss(torch.autograd.Function):
             y = y.clamp(min=0)[:, None]
 
             # log(sum exp) from the largest logit, whose probability is at least 1/V.
-            largest, at = logits.max(1, keepdim=True)
+            largest = logits.amax(1, keepdim=True).to(precise)
             p = torch.softmax(logits, 1, dtype=precise)
-            losses.append(largest.to(precise) - p.gather(1, at).log() - logits.gather(1, y))
+            losses.append(largest - p.amax(1, keepdim=True).log() - logits.gather(1, y))
             losses[-1] = losses[-1].masked_fill(~has_target, 0.0)
             if not of_hidden and not of_weight:
                 continue
