@@ -104,7 +104,7 @@ def test_pairs_that_vary_more_than_the_noise_are_told_by_students_t() -> None:
     assert sentence.endswith(
         f"The noise of these runs is another: the difference of a pair varies by "
         f"{np.std(gaps, ddof=1):.2g}, and by the noise of 5 other runs by {PAIR:.2g} "
-        f"(F-test p = {p_value:.2g}); Student's t counts."
+        f"(F-test, p = {p_value:.2g}); Student's t counts."
     )
     comparisons = compare_pairs(runs, ignore_progress, model=model())
     assert any(note.startswith("The noise of these runs") for note in notes(comparisons))

@@ -1,4 +1,4 @@
-"""Time training beside other trainers: tokens per second, memory, time to the first step.
+"""Time training beside other trainers: speed, memory, time to the first step.
 
     momentum-gpt bench training
     momentum-gpt bench training shapes=[laptop,125m] peers=nanoGPT rounds=9

@@ -162,7 +162,7 @@ def _remarks(gaps: np.ndarray, model: NoiseModel, transfer: float | None) -> lis
         then = "the interval is wider than it needs to be"
         if model.ratio(gaps) > 1:
             then = "Student's t counts"
-        what = f"{spreads} (F-test p = {p_text(transfer)})"
+        what = f"{spreads} (F-test, {p_text(transfer)})"
         return [f"The noise of these runs is another: {what}; {then}."]
     if 1 - transfer < LEVEL and not model.noise.is_paired:
         common = f"Equal seeds have something in common: {spreads}, as if they had not."
