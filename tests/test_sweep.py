@@ -203,7 +203,7 @@ def test_a_sweep_ends_in_a_report_and_a_second_one_trains_nothing(
     again = invoke(sweep.main, *options)
     assert again.code == 0, again.err
     assert before == {path: path.read_bytes() for path in tmp_path.glob("*/metrics.jsonl")}
-    assert again.out[again.out.index("Decisions:") :] == done.out[done.out.index("Decisions:") :]
+    assert again.out[again.out.index("Decisions, ") :] == done.out[done.out.index("Decisions, ") :]
 
 
 def test_the_error_rate_is_divided_among_the_variants(monkeypatch: pytest.MonkeyPatch) -> None:

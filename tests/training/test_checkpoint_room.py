@@ -38,21 +38,21 @@ def bytes_written(folder: Path) -> list[tuple[int, int]]:
             model=SHAPE,
             attention={"name": "vanilla"},
             optim=OptimConfig(lr=1e-2, min_lr=1e-3, warmup_steps=2),
-            training=TrainingConfig(1, 64, 64, precision=precision),
+            training=TrainingConfig(1, 128, 64, precision=precision),
             deepspeed={"zero_optimization": {"stage": stage}},
         )
         model = GPT(config.model, config.attention)
         n_parameters = sum(parameter.numel() for parameter in model.parameters())
-        engine = engines.build_engine(model, config, plan_batch(config.training, 64, 1))
+        engine = engines.build_engine(model, config, plan_batch(config.training, 64, 2))
 
         # AdamW has no moments before its first step.
         tokens = torch.zeros(1, 64, dtype=torch.long)
         engines.set_lr(engine, 1e-3)
-        engines.accumulate(engine, [(tokens, tokens)], 64)
+        engines.accumulate(engine, [(tokens, tokens)], 128)
         engines.update(engine)
         place = folder / f"{stage} {precision}"
         saver = Saver(place, config.training, None)
-        saver.begin(engine, CheckpointManifest(1, 64, "", 1.0, 1, "", "", ""))
+        saver.begin(engine, CheckpointManifest(1, 128, "", 1.0, 2, "", "", ""))
         assert saver.finish() is None
         engine.destroy()
         files = [path for path in place.rglob("step_*/**/*") if path.is_file()]
@@ -62,7 +62,8 @@ def bytes_written(folder: Path) -> list[tuple[int, int]]:
 
 @pytest.mark.slow
 def test_the_room_that_a_checkpoint_takes_is_known_before(tmp_path: Path) -> None:
-    results = on_ranks(1, bytes_written, tmp_path, tmp_path)[0]
+    """On two ranks: a single one trains at stage 0 in fp32."""
+    results = on_ranks(2, bytes_written, tmp_path, tmp_path)[0]
     for (stage, precision), (n_parameters, written) in zip(KINDS, results, strict=True):
         estimate = checkpoint_bytes(n_parameters, precision, stage)
         assert estimate == pytest.approx(written, rel=0.1), f"stage {stage}, {precision}"
