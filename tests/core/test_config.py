@@ -142,3 +142,24 @@ def test_a_config_of_an_earlier_version_is_read_without_the_options_that_are_gon
     path.write_text(path.read_text().replace("windows: 3", "widows: 3"))
     with pytest.raises(UserError, match="widows"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "precision", "zero", "stage"),
+    [
+        (1, "fp32", {"stage": 1}, 0),
+        (1, "fp32", {"stage": 2}, 0),
+        (1, "fp32", {}, 0),
+        (1, "fp32", {"stage": 3}, 3),
+        (1, "fp32", {"stage": 2, "offload_optimizer": {"device": "cpu"}}, 2),
+        (1, "bf16", {"stage": 1}, 1),
+        (2, "fp32", {"stage": 1}, 1),
+        (2, "fp32", {"stage": 0}, 0),
+    ],
+)
+def test_a_single_rank_in_fp32_divides_nothing(
+    ranks: int, precision: str, zero: dict[str, Any], stage: int
+) -> None:
+    config = small_config(deepspeed={"zero_optimization": zero})
+    config.training.precision = precision
+    assert config.stage_on(ranks) == stage

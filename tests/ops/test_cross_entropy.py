@@ -80,6 +80,19 @@ def test_lower_precision_is_as_near_as_by_definition(dtype: torch.dtype) -> None
         assert mine <= 1.5 * by_definition
 
 
+def test_many_turns_in_bf16_are_added_up_in_fp32() -> None:
+    """A sum in bf16 would lose what is added once it is 256 times as large."""
+    n = 40 * N_ROWS
+    exact = inputs(n)
+    summed_loss_by_definition(*exact).backward()
+    hidden, weight, targets = inputs(n, torch.bfloat16)
+    summed_loss(hidden, weight, targets).backward()
+    assert weight.grad is not None
+    assert exact[1].grad is not None
+    gap = (weight.grad.double() - exact[1].grad).norm() / exact[1].grad.norm()
+    assert gap < 0.006
+
+
 def test_only_the_gradients_that_are_wanted_are_computed() -> None:
     hidden, weight, targets = inputs(20)
     expected = summed_loss(hidden, weight, targets)

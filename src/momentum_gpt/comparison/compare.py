@@ -74,21 +74,25 @@ def compare_runs(
     write_text(path, report(runs, comparisons, sentences, found, caution, beside=beside))
 
     first = [caution, *found] if caution else found
-    tables = [comparison.table().as_text() for comparison in comparisons]
-    tables += [table.as_text() for table in beside]
-    parts = ["\n".join(first), results_text(runs), *tables]
+    tables = [*(comparison.table() for comparison in comparisons), *beside]
+    parts = ["\n".join(first), results_text(runs), *(table.as_text() for table in tables)]
     if comparisons:
         parts.append("\n".join(notes(comparisons)))
-    signal = signal_table(runs)
-    if signal:
-        parts += [signal.as_text(), SIGNAL_NOTE]
-    parts.append("\n".join(["Common ground:", *(f"  {sentence}" for sentence in sentences)]))
-
-    parts.append(options_text(runs))
-    parts.append(f"report: {path}")
+    parts += [*signal_parts(runs), ground_text(sentences), options_text(runs), f"report: {path}"]
     if tracking:
         parts.append(tracking([run.folder for run in runs], first, sentences, path))
     return "\n\n".join(parts)
+
+
+def signal_parts(runs: Sequence[Run]) -> list[str]:
+    """Return the table of signal to noise and what it means; [] if there is none."""
+    signal = signal_table(runs)
+    return [signal.as_text(), SIGNAL_NOTE] if signal else []
+
+
+def ground_text(sentences: Sequence[str]) -> str:
+    """Return what the runs share, one sentence a line."""
+    return "\n".join(["Common ground:", *(f"  {sentence}" for sentence in sentences)])
 
 
 def options_text(runs: Sequence[Run]) -> str:
