@@ -102,12 +102,12 @@ def test_pairs_that_vary_more_than_the_noise_are_told_by_students_t() -> None:
     t = stats.ttest_1samp(gaps, 0)
     assert f"4 seeds, p = {t.pvalue:.2g}; " in sentence
     assert sentence.endswith(
-        f"The noise of these runs is another: the difference of a pair varies by "
+        f"These runs have a different noise: the difference of a pair varies by "
         f"{np.std(gaps, ddof=1):.2g}, and by the noise of 5 other runs by {PAIR:.2g} "
         f"(F-test, p = {p_value:.2g}); Student's t counts."
     )
     comparisons = compare_pairs(runs, ignore_progress, model=model())
-    assert any(note.startswith("The noise of these runs") for note in notes(comparisons))
+    assert any(note.startswith("These runs have a different noise") for note in notes(comparisons))
     (row,) = comparisons[0].differences
     assert row.interval == pytest.approx(tuple(t.confidence_interval()))
     assert "noise of" not in comparisons[0].table().title

@@ -163,7 +163,7 @@ def _remarks(gaps: np.ndarray, model: NoiseModel, transfer: float | None) -> lis
         if model.ratio(gaps) > 1:
             then = "Student's t counts"
         what = f"{spreads} (F-test, {p_text(transfer)})"
-        return [f"The noise of these runs is another: {what}; {then}."]
+        return [f"These runs have a different noise: {what}; {then}."]
     if 1 - transfer < LEVEL and not model.noise.is_paired:
         common = f"Equal seeds have something in common: {spreads}, as if they had not."
         return [f"{common} Noise runs of two variants with the same seeds would tell how much."]

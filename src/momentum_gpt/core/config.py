@@ -605,7 +605,7 @@ class TrainConfig:
         return self.deepspeed.get("sequence_parallel_size", 1)
 
     def stage_on(self, n_ranks: int) -> int:
-        """Return the ZeRO stage at which so many ranks train.
+        """Return the ZeRO stage at which this number of ranks trains.
 
         In fp32, a single rank has nothing to divide, and stages 1 and 2 would keep a second copy of
         the weights and copy every gradient: it takes stage 0, which computes the same.
