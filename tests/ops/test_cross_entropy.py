@@ -113,3 +113,16 @@ def test_a_second_backward_pass_is_refused_and_not_wrong() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_autocast_computes_in_bf16_and_hands_back_fp32() -> None:
+    hidden, weight, targets = inputs(N_ROWS + 3, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        summed_loss(hidden, weight, targets).backward()
+    lower = [tensor.detach().bfloat16().requires_grad_() for tensor in (hidden, weight)]
+    summed_loss(lower[0], lower[1], targets).backward()
+    for tensor, same in zip((hidden, weight), lower, strict=True):
+        assert tensor.grad is not None
+        assert same.grad is not None
+        assert tensor.grad.dtype == torch.float32
+        assert torch.equal(tensor.grad, same.grad.float())

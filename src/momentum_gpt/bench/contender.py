@@ -3,7 +3,8 @@
     python -m momentum_gpt.bench.contender NAME SHAPE DATA PEER
 
 Each line of stdin is a number of steps. Each line of stdout is a JSON object with the seconds they
-took and the peak of the process's memory; the first one follows the first step.
+took and the peak of the process's memory; the first one follows the first step, and its seconds
+are those since the process began.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import torch
 
 from momentum_gpt.bench import contenders
@@ -49,18 +51,17 @@ def main() -> None:
     os.dup2(2, 1)  # whatever else is printed is no answer
     taking = contender(name, SHAPES[shape], Path(data), Path(peer))
 
-    def take(n_steps: int) -> None:
-        began = time.perf_counter()
+    def take(n_steps: int, began: float) -> None:
         for _ in range(n_steps):
             next(taking)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        answer = {"seconds": time.perf_counter() - began, "peak_bytes": peak_bytes()}
+        answer = {"seconds": time.time() - began, "peak_bytes": peak_bytes()}
         print(json.dumps(answer), file=answers, flush=True)
 
-    take(1)
+    take(1, psutil.Process().create_time())
     for line in sys.stdin:
-        take(int(line))
+        take(int(line), time.time())
     os._exit(0)  # without the threads of libraries, which may not end
 
 

@@ -38,6 +38,6 @@ class Shape:
 SHAPES = {
     "laptop": Shape(4, 4, 128, 256, 2048, rows=8, passes=2),
     "125m": Shape(12, 12, 768, 1024, 32768, rows=1, passes=2),
-    "350m": Shape(24, 16, 1024, 1024, 50304, rows=32, passes=4, precision="bf16", compile=True),
+    "350m": Shape(24, 16, 1024, 1024, 50304, rows=8, passes=16, precision="bf16", compile=True),
 }
 """The first two are for a CPU, the last for a GPU."""

@@ -14,10 +14,10 @@ is in the checkout is run.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -74,7 +74,8 @@ class Result:
     most: float
     """Largest ratio of a round."""
     first_step_s: float
-    """Seconds from the start of the process to its first step."""
+    """Seconds from the start of the process to the end of its first step; where the shape is
+    compiled, with all others compiling beside it."""
     peak_bytes: int
 
 
@@ -85,7 +86,6 @@ class Contender:
         self.name = name
         self.log = Path(log.name)
         module = [sys.executable, "-m", "momentum_gpt.bench.contender"]
-        began = time.perf_counter()
         self.process = subprocess.Popen(
             [*module, name, shape, data, peer],
             stdin=subprocess.PIPE,
@@ -93,10 +93,14 @@ class Contender:
             stderr=log,
             text=True,
         )
-        self.step_s, self.peak_bytes = self._answer()
-        self.first_step_s = time.perf_counter() - began
+        self.first_step_s = math.nan
+        self.peak_bytes = 0
         self.steps = 1
         self.turns: list[float] = []
+
+    def warm_up(self) -> None:
+        """Wait for its first step, which it takes by itself."""
+        self.first_step_s, self.peak_bytes = self._answer()
 
     def take(self, n_steps: int) -> float:
         """Let it take steps; return the seconds of one."""
@@ -162,7 +166,11 @@ def measure(config: BenchTrainingConfig, names: list[str], shape: str) -> list[R
         for name in names:
             started = started_contender(name, shape, config.data, config.peers or "")
             contenders.append(stack.enter_context(started))
+            if not SHAPES[shape].compile:
+                contenders[-1].warm_up()
         for one in contenders:
+            if SHAPES[shape].compile:
+                one.warm_up()  # all compile at once, which would take minutes one by one
             one.take(1)
             one.steps = max(1, round(config.seconds / one.take(2)))
         for _ in range(config.rounds):

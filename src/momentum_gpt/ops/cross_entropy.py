@@ -53,7 +53,11 @@ def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     wanted = (hidden.requires_grad, weight.requires_grad)
     if not torch.is_grad_enabled():
         wanted = (False, False)
-    loss: Tensor = _SummedLoss.apply(hidden, weight, targets, *wanted)
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden, weight = (x.to(torch.get_autocast_dtype(device)) for x in (hidden, weight))
+    with torch.autocast(device, enabled=False):  # the dtypes are those of the arguments
+        loss: Tensor = _SummedLoss.apply(hidden, weight, targets, *wanted)
     return loss
 
 
