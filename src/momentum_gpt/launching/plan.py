@@ -144,7 +144,9 @@ class Plan:
         tokens = sequences * self.config.model.seq_len // self.config.ranks_per_sequence
         kept, in_block = passing(self.config, way.checkpointing)
         rows = ROWS["cpu" if self.cluster.device.startswith("CPU") else "cuda"]
-        of_loss = LOGIT_BYTES * min(tokens, rows) * (self.config.model.vocab_size or 0)
+        precision = "compiled" if self.config.is_compiled else self.config.training.precision
+        logits = min(tokens, rows) * (self.config.model.vocab_size or 0)
+        of_loss = LOGIT_BYTES[precision] * logits
         working = max(of_loss, tokens * in_block) + embedding_gradient(self.config)
         return replace(model_states(self, way), activations=tokens * kept, working=working)
 

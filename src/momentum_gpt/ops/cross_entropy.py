@@ -31,8 +31,10 @@ On a GPU, each turn also reads and writes the sum of the embedding's gradient: t
 fewer turns.
 """
 
-LOGIT_BYTES = 8
-"""Bytes of a turn for each token and word: the logit, its probability in fp32, and its gradient."""
+LOGIT_BYTES = {"fp32": 8, "bf16": 10, "compiled": 8}
+"""Bytes of a turn for each token and word: the logit and its probability in fp32. In bf16 torch
+makes an fp32 copy of the logit for the softmax, which a compiled model does without; that one has
+a gradient in bf16 beside the probability."""
 
 
 def summed_loss_by_definition(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -68,30 +70,20 @@ class _SummedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, of_hidden: bool, of_weight: bool
     ) -> Tensor:
-        precise = torch.promote_types(hidden.dtype, torch.float32)
         rows = ROWS.get(hidden.device.type, ROWS["cpu"])
         losses = []
         hidden_gradients = []
         weight_gradient: Tensor | None = None
         for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logits = F.linear(h, weight)  # (rows, V)
-            has_target = (y != NO_TARGET)[:, None]
-            y = y.clamp(min=0)[:, None]
-
-            # log(sum exp) from the largest logit, whose probability is at least 1/V.
-            largest = logits.amax(1, keepdim=True).to(precise)
-            p = torch.softmax(logits, 1, dtype=precise)
-            losses.append(largest - p.amax(1, keepdim=True).log() - logits.gather(1, y))
-            losses[-1] = losses[-1].masked_fill(~has_target, 0.0)
-            if not of_hidden and not of_weight:
-                continue
-
-            p = p.scatter_add_(1, y, torch.full_like(p[:, :1], -1.0)).to(hidden.dtype)
+            without_target = (y == NO_TARGET)[:, None]
+            loss, slope = loss_and_slope(h, weight, y.clamp(min=0))
+            losses.append(loss.masked_fill(without_target, 0.0))
             if of_hidden:
-                hidden_gradients.append((p @ weight).masked_fill_(~has_target, 0.0))
+                hidden_gradients.append((slope @ weight).masked_fill_(without_target, 0.0))
             if of_weight:
-                h = h.masked_fill(~has_target, 0.0)
-                weight_gradient = add_product(weight_gradient, p.t(), h, precise)
+                h = h.masked_fill(without_target, 0.0)
+                weight_gradient = add_product(weight_gradient, slope.t(), h)
+            del slope  # before the next turn allocates its own
 
         gradients = []
         if of_hidden:
@@ -110,8 +102,23 @@ class _SummedLoss(torch.autograd.Function):
         return (*found, None, None, None)
 
 
-def add_product(onto: Tensor | None, a: Tensor, b: Tensor, precise: torch.dtype) -> Tensor:
-    """Add a product of matrices to a sum in a precision; None: the product is the first."""
+def loss_and_slope(h: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the losses (N, 1), and their slopes by the logits (N, V)."""
+    precise = torch.promote_types(h.dtype, torch.float32)
+    logits = F.linear(h, weight)  # (N, V)
+    y = y[:, None]
+
+    # log(sum exp) from the largest logit, whose probability is at least 1/V.
+    largest = logits.amax(1, keepdim=True).to(precise)
+    p = torch.softmax(logits, 1, dtype=precise)
+    loss = largest - p.amax(1, keepdim=True).log() - logits.gather(1, y)
+    slope = p.scatter_add_(1, y, torch.full_like(p[:, :1], -1.0)).to(h.dtype)
+    return loss, slope
+
+
+def add_product(onto: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """Add a product of matrices to a sum in fp32; None: the product is the first."""
+    precise = torch.promote_types(a.dtype, torch.float32)
     if onto is None:
         return a @ b
     if a.dtype == precise:
