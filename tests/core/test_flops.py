@@ -16,7 +16,7 @@ from momentum_gpt.models import GPT
 def test_the_flops_of_a_token_are_those_that_torch_counts(positions: str) -> None:
     """Of the matrix products in a forward and a backward pass, attention's included."""
     config = ModelConfig(3, 4, 64, 256, vocab_size=96, positions=positions)
-    model = GPT(config, {"name": "vanilla"})
+    model = GPT(config, {"name": "vanilla"}).double()  # whose products torch counts
     # One row: torch does not count products that are added in place, as the loss of more does.
     tokens = torch.zeros(1, 256, dtype=torch.long)
     with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):

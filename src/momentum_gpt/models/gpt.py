@@ -21,7 +21,7 @@ from momentum_gpt.core.config import ModelConfig
 from momentum_gpt.models.attention import Variant, build_attention
 from momentum_gpt.models.cache import Cache, LayerCache
 from momentum_gpt.models.mixing import Documents, documents_of
-from momentum_gpt.ops import summed_loss
+from momentum_gpt.ops import project, summed_loss
 
 
 class Shared(Protocol):
@@ -36,6 +36,13 @@ class Shared(Protocol):
         """Return `variant(q, k, v, documents)` of this rank's stretch."""
 
 
+class Linear(nn.Linear):
+    """torch's linear layer, computed the faster way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight, self.bias)
+
+
 class Attention(nn.Module):
     """The projections around an attention variant.
 
@@ -48,9 +55,9 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.shared: Shared | None = None
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        self.qkv = Linear(config.d_model, 3 * config.d_model, bias=config.bias)
         self.attend = attend
-        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.out = Linear(config.d_model, config.d_model, bias=config.bias)
 
     def forward(
         self,
@@ -80,8 +87,8 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
-        self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=config.bias)
-        self.down = nn.Linear(4 * config.d_model, config.d_model, bias=config.bias)
+        self.up = Linear(config.d_model, 4 * config.d_model, bias=config.bias)
+        self.down = Linear(4 * config.d_model, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x), approximate=self.approximate))
@@ -181,7 +188,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., V) of hidden states (..., C), through the tied embedding."""
-        return F.linear(hidden, self.token_embedding.weight)
+        return project(hidden, self.token_embedding.weight)
 
     def hidden(
         self,

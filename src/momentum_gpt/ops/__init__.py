@@ -3,6 +3,7 @@
 from momentum_gpt.ops.cross_entropy import summed_loss
 from momentum_gpt.ops.ema import add_ema_of_past, ema_of_past, ema_of_past_by_definition, has_kernel
 from momentum_gpt.ops.linear import linear_attention
+from momentum_gpt.ops.projection import project
 
 __all__ = [
     "add_ema_of_past",
@@ -10,5 +11,6 @@ __all__ = [
     "ema_of_past_by_definition",
     "has_kernel",
     "linear_attention",
+    "project",
     "summed_loss",
 ]

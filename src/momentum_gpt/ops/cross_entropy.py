@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from momentum_gpt.ops.projection import product
+
 NO_TARGET = -100
 """Marks a token without a target, as in torch."""
 
@@ -79,7 +81,9 @@ class _SummedLoss(torch.autograd.Function):
             loss, slope = loss_and_slope(h, weight, y.clamp(min=0))
             losses.append(loss.masked_fill(without_target, 0.0))
             if of_hidden:
-                hidden_gradients.append((slope @ weight).masked_fill_(without_target, 0.0))
+                hidden_gradients.append(
+                    product(slope, weight.t()).masked_fill_(without_target, 0.0)
+                )
             if of_weight:
                 h = h.masked_fill(without_target, 0.0)
                 weight_gradient = add_product(weight_gradient, slope.t(), h)
@@ -105,7 +109,7 @@ class _SummedLoss(torch.autograd.Function):
 def loss_and_slope(h: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the losses (N, 1), and their slopes by the logits (N, V)."""
     precise = torch.promote_types(h.dtype, torch.float32)
-    logits = F.linear(h, weight)  # (N, V)
+    logits = product(h, weight)  # (N, V)
     y = y[:, None]
 
     # log(sum exp) from the largest logit, whose probability is at least 1/V.
