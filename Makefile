@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup train recall dashboard test test-slow test-chaotic test-wheel test-cluster test-harness \
         test-transformers4 mutation chaos checks format wheel reference check-attention \
-        bench bench-attention clean
+        bench bench-gate bench-growth bench-attention clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -36,6 +36,12 @@ check-attention: .venv/.ready  ## Check a variant against its formula: NAME=mome
 
 bench: .venv/.ready-for-tests $(DATA)/manifest.json  ## Time training beside other trainers: PEERS=DIR
 	$(RUN) momentum_gpt.bench.training data=$(DATA) $(if $(PEERS),peers=$(PEERS)) $(OPTIONS)
+
+bench-gate: .venv/.ready-for-tests $(DATA)/manifest.json  ## Measure training against stored ratios
+	$(RUN) momentum_gpt.bench.training data=$(DATA) rounds=15 gate=tests/bench/speed.json $(OPTIONS)
+
+bench-growth: .venv/.ready $(DATA)/manifest.json  ## See how the cost of training grows
+	$(RUN) momentum_gpt.bench.growth data=$(DATA) $(OPTIONS)
 
 bench-attention: .venv/.ready  ## Time momentum beside vanilla attention
 	$(RUN) momentum_gpt.bench.attention $(OPTIONS)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from momentum_gpt.bench.shapes import SHAPES
-from momentum_gpt.bench.training import result_of, table, trainers
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.bench.training import check_gate, result_of, table, trainers
+from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import read_json
 from tests.conftest import Result, command
 
@@ -53,7 +53,17 @@ def test_speeds_are_paired_by_round() -> None:
     assert (result.least, result.most) == pytest.approx((1.25, 2.0))
     assert result.tokens_per_s == pytest.approx(4096 / 0.8)
     row = table(SHAPES["laptop"], [result]).splitlines()[-1]
-    assert row.split() == ["vanilla", "5,120", "1.250", "[1.250,", "2.000]", "500", "5.0"]
+    assert row.split() == ["vanilla", "5,120", "1.250", "[1.250,", "2.000]", "-", "500", "5.0"]
+
+
+def test_the_gate_closes_where_a_trainer_of_ours_has_become_slower() -> None:
+    stored = {"laptop": [{"name": "vanilla", "ratio": 1.0}, {"name": "Trainer", "ratio": 0.9}]}
+    same = {"laptop": [{"name": "vanilla", "ratio": 0.971}, {"name": "Trainer", "ratio": 0.5}]}
+    check_gate(stored, same, "a.json")
+    check_gate(stored, {"125m": [{"name": "vanilla", "ratio": 0.5}]}, "a.json")
+    slower = {"laptop": [{"name": "vanilla", "ratio": 0.969}]}
+    with pytest.raises(MachineError, match="vanilla at laptop: 0.969, was 1.000"):
+        check_gate(stored, slower, "a.json")
 
 
 def test_a_checkout_is_known_by_its_files(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from data_prep.sources import build_sources
 from data_prep.verify import VerifyConfig
 from momentum_gpt.bench.attention import BenchAttentionConfig
 from momentum_gpt.bench.few_shot import BenchFewShotConfig
+from momentum_gpt.bench.growth import BenchGrowthConfig
 from momentum_gpt.bench.training import BenchTrainingConfig
 from momentum_gpt.check_attention import CheckAttentionConfig
 from momentum_gpt.cli.compose import typed
@@ -47,6 +48,7 @@ REQUIRED = {
     "check_attention": (CheckAttentionConfig, []),
     "bench_attention": (BenchAttentionConfig, []),
     "bench_training": (BenchTrainingConfig, []),
+    "bench_growth": (BenchGrowthConfig, []),
     "bench_few_shot": (BenchFewShotConfig, ["run=a"]),
     "recall": (RecallConfig, []),
     "sweep": (SweepConfig, []),

@@ -83,5 +83,5 @@ def test_a_wrong_verb_is_one_line_with_the_nearest(tmp_path: Path) -> None:
     done = command("momentum_gpt", "trian", cwd=tmp_path)
     assert (done.code, done.err) == (2, "error: there is no verb 'trian': did you mean 'train'?\n")
     bench = command("momentum_gpt", "bench", cwd=tmp_path)
-    expected = "error: bench needs one of training, attention, few-shot, tokenize\n"
+    expected = "error: bench needs one of training, growth, attention, few-shot, tokenize\n"
     assert (bench.code, bench.err) == (2, expected)

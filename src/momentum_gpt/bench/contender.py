@@ -2,9 +2,9 @@
 
     python -m momentum_gpt.bench.contender NAME SHAPE DATA PEER
 
-Each line of stdin is a number of steps. Each line of stdout is a JSON object with the seconds they
-took and the peak of the process's memory; the first one follows the first step, and its seconds
-are those since the process began.
+SHAPE is the JSON object of a `Shape`. Each line of stdin is a number of steps. Each line of stdout
+is a JSON object with the seconds they took and the peak of the process's memory; the first one
+follows the first step, and its seconds are those since the process began.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from momentum_gpt.bench import contenders
-from momentum_gpt.bench.shapes import SHAPES, Shape
+from momentum_gpt.bench.shapes import Shape
 
 
 def contender(name: str, shape: Shape, data: Path, peer: Path) -> Iterator[None]:
@@ -46,10 +46,11 @@ def peak_bytes() -> int:
 
 def main() -> None:
     """Take steps."""
-    name, shape, data, peer = sys.argv[1:]
+    name, written, data, peer = sys.argv[1:]
+    shape = Shape(**json.loads(written))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    taking = contender(name, SHAPES[shape], Path(data), Path(peer))
+    taking = contender(name, shape, Path(data), Path(peer))
 
     def take(n_steps: int, began: float) -> None:
         for _ in range(n_steps):

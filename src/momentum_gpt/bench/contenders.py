@@ -21,7 +21,6 @@ from momentum_gpt.bench.shapes import Shape
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import (
     DataConfig,
-    ModelConfig,
     OptimConfig,
     TrainConfig,
     TrainingConfig,
@@ -174,13 +173,6 @@ def random_windows(shape: Shape, data: Path) -> Batches:
 
 def config_of(shape: Shape, data: Path, attention: dict[str, Any], runs: str) -> TrainConfig:
     """Return the options of `train` for a shape."""
-    model = ModelConfig(
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        d_model=shape.d_model,
-        seq_len=shape.seq_len,
-        vocab_size=shape.vocab_size,
-    )
     optim = OptimConfig(
         lr=LR,
         min_lr=LR,
@@ -201,7 +193,7 @@ def config_of(shape: Shape, data: Path, attention: dict[str, Any], runs: str) ->
         name="bench",
         runs=runs,
         data=DataConfig(str(data)),
-        model=model,
+        model=shape.model,
         attention=attention,
         optim=optim,
         training=training,

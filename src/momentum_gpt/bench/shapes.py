@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from momentum_gpt.core.config import ModelConfig
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -21,6 +23,17 @@ class Shape:
     """Passes in a step."""
     precision: str = "fp32"
     compile: bool = False
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model's options."""
+        return ModelConfig(
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            d_model=self.d_model,
+            seq_len=self.seq_len,
+            vocab_size=self.vocab_size,
+        )
 
     @property
     def tokens_per_step(self) -> int:

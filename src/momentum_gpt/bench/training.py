@@ -3,6 +3,7 @@
     momentum-gpt bench training
     momentum-gpt bench training shapes=[laptop,125m] peers=nanoGPT rounds=9
     momentum-gpt bench training shapes=[350m] output=bench.json
+    momentum-gpt bench training rounds=15 gate=bench.json
 
 Vanilla and momentum attention run beside the same model in a plain torch loop,
 the Trainer of `transformers` where it is installed and, in a checkout that
@@ -13,26 +14,28 @@ is in the checkout is run.
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import Any
 
+from momentum_gpt.bench.processes import Contender, check_data, machine, started_contender
 from momentum_gpt.bench.shapes import SHAPES, Shape
 from momentum_gpt.cli import Command
 from momentum_gpt.core.errors import MachineError, UserError, require
-from momentum_gpt.core.files import write_json
+from momentum_gpt.core.files import read_json, write_json
+from momentum_gpt.core.flops import flops_per_token, peak_flops
 from momentum_gpt.core.terminal import table_text
 
 BASELINE = "plain torch"
 """What the others' speeds are divided by."""
+
+OURS = ("vanilla", "momentum")
+
+TOLERANCE = 0.03
+"""By how much a ratio may fall before the gate closes."""
 
 PEERS = {"nanoGPT": "model.py", "litgpt": "litgpt"}
 """Trainers that may be in a checkout, and what tells them."""
@@ -52,6 +55,9 @@ class BenchTrainingConfig:
     """A checkout of nanoGPT or litgpt, whose model is run. null: none."""
     output: str | None = None
     """A JSON file for the results. null: none."""
+    gate: str | None = None
+    """Results of an earlier call: end with an error if vanilla or momentum has become more than 3%
+    slower beside plain torch. null: none."""
 
     def __post_init__(self) -> None:
         for name in self.shapes:
@@ -77,61 +83,15 @@ class Result:
     """Seconds from the start of the process to the end of its first step; where the shape is
     compiled, with all others compiling beside it."""
     peak_bytes: int
-
-
-class Contender:
-    """A trainer in a process of its own, which waits for its turn."""
-
-    def __init__(self, name: str, shape: str, data: str, peer: str, log: IO[str]) -> None:
-        self.name = name
-        self.log = Path(log.name)
-        module = [sys.executable, "-m", "momentum_gpt.bench.contender"]
-        self.process = subprocess.Popen(
-            [*module, name, shape, data, peer],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        self.first_step_s = math.nan
-        self.peak_bytes = 0
-        self.steps = 1
-        self.turns: list[float] = []
-
-    def warm_up(self) -> None:
-        """Wait for its first step, which it takes by itself."""
-        self.first_step_s, self.peak_bytes = self._answer()
-
-    def take(self, n_steps: int) -> float:
-        """Let it take steps; return the seconds of one."""
-        assert self.process.stdin
-        self.process.stdin.write(f"{n_steps}\n")
-        self.process.stdin.flush()
-        seconds, self.peak_bytes = self._answer()
-        return seconds / n_steps
-
-    def end(self) -> None:
-        """End its process."""
-        self.process.kill()
-        self.process.wait()
-
-    def _answer(self) -> tuple[float, int]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise MachineError(f"{self.name} has ended: {' '.join(last)}")
-        answer = json.loads(line)
-        return answer["seconds"], answer["peak_bytes"]
+    mfu: float | None
+    """Model FLOPs utilisation, a share. None: the device's peak is not known."""
 
 
 def bench_training(config: BenchTrainingConfig) -> None:
     """Measure each shape and print a table."""
-    if not (Path(config.data) / "manifest.json").is_file():
-        raise UserError(
-            f"data={config.data!r} holds no token shards: give a folder that `prepare` has "
-            "written, or use make bench"
-        )
+    check_data(config.data)
+    if config.gate and not Path(config.gate).is_file():
+        raise UserError(f"gate={config.gate!r} is no file: write one with output=FILE")
     names = trainers(config.peers)
     found = {}
     for shape in config.shapes:
@@ -140,6 +100,8 @@ def bench_training(config: BenchTrainingConfig) -> None:
         print(table(SHAPES[shape], results), end="\n\n")
     if config.output:
         write_json(Path(config.output), {"machine": machine(), "shapes": found})
+    if config.gate:
+        check_gate(read_json(Path(config.gate))["shapes"], found, config.gate)
 
 
 def trainers(peers: str | None) -> list[str]:
@@ -164,45 +126,34 @@ def measure(config: BenchTrainingConfig, names: list[str], shape: str) -> list[R
     with ExitStack() as stack:
         contenders = []
         for name in names:
-            started = started_contender(name, shape, config.data, config.peers or "")
+            started = started_contender(name, SHAPES[shape], config.data, config.peers or "")
             contenders.append(stack.enter_context(started))
             if not SHAPES[shape].compile:
                 contenders[-1].warm_up()
         for one in contenders:
             if SHAPES[shape].compile:
                 one.warm_up()  # all compile at once, which would take minutes one by one
-            one.take(1)
-            one.steps = max(1, round(config.seconds / one.take(2)))
+            one.settle(config.seconds)
         for _ in range(config.rounds):
             for one in contenders:
-                one.turns.append(one.take(one.steps))
+                one.take_turn()
         return [result_of(one, contenders[0], SHAPES[shape]) for one in contenders]
-
-
-@contextmanager
-def started_contender(name: str, shape: str, data: str, peer: str) -> Iterator[Contender]:
-    """Start a trainer, and end it after the block."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", suffix=".log") as log:
-        contender = Contender(name, shape, data, peer, log)
-        try:
-            yield contender
-        finally:
-            contender.end()
 
 
 def result_of(one: Contender, baseline: Contender, shape: Shape) -> Result:
     """Return what the turns of a trainer say."""
     ratios = [base / own for base, own in zip(baseline.turns, one.turns, strict=True)]
+    tokens_per_s = shape.tokens_per_step / statistics.median(one.turns)
+    peak = peak_flops(machine())
     return Result(
         name=one.name,
-        tokens_per_s=shape.tokens_per_step / statistics.median(one.turns),
+        tokens_per_s=tokens_per_s,
         ratio=statistics.median(ratios),
         least=min(ratios),
         most=max(ratios),
         first_step_s=one.first_step_s,
         peak_bytes=one.peak_bytes,
+        mfu=tokens_per_s * flops_per_token(shape.model) / peak if peak else None,
     )
 
 
@@ -212,19 +163,30 @@ def table(shape: Shape, results: list[Result]) -> str:
     for one in results:
         ratio = f"{one.ratio:.3f} [{one.least:.3f}, {one.most:.3f}]"
         peak = f"{one.peak_bytes / 1e6:,.0f}"
-        rows.append([one.name, f"{one.tokens_per_s:,.0f}", ratio, peak, f"{one.first_step_s:.1f}"])
-    head = ["trainer", "tokens/s", f"x {BASELINE} [least, most]", "peak", "first step"]
-    return table_text(f"{shape}; {machine()}:", head, rows, ["", "", "", "MB", "s"])
+        mfu = f"{one.mfu:.1%}" if one.mfu else "-"
+        first = f"{one.first_step_s:.1f}"
+        rows.append([one.name, f"{one.tokens_per_s:,.0f}", ratio, mfu, peak, first])
+    head = ["trainer", "tokens/s", f"x {BASELINE} [least, most]", "MFU", "peak", "first step"]
+    return table_text(f"{shape}; {machine()}:", head, rows, ["", "", "", "", "MB", "s"])
 
 
-def machine() -> str:
-    """Return what this is measured on."""
-    import torch
+def check_gate(stored: dict[str, Any], found: dict[str, Any], source: str) -> None:
+    """Raise a MachineError if a trainer of ours has become slower beside the baseline.
 
-    from momentum_gpt.core.provenance import processor
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
-    return f"{device}, torch {torch.__version__}"
+    Args:
+        stored, found: lists of results by shape; what is not in both is not compared.
+        source: names the stored results.
+    """
+    slower = []
+    for shape in stored.keys() & found.keys():
+        before = {one["name"]: one["ratio"] for one in stored[shape]}
+        for one in found[shape]:
+            least = (1 - TOLERANCE) * before.get(one["name"], 0)
+            if one["name"] in OURS and one["ratio"] < least:
+                was = before[one["name"]]
+                slower.append(f"{one['name']} at {shape}: {one['ratio']:.3f}, was {was:.3f}")
+    if slower:
+        raise MachineError(f"slower than gate={source!r} by over {TOLERANCE:.0%}: {slower}")
 
 
 main = Command(bench_training, BenchTrainingConfig, "bench_training")
