@@ -6,6 +6,7 @@ The second computation is a real optimizer, the model's own attention, or a loop
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from momentum_gpt.models.attention import (
     Variant,
 )
 from momentum_gpt.ops import ema_of_past
+from tests.docs.pages import text_of
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -188,9 +190,9 @@ def test_the_update_of_finetuning_has_the_product_of_both_changes() -> None:
 
 
 @pytest.mark.parametrize(("n_shown", "n_own"), [(0, 1), (0, 5), (1, 1), (6, 2)])
-@pytest.mark.parametrize("size", [1.0, 100.0])
+@pytest.mark.parametrize("size", [1.0, 1e4])
 def test_softmax_attention_is_a_mixture(n_shown: int, n_own: int, size: float) -> None:
-    """Logits of some thousands too: the sums of their exponentials would overflow."""
+    """Logits of some thousands too: sums of their exponentials would overflow."""
     q, k, v = torch.randn(3, n_shown + n_own, 4)
     q = size * q
     mixed, share = dual_form.softmax_mixture(
@@ -423,3 +425,28 @@ def test_the_papers_descent_is_the_optimizers_with_a_smaller_rate(
     assert_same(reached, parameters.detach())
     moves = decay > 0 and n_steps > 0
     assert torch.equal(reached, start) == (not moves)
+
+
+def test_the_page_shows_how_far_momentum_attention_is_from_momentum_of_weights() -> None:
+    """Its table has the mean cosine of the two terms by the mean of the products."""
+    rows = re.findall(
+        r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", text_of("docs/dual-form.md"), re.M
+    )
+    assert len(rows) == 5
+    for mean, *cosines in rows:
+        for decay, shown in zip((0.5, 0.9), cosines, strict=True):
+            assert mean_cosine(float(mean), decay) == pytest.approx(float(shown), abs=0.03)
+
+
+def mean_cosine(mean: float, decay: float) -> float:
+    """Return the mean cosine of the two terms, for products with a mean and a deviation of 1."""
+    n, T, D = 30, 250, 64
+    found = []
+    for _ in range(n):
+        v = torch.randn(T, D)
+        q = torch.cat([torch.ones(T, 1), torch.randn(T, D)], dim=1)
+        k = torch.cat([torch.full((T, 1), mean), torch.randn(T, D) / D**0.5], dim=1)
+        with_products = dual_form.momentum_of_weights(q, k, v, decay)
+        without = dual_form.momentum_matrix(T, decay) @ v
+        found.append(F.cosine_similarity(with_products, without, dim=1)[50:].mean())
+    return float(torch.stack(found).mean())
