@@ -1,10 +1,10 @@
 """Draw the figures of the documentation as SVG files.
 
-    python docs/figures.py                              # all drawings, into docs/figures/
+    python docs/figures.py                              # its drawings, into docs/figures/
     python docs/figures.py --report runs/report.html    # the picture of a report in the README
 
 The drawings are written without any library and are the same bytes on every machine. The picture
-of a report needs `playwright` and Chromium.
+of a report needs `playwright` and Chromium. dual_form_figures.py has the drawings of the dual form.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ PAGES = [
     "README.md",
     "docs/index.md",
     "docs/momentum-attention.md",
+    "docs/dual-form.md",
     "docs/data.md",
     "docs/training.md",
     "docs/cluster.md",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -133,12 +134,13 @@ def test_the_estimates_follow_from_their_formulas(model: str) -> None:
         assert shown_gib == pytest.approx(n_bytes * parameters / 2**30, abs=0.1)
 
 
-def test_the_figures_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("module", ["figures", "dual_form_figures"])
+def test_the_figures_are_current(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    import figures
+    figures = importlib.import_module(module)
 
     for path, content in figures.files():
-        assert path.read_text(encoding="utf-8") == content, f"run python docs/figures.py: {path}"
+        assert path.read_text(encoding="utf-8") == content, f"run python docs/{module}.py: {path}"
 
 
 def test_the_figures_are_used() -> None:
