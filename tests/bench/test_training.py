@@ -62,7 +62,7 @@ def test_the_gate_closes_where_a_trainer_of_ours_has_become_slower() -> None:
     check_gate(stored, same, "a.json")
     check_gate(stored, {"125m": [{"name": "vanilla", "ratio": 0.5}]}, "a.json")
     slower = {"laptop": [{"name": "vanilla", "ratio": 0.969}]}
-    with pytest.raises(MachineError, match="vanilla at laptop: 0.969, was 1.000"):
+    with pytest.raises(MachineError, match=r"vanilla at laptop: 0\.969, was 1\.000"):
         check_gate(stored, slower, "a.json")
 
 
