@@ -163,3 +163,26 @@ def test_a_single_rank_in_fp32_divides_nothing(
     config = small_config(deepspeed={"zero_optimization": zero})
     config.training.precision = precision
     assert config.stage_on(ranks) == stage
+
+
+@pytest.mark.parametrize(
+    ("device", "steps", "asked", "deepspeed", "expected"),
+    [
+        ("cuda", 2000, None, {}, True),
+        ("cuda", 1999, None, {}, False),
+        ("cpu", 100_000, None, {}, False),
+        ("cuda", 100_000, False, {}, False),
+        ("cpu", 10, True, {}, True),
+        ("cuda", 100_000, None, {"zero_optimization": {"stage": 2}}, True),
+        ("cuda", 100_000, None, {"zero_optimization": {"stage": 3}}, False),
+        ("cuda", 10, None, {"compile": {"deepcompile": True}}, True),
+    ],
+)
+def test_long_runs_on_gpus_are_compiled(
+    device: str, steps: int, asked: bool | None, deepspeed: dict[str, Any], expected: bool
+) -> None:
+    pytest.importorskip("triton")
+    config = small_config(deepspeed=deepspeed)
+    config.training.max_steps = steps
+    config.training.compile = asked
+    assert config.is_compiled_on(device) == expected

@@ -130,6 +130,17 @@ def test_what_momentum_adds_is_its_sum_beside_the_softmax() -> None:
     assert not any(variant._forward_hooks for variant in variants)
 
 
+def test_a_compiled_model_is_watched_as_well() -> None:
+    model = GPT(SHAPE, {"name": "momentum", "ema_decay": 0.7})
+    init_weights(model, 0)
+    tokens = torch.randint(0, 32, (3, 12), generator=torch.Generator().manual_seed(0))
+    expected = added_by_layer(model, tokens, tokens)
+    model.compile(backend="eager")
+    model(tokens, tokens)
+    assert added_by_layer(model, tokens, tokens) == expected
+    assert len(expected) == 2
+
+
 @pytest.mark.parametrize("name", ["vanilla", "linear"])
 def test_a_variant_that_adds_nothing_has_no_share(name: str) -> None:
     model = GPT(SHAPE, {"name": name})

@@ -8,6 +8,7 @@ it uses. The text under each field is what `--help` and the option reference sho
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ BAD_STEPS = ("skip", "rewind", "stop")
 LAUNCHERS = ("local", "hosts", "slurm", "kubernetes")
 RESUME_MODES = ("auto", "never")
 DOCUMENTS = ("stream", "apart")
+COMPILED_FROM = 2000
+"""Steps of a run that torch.compile makes shorter, on a GPU. Of the 350M model on an H200, the
+start and the first evaluation took 2 minutes longer, and each step of 0.66 s was 0.1 s shorter."""
 
 CHANGES_NOTHING = (
     "name",
@@ -245,8 +249,9 @@ class TrainingConfig:
     """
     precision: str = "fp32"
     """fp32 | bf16 (weights and activations; master weights and gradient sums stay fp32)."""
-    compile: bool = False
-    """Whether to run the model through torch.compile."""
+    compile: bool | None = None
+    """Whether to run the model through torch.compile, which takes minutes at the start. null: on
+    GPUs, for runs of at least 2,000 steps at ZeRO 0 to 2; a step then takes 0.87 of the time."""
     activation_checkpointing: bool = False
     """Whether to recompute activations in the backward pass.
 
@@ -594,10 +599,19 @@ class TrainConfig:
                 words.append(f"{key} {value}")
         return ", ".join(words)
 
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the model is run by torch.compile, or by DeepSpeed's own form of it."""
-        return self.training.compile or self.deepspeed.get("compile", {}).get("deepcompile", False)
+    def is_compiled_on(self, device: str) -> bool:
+        """Return whether the model is run by torch.compile, or by DeepSpeed's own form of it.
+
+        Args:
+            device: "cuda" or "cpu".
+        """
+        if self.deepspeed.get("compile", {}).get("deepcompile"):
+            return True
+        if self.training.compile is not None:
+            return self.training.compile
+        stage = self.deepspeed.get("zero_optimization", {}).get("stage", 1)
+        pays = self.training.max_steps >= COMPILED_FROM and stage != 3
+        return pays and device == "cuda" and find_spec("triton") is not None
 
     @property
     def ranks_per_sequence(self) -> Any:

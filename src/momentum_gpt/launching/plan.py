@@ -143,8 +143,10 @@ class Plan:
         """
         tokens = sequences * self.config.model.seq_len // self.config.ranks_per_sequence
         kept, in_block = passing(self.config, way.checkpointing)
-        rows = ROWS["cpu" if self.cluster.device.startswith("CPU") else "cuda"]
-        precision = "compiled" if self.config.is_compiled else self.config.training.precision
+        device = "cpu" if self.cluster.device.startswith("CPU") else "cuda"
+        is_compiled = self.config.is_compiled_on(device)
+        precision = "compiled" if is_compiled else self.config.training.precision
+        rows = ROWS[device]
         logits = min(tokens, rows) * (self.config.model.vocab_size or 0)
         of_loss = LOGIT_BYTES[precision] * logits
         working = max(of_loss, tokens * in_block) + embedding_gradient(self.config)

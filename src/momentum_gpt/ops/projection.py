@@ -24,7 +24,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: (O, I).
         bias: (O,).
     """
-    if not is_for_onednn(x):
+    if not takes_onednn(x):
         return F.linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return product(x, weight, bias)
@@ -34,17 +34,22 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return what `project` returns, without a gradient."""
-    if not is_for_onednn(x):
+    if not takes_onednn(x):
         return F.linear(x, weight, bias)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
 
 
-def is_for_onednn(x: Tensor) -> bool:
-    """Return whether oneDNN computes a product with these inputs."""
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+def is_for_onednn(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether oneDNN computes products on a device, unless a model is compiled."""
+    is_fp32_on_cpu = dtype == torch.float32 and device.type == "cpu"
+    return is_fp32_on_cpu and torch.backends.mkldnn.is_available()
+
+
+def takes_onednn(x: Tensor) -> bool:
+    """Return whether oneDNN computes products with these inputs, here and now."""
+    elsewhere = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    return not elsewhere and is_for_onednn(x.device, x.dtype)
 
 
 class _Projection(torch.autograd.Function):

@@ -13,6 +13,7 @@ from momentum_gpt.core.provenance import processor
 from momentum_gpt.models import ATTENTIONS
 from momentum_gpt.ops import has_kernel
 from momentum_gpt.ops.cross_entropy import ROWS
+from momentum_gpt.ops.projection import is_for_onednn
 from momentum_gpt.training.engine import is_on_nvme, quantised
 
 
@@ -25,6 +26,7 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
     if plan.ranks_per_sequence > 1:
         readers = f"group(s) of {plan.ranks_per_sequence} ranks"
     stage = config.stage_on(distributed.world_size())
+    device = distributed.local_device().type
     caution = ""
     if quantised(config.deepspeed):
         caution = "; what is sent is rounded, which changes the arithmetic"
@@ -44,7 +46,7 @@ def describe(config: TrainConfig, plan: BatchPlan, data: str, n_parameters: int)
         f"{plan.world_size} {readers} x {plan.micro_batch_size} per forward x "
         f"{plan.grad_accum_steps} accumulated",
         "engine": f"DeepSpeed ZeRO-{stage}, {training.precision}, "
-        f"{distributed.local_device().type}{caution}",
+        f"{device}{', compiled' if config.is_compiled_on(device) else ''}{caution}",
     }
     return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
 
@@ -58,6 +60,7 @@ def machine() -> str:
 def kernels(config: TrainConfig) -> dict[str, str]:
     """Return what computes the parts of a step on this rank; runs that are compared must agree."""
     device = distributed.local_device()
+    dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
     is_muon = config.optim.name == "muon"
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
@@ -65,7 +68,8 @@ def kernels(config: TrainConfig) -> dict[str, str]:
         "sum of past values": "Triton" if has_kernel(device) else "matrix products",
         "cross-entropy": f"{ROWS[device.type]} tokens at a time",
         "optimizer": "Muon and torch AdamW, fused" if is_muon else "torch AdamW, fused",
-        "compiler": "torch.compile" if config.is_compiled else "none",
+        "projections": "oneDNN" if is_for_onednn(device, dtype) else "torch",
+        "compiler": "torch.compile" if config.is_compiled_on(device.type) else "none",
     }
 
 

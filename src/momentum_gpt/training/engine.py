@@ -258,7 +258,7 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     if zero_stage(told) == 0:
         engine.clip_fp32_gradients = lambda: _clip(engine)
     engine.shared_sequences = _shared_sequences(plan.ranks_per_sequence)
-    if config.is_compiled:
+    if config.is_compiled_on(distributed.local_device().type):
         engine.compile()
     return engine
 

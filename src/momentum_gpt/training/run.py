@@ -108,8 +108,7 @@ class Run:
         Numbers that are not finite are left out: JSON has none.
         """
         metrics = norms_by_layer(self.engine)
-        if not self.config.is_compiled:  # compiled code knows nothing of what watches it
-            metrics |= added_by_layer(self.engine.module, *self._fixed_batch())
+        metrics |= added_by_layer(self.engine.module, *self._fixed_batch())
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
     def agree(self, parts: Tensor) -> tuple[float, bool, bool]:

@@ -79,7 +79,8 @@ def added_by_layer(model: GPT, tokens: Tensor, targets: Tensor) -> dict[str, flo
             handles.append(attend.register_forward_hook(compare(number)))
     if handles:
         model.eval()
-        model(tokens, targets)
+        with torch.compiler.set_stance("force_eager"):  # compiled code knows nothing of hooks
+            model(tokens, targets)
         model.train()
     for handle in handles:
         handle.remove()
