@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import ModelConfig
@@ -130,15 +131,18 @@ def test_what_momentum_adds_is_its_sum_beside_the_softmax() -> None:
     assert not any(variant._forward_hooks for variant in variants)
 
 
-def test_a_compiled_model_is_watched_as_well() -> None:
+def test_a_compiled_model_is_watched_as_well_and_not_compiled_again() -> None:
     model = GPT(SHAPE, {"name": "momentum", "ema_decay": 0.7})
     init_weights(model, 0)
     tokens = torch.randint(0, 32, (3, 12), generator=torch.Generator().manual_seed(0))
     expected = added_by_layer(model, tokens, tokens)
-    model.compile(backend="eager")
+    counter = CompileCounterWithBackend("eager")
+    model.compile(backend=counter)
     model(tokens, tokens)
+    n_compiled = counter.frame_count
     assert added_by_layer(model, tokens, tokens) == expected
     assert len(expected) == 2
+    assert counter.frame_count == n_compiled
 
 
 @pytest.mark.parametrize("name", ["vanilla", "linear"])
