@@ -26,6 +26,7 @@ from momentum_gpt.doctor import DoctorConfig
 from momentum_gpt.evaluate import EvaluateConfig
 from momentum_gpt.export import ExportConfig
 from momentum_gpt.generate import GenerateConfig
+from momentum_gpt.intervene import InterveneConfig
 from momentum_gpt.models import ATTENTIONS, build_attention
 from momentum_gpt.plan import PlanConfig
 from momentum_gpt.power import PowerConfig
@@ -48,6 +49,7 @@ REQUIRED = {
     "check_attention": (CheckAttentionConfig, []),
     "bench_attention": (BenchAttentionConfig, []),
     "bench_training": (BenchTrainingConfig, []),
+    "intervene": (InterveneConfig, ["runs=[a]"]),
     "bench_growth": (BenchGrowthConfig, []),
     "bench_few_shot": (BenchFewShotConfig, ["run=a"]),
     "recall": (RecallConfig, []),
