@@ -1,0 +1,1 @@
+"""In-context learning beside finetuning: what both do to a model's attention."""
