@@ -91,7 +91,7 @@ def test_records_are_those_of_plain_passes(prompts: Prompts, attention: str, pos
             assert own[:, : -len(tokens)].isnan().all()
             close(record.on_demonstrations[number, layer], raw[:, shown.places].sum(0))
 
-            total = attentions(model)[layer].out.bias
+            total: Tensor = attentions(model)[layer].out.bias
             for part in record.parts.values():
                 total = total + part[number, layer]
             close(total, expected.output[-1])
