@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from momentum_gpt.analysis.capture import Capture, Captured, attentions, hooked, read_beginning
+from momentum_gpt.analysis.capture import Captured, attentions, capture, hooked, read_beginning
 from momentum_gpt.models import GPT
 from tests.analysis.cases import ATTENTIONS, small_model
 
@@ -52,7 +52,7 @@ def captured(model: GPT) -> list[Captured]:
     for number, row in enumerate(ROWS):
         tokens[number, : len(row)] = torch.tensor(row)
     cache = beginning.cache.branch(len(ROWS), 7)
-    with torch.no_grad(), Capture(model, beginning, lengths) as layers:
+    with torch.no_grad(), capture(model, beginning, lengths) as layers:
         model(tokens, cache=cache, n_new=lengths)
     return layers
 
@@ -121,7 +121,7 @@ def test_the_attention_output_follows_from_the_captured_logits_and_the_values() 
     beginning = read_beginning(model, BEGINNING, list(range(len(BEGINNING))))
     lengths = torch.tensor([7])
     cache = beginning.cache.branch(1, 7)
-    with torch.no_grad(), Capture(model, beginning, lengths) as layers:
+    with torch.no_grad(), capture(model, beginning, lengths) as layers:
         model(torch.tensor([ROWS[2]]), cache=cache, n_new=lengths)
 
     for layer, expected, module in zip(layers, plain, attentions(model), strict=True):
@@ -138,6 +138,6 @@ def test_the_model_has_no_hooks_afterwards() -> None:
     model = small_model()
     captured(model)
     assert not any(module._forward_hooks for module in model.modules())
-    with pytest.raises(RuntimeError), Capture(model, read_beginning(model, [0], []), torch.ones(1)):
+    with pytest.raises(RuntimeError), capture(model, read_beginning(model, [0], []), torch.ones(1)):
         raise RuntimeError
     assert not any(module._forward_hooks for module in model.modules())

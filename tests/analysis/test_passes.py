@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import fields
 
 import numpy as np
@@ -126,3 +127,22 @@ def test_a_score_that_is_not_a_number_is_wrong() -> None:
 
 def test_gold_answers_are_in_the_order_of_the_queries(prompts: Prompts) -> None:
     assert gold_of(prompts.queries).tolist() == [0, 1, 2] * 3
+
+
+def test_nothing_of_a_batch_is_left_to_the_garbage_collector(prompts: Prompts) -> None:
+    """A cycle of references would keep the keys and values of all batches in memory for a while."""
+    model = small_model("momentum")
+    gc.collect()
+    gc.disable()
+    try:
+        record = ask(model, prompts.queries, drawn(prompts, SETTING))
+        before = n_tensors()
+        del record
+        ask(model, prompts.queries, drawn(prompts, SETTING), tokens_per_forward=50)
+        assert n_tensors() < before
+    finally:
+        gc.enable()
+
+
+def n_tensors() -> int:
+    return sum(isinstance(thing, Tensor) for thing in gc.get_objects())

@@ -102,14 +102,15 @@ def attentions(model: GPT) -> list[Attention]:
     return found
 
 
-class Capture:
-    """Captures what each layer computes at the last real tokens of a batch.
+@contextmanager
+def capture(model: GPT, beginning: SharedBeginning, lengths: Tensor) -> Iterator[list[Captured]]:
+    """Capture what each layer computes at the last real tokens of a batch.
 
-    It is a context manager around one forward pass of the model, whose rows branch from the
-    shared beginning::
+    The `with` block is for one forward pass of the model, whose rows branch from the shared
+    beginning. After it the list has an entry for each layer::
 
         cache = beginning.cache.branch(n_rows, capacity)
-        with Capture(model, beginning, lengths) as layers:
+        with capture(model, beginning, lengths) as layers:
             model(tokens, cache=cache, n_new=lengths)
         layers[0].output  # (B, C)
 
@@ -118,39 +119,37 @@ class Capture:
         beginning: what the rows begin with.
         lengths: (B,), the real tokens of each row.
     """
+    watcher = _Watcher(beginning, lengths)
+    pairs: list[tuple[nn.Module, Hook]] = []
+    for attention in attentions(model):
+        pairs.append((attention.qkv, watcher.see_projections))
+        pairs.append((attention.attend, watcher.see_mixing))
+        pairs.append((attention, watcher.see_output))
+    with hooked(pairs):
+        yield watcher.layers
 
-    def __init__(self, model: GPT, beginning: SharedBeginning, lengths: Tensor) -> None:
+
+class _Watcher:
+    """Looks at one layer after another, each time in the order of its modules."""
+
+    def __init__(self, beginning: SharedBeginning, lengths: Tensor) -> None:
         self.beginning = beginning
         self.lengths = lengths
         self.layers: list[Captured] = []
 
         # Of the layer that is being computed:
-        self._query = torch.empty(0)
-        self._mixed: _Mixed | None = None
+        self.query = torch.empty(0)
+        self.mixed: _Mixed | None = None
 
-        pairs: list[tuple[nn.Module, Hook]] = []
-        for attention in attentions(model):
-            pairs.append((attention.qkv, self._see_projections))
-            pairs.append((attention.attend, self._see_mixing))
-            pairs.append((attention, self._see_output))
-        self._hooks = hooked(pairs)
-
-    def __enter__(self) -> list[Captured]:
-        self._hooks.__enter__()
-        return self.layers
-
-    def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
-
-    def _see_projections(self, qkv: nn.Module, given: Any, projected: Tensor) -> None:
+    def see_projections(self, qkv: nn.Module, given: Any, projected: Tensor) -> None:
         width = projected.shape[-1] // 3
-        self._query = last_of(projected, self.lengths)[:, :width]
+        self.query = last_of(projected, self.lengths)[:, :width]
 
-    def _see_mixing(self, attend: nn.Module, given: Any, mixed: Tensor) -> None:
+    def see_mixing(self, attend: nn.Module, given: Any, mixed: Tensor) -> None:
         assert isinstance(attend, Variant)
         q, k, v, *_ = given
         layer = len(self.layers)
-        self._mixed = mix_last(
+        self.mixed = mix_last(
             attend,
             q=last_of(q.transpose(1, 2), self.lengths),
             k=k,
@@ -161,17 +160,17 @@ class Capture:
             lengths=self.lengths,
         )
 
-    def _see_output(self, attention: nn.Module, given: Any, output: Tensor) -> None:
+    def see_output(self, attention: nn.Module, given: Any, output: Tensor) -> None:
         assert isinstance(attention, Attention)
-        assert self._mixed is not None
+        assert self.mixed is not None
         parts = {}
-        for name, part in self._mixed.parts.items():
+        for name, part in self.mixed.parts.items():
             parts[name] = F.linear(part.flatten(1), attention.out.weight)  # (B, C)
 
-        on_shared = self._mixed.on_shared.sum(1)  # (B, P)
+        on_shared = self.mixed.on_shared.sum(1)  # (B, P)
         captured = Captured(
-            query=self._query,
-            logits=self._mixed.on_own,
+            query=self.query,
+            logits=self.mixed.on_own,
             on_demonstrations=on_shared[:, self.beginning.places],
             parts=parts,
             output=last_of(output, self.lengths),

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from momentum_gpt.analysis.capture import (
-    Capture,
     Captured,
     SharedBeginning,
     attentions,
+    capture,
     read_beginning,
 )
 from momentum_gpt.analysis.records import Pass
@@ -47,7 +47,7 @@ POSITIONS = ("last_prompt", "label0")
 TOP = 10
 """Probable next tokens that are recorded."""
 
-TOKENS_PER_FORWARD = 4096
+TOKENS_PER_FORWARD = 2048
 """Most tokens in a forward pass, unless the caller says otherwise."""
 
 
@@ -175,7 +175,7 @@ def ask_batch(
     tokens, lengths = padded([request.tokens for request in requests], device)  # (B, T), (B,)
     cache = beginning.cache.branch(len(requests), tokens.shape[1])
     last = (lengths - 1)[:, None]
-    with Capture(model, beginning, lengths) as layers:
+    with capture(model, beginning, lengths) as layers:
         logits = model(tokens, cache=cache, n_new=lengths, at=last)[:, 0]  # (B, V)
 
     scored = score_answers(model, cache, logits, requests, has_longer(requests))
@@ -192,7 +192,7 @@ def after_first_answer(
     rows = [request.tokens + request.answers[0][:1] for request in requests]
     tokens, lengths = padded(rows, beginning.places.device)
     cache = beginning.cache.branch(len(rows), tokens.shape[1])
-    with Capture(model, beginning, lengths) as layers:
+    with capture(model, beginning, lengths) as layers:
         model.hidden(tokens, cache=cache, n_new=lengths)
     return layers, lengths
 
