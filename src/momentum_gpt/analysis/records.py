@@ -44,14 +44,15 @@ class Pass:
     """(Q, L, C): attention queries, all heads side by side, before rotary positions."""
 
     scores: Tensor
-    """(Q, A): log-probability of each answer in nats, summed over its tokens. -inf where a query
-    has fewer answers."""
+    """(Q, A): log-probability of each answer in nats, normalised as the task is scored: by default
+    the mean over the answer's tokens. The largest is what the model answers; -inf where a query has
+    fewer answers."""
 
     gold: Tensor
     """(Q,): number of the right answer."""
 
     top: Tensor
-    """(Q, 10): the ten most probable next tokens, the most probable first."""
+    """(Q, 10): the ten most probable tokens after the prompt, the most probable first."""
 
 
 @dataclass
