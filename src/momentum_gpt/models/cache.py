@@ -9,6 +9,8 @@ D head dimension.
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,7 +48,9 @@ class Cache:
         self.base = 0
         """P: tokens that all rows share; their keys and values are in `LayerCache.shared`."""
 
-        self.layers = [LayerCache(self) for _ in range(n_layers)]
+        # Layers that counted as references would keep a cache in memory after its last use, until
+        # the garbage collector comes by.
+        self.layers = [LayerCache(weakref.proxy(self)) for _ in range(n_layers)]
 
     def begin(self, T: int, n_new: Tensor | None) -> Tensor:
         """Make room for T more tokens, and return their positions, (B, T).

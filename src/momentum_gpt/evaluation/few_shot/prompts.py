@@ -74,7 +74,7 @@ class Prompts:
         """The demonstrations that fit before each query, whatever the seed, and exist."""
         numbers = []
         for group in self.queries.groups:
-            room = self.seq_len - self.queries.longest(group) - len(self._beginning(group))
+            room = self.seq_len - self.queries.longest(group) - len(self.beginning(group))
             for seed in range(self.config.seeds):
                 ends = np.cumsum(self._sizes(group, seed))
                 numbers.append(int(np.searchsorted(ends, room, side="right")))
@@ -97,7 +97,7 @@ class Prompts:
             group: the part of the task that the query belongs to.
             flip: show each with a wrong answer.
         """
-        tokens = self._beginning(group)
+        tokens = self.beginning(group)
         for example in self.demonstrations(setting, group):
             tokens += self._shown(flipped(example) if flip else example)
         return tokens
@@ -144,7 +144,8 @@ class Prompts:
             content["stop"] = [*self.task.stop, self.task.max_new_tokens]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _beginning(self, group: str) -> list[int]:
+    def beginning(self, group: str = "") -> list[int]:
+        """Return the tokens before the demonstrations: a document's end, and the description."""
         description = self.tokenizer.encode(description_of(self.task, group))
         return [self.tokenizer.eos_id, *description]
 
@@ -173,10 +174,11 @@ class Prompts:
     def _shown(self, example: Example) -> list[int]:
         """Return the tokens of a demonstration and the separator after it."""
         prompt, answer = map(self.tokenizer.encode, example.shown)
-        return prompt + answer + self._separator
+        return prompt + answer + self.separator
 
     @cached_property
-    def _separator(self) -> list[int]:
+    def separator(self) -> list[int]:
+        """The tokens after each demonstration."""
         if self.config.separator == "eos":
             return [self.tokenizer.eos_id]
         return self.tokenizer.encode(self.config.separator)

@@ -195,6 +195,24 @@ def score_batch(
     """
     device = prefix.lengths.device
     tokens, lengths = padded([request.tokens for request in batch], device)  # (B, T), (B,)
+    cache = prefix.branch(len(batch), tokens.shape[1])
+    last = (lengths - 1)[:, None]  # (B, 1)
+    # A row's last token predicts the first token of its answers: other logits are not computed.
+    logits = model(tokens, cache=cache, n_new=lengths, at=last)[:, 0]  # (B, V)
+    return score_answers(model, cache, logits, batch, has_longer)
+
+
+def score_answers(
+    model: nn.Module, cache: Cache, logits: Tensor, batch: list[Request], has_longer: bool
+) -> list[Tensor]:
+    """Return what `score_batch` does, of rows that have been read.
+
+    Args:
+        cache: what the model remembers of the rows.
+        logits: those of each row's last token, (B, V).
+        has_longer: as in `score_batch`.
+    """
+    device = logits.device
     n_answers = [len(request.answers) for request in batch]
     row_numbers = np.repeat(np.arange(len(batch)), n_answers)
     rows = torch.from_numpy(row_numbers).to(device)  # (A,), the row of each answer
@@ -203,10 +221,6 @@ def score_batch(
     # Two tokens at least, so that there is something to pass where no answer has a second one.
     answers, sizes = padded(every_answer, device, at_least=2 if has_longer else 1)  # (A, M), (A,)
 
-    cache = prefix.branch(len(batch), tokens.shape[1])
-    last = (lengths - 1)[:, None]  # (B, 1)
-    # A row's last token predicts the first token of its answers: other logits are not computed.
-    logits = model(tokens, cache=cache, n_new=lengths, at=last)[:, 0]  # (B, V)
     scores = logits.float().log_softmax(-1)[rows, answers[:, 0]].double()  # (A,)
     is_chosen = logits.argmax(-1)[rows] == answers[:, 0]  # (A,)
 

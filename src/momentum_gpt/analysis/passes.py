@@ -1,0 +1,270 @@
+"""All queries of a task in one setting.
+
+The demonstrations go through the model once, and all queries branch from there. Without
+demonstrations the same happens after the end of a document alone.
+
+Shapes: Q queries, B of them in a batch, L layers, H heads, C width of the model, T tokens of a
+batch's longest query, N tokens of the longest query, M tokens of demonstrations, A answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from momentum_gpt.analysis.capture import (
+    Captured,
+    SharedBeginning,
+    attentions,
+    capture,
+    read_beginning,
+)
+from momentum_gpt.analysis.records import Pass
+from momentum_gpt.analysis.settings import Demonstrations
+from momentum_gpt.core.config import require_choice
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.terminal import Advance, ignore_progress
+from momentum_gpt.evaluation.few_shot.queries import Queries
+from momentum_gpt.evaluation.few_shot.shared_prefix import (
+    Request,
+    batched,
+    padded,
+    read_prefix,
+    score_answers,
+    score_batch,
+    tokens_beside_scores,
+)
+from momentum_gpt.evaluation.few_shot.summary import kinds_of
+from momentum_gpt.models import GPT
+
+POSITIONS = ("last_prompt", "label0")
+"""Where a query is recorded; see `ask`."""
+
+TOP = 10
+"""Probable next tokens that are recorded."""
+
+TOKENS_PER_FORWARD = 2048
+"""Most tokens in a forward pass, unless the caller says otherwise."""
+
+
+class Numbered(NamedTuple):
+    """A query in a batch."""
+
+    number: int
+    request: Request
+
+    @property
+    def n_tokens(self) -> int:
+        return self.request.n_tokens
+
+
+@torch.no_grad()
+def ask(
+    model: GPT,
+    queries: Queries,
+    shown: Demonstrations,
+    position: str = "last_prompt",
+    tokens_per_forward: int = TOKENS_PER_FORWARD,
+    advance: Advance = ignore_progress,
+) -> Pass:
+    """Ask a model all queries of a task, and record what its attention does.
+
+    Args:
+        model: the model, finetuned or not.
+        queries: those of `Prompts.queries`.
+        shown: the demonstrations before each query.
+        position: where a query is recorded: last_prompt, the last token before the answer; or
+            label0, as in the released code of Dai et al. (arXiv 2212.10559), the first token of the
+            first answer, which is appended to the prompt. Scores are the same.
+        tokens_per_forward: most tokens in a forward pass.
+        advance: called with the tokens done, `n_tokens_of(queries, shown)` in all.
+
+    Raises:
+        UserError: the position is unknown, or a query does not fit the context.
+    """
+    require_choice(POSITIONS, "position", position)
+    check_room(model, queries, shown)
+    beginning = read_beginning(model, shown.prefix, shown.places)
+    advance(len(shown.prefix))
+
+    record = empty_pass(model, queries, len(shown.places), position)
+    sums: dict[int, np.ndarray] = {}
+    for batch in batches_of(model, queries, shown, tokens_per_forward):
+        numbers = [numbered.number for numbered in batch]
+        requests = [numbered.request for numbered in batch]
+        asked = ask_batch(model, beginning, requests, position)
+
+        for number, scores in zip(numbers, asked.scores, strict=True):
+            sums[number] = scores
+        record.top[numbers] = asked.top.cpu()
+        fill_in(record, numbers, asked)
+        advance(sum(request.n_tokens for request in requests))
+
+    record.scores = matrix_of(sums, queries)
+    return record
+
+
+@torch.no_grad()
+def answer_scores(
+    model: GPT,
+    queries: Queries,
+    shown: Demonstrations,
+    tokens_per_forward: int = TOKENS_PER_FORWARD,
+    advance: Advance = ignore_progress,
+) -> Tensor:
+    """Return `Pass.scores` alone, (Q, A); the arguments are those of `ask`."""
+    check_room(model, queries, shown)
+    prefix = read_prefix(model, shown.prefix)
+    advance(len(shown.prefix))
+
+    sums: dict[int, np.ndarray] = {}
+    for batch in batches_of(model, queries, shown, tokens_per_forward):
+        requests = [numbered.request for numbered in batch]
+        scored = score_batch(model, prefix, requests, has_longer(requests))
+        for numbered, found in zip(batch, scored, strict=True):
+            sums[numbered.number] = found[0].numpy()
+        advance(sum(request.n_tokens for request in requests))
+    return matrix_of(sums, queries)
+
+
+def n_tokens_of(queries: Queries, shown: Demonstrations) -> int:
+    """Return the tokens that `ask` reports as done."""
+    return len(shown.prefix) + queries.n_tokens
+
+
+def gold_of(queries: Queries) -> Tensor:
+    """Return the number of each query's right answer, (Q,)."""
+    return torch.tensor([query.example.gold[0] for query in queries.asked])
+
+
+def accuracy(scores: Tensor, gold: Tensor) -> float:
+    """Return the share of queries whose best answer is right; of ties the first counts.
+
+    A query with a score that is not a number counts as wrong.
+
+    Args:
+        scores: (Q, A).
+        gold: (Q,).
+    """
+    right = (scores.argmax(1) == gold) & ~scores.isnan().any(1)
+    return right.double().mean().item()
+
+
+class Asked(NamedTuple):
+    """What a batch of queries leaves."""
+
+    scores: list[np.ndarray]
+    """Log-probability of each query's answers, nats, summed over their tokens."""
+    top: Tensor
+    """(B, 10): the most probable next tokens."""
+    lengths: Tensor
+    """(B,): each query's tokens, up to the one at which it is recorded."""
+    layers: list[Captured]
+    """Of each layer."""
+
+
+def ask_batch(
+    model: GPT, beginning: SharedBeginning, requests: list[Request], position: str
+) -> Asked:
+    """Return the scores of a batch's answers, and what was captured of each layer."""
+    device = beginning.places.device
+    tokens, lengths = padded([request.tokens for request in requests], device)  # (B, T), (B,)
+    cache = beginning.cache.branch(len(requests), tokens.shape[1])
+    last = (lengths - 1)[:, None]
+    with capture(model, beginning, lengths) as layers:
+        logits = model(tokens, cache=cache, n_new=lengths, at=last)[:, 0]  # (B, V)
+
+    scored = score_answers(model, cache, logits, requests, has_longer(requests))
+    if position == "label0":
+        layers, lengths = after_first_answer(model, beginning, requests)
+    scores = [found[0].numpy() for found in scored]
+    return Asked(scores, logits.topk(TOP).indices, lengths, layers)
+
+
+def after_first_answer(
+    model: GPT, beginning: SharedBeginning, requests: list[Request]
+) -> tuple[list[Captured], Tensor]:
+    """Return what is captured at the first token of the first answer, and the rows' lengths."""
+    rows = [request.tokens + request.answers[0][:1] for request in requests]
+    tokens, lengths = padded(rows, beginning.places.device)
+    cache = beginning.cache.branch(len(rows), tokens.shape[1])
+    with capture(model, beginning, lengths) as layers:
+        model.hidden(tokens, cache=cache, n_new=lengths)
+    return layers, lengths
+
+
+def batches_of(
+    model: GPT, queries: Queries, shown: Demonstrations, tokens_per_forward: int
+) -> list[list[Numbered]]:
+    """Return the queries in batches of queries alike in length."""
+    room = tokens_beside_scores(model, len(shown.prefix), tokens_per_forward)
+    return batched([Numbered(*pair) for pair in enumerate(queries.requests(""))], room)
+
+
+def has_longer(requests: Sequence[Request]) -> bool:
+    """Return whether an answer has more than one token."""
+    return any(max(map(len, request.answers)) > 1 for request in requests)
+
+
+def check_room(model: GPT, queries: Queries, shown: Demonstrations) -> None:
+    """Raise a UserError unless every query fits the model's context after the demonstrations."""
+    needed = len(shown.prefix) + queries.longest("")
+    seq_len = model.config.seq_len
+    if needed > seq_len:
+        raise UserError(
+            f"{len(shown.shown)} demonstrations and a query have {needed} tokens, but the model's "
+            f"context is {seq_len}: show fewer"
+        )
+
+
+def empty_pass(model: GPT, queries: Queries, M: int, position: str) -> Pass:
+    """Return the record of a pass, to be filled in."""
+    Q = len(queries.asked)
+    L, H, C = model.config.n_layers, model.config.n_heads, model.config.d_model
+    N = max(len(prompt) for prompt, _ in queries.rows("")) + (position == "label0")
+    has_momentum = any(attention.attend.mix is not None for attention in attentions(model))
+    names = ["softmax", "momentum"] if has_momentum else ["softmax"]
+    return Pass(
+        outputs=torch.empty(Q, L, C),
+        parts={name: torch.empty(Q, L, C) for name in names},
+        logits=torch.full((Q, L, H, N), torch.nan),
+        on_demonstrations=torch.empty(Q, L, M),
+        queries=torch.empty(Q, L, C),
+        scores=torch.empty(Q, 0),
+        gold=gold_of(queries),
+        top=torch.empty(Q, TOP, dtype=torch.long),
+    )
+
+
+def fill_in(record: Pass, numbers: list[int], asked: Asked) -> None:
+    """Write what was captured of a batch into the record of all queries."""
+    N = record.logits.shape[-1]
+    lengths = asked.lengths.tolist()
+    for index, layer in enumerate(asked.layers):
+        record.outputs[numbers, index] = layer.output.float().cpu()
+        record.queries[numbers, index] = layer.query.float().cpu()
+        record.on_demonstrations[numbers, index] = layer.on_demonstrations.float().cpu()
+        for name, part in layer.parts.items():
+            record.parts[name][numbers, index] = part.float().cpu()
+
+        logits = layer.logits.float().cpu()  # (B, H, T)
+        for row, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
+            record.logits[number, index, :, N - length :] = logits[row, :, :length]
+
+
+def matrix_of(sums: dict[int, np.ndarray], queries: Queries) -> Tensor:
+    """Return the scores by which the task's answers are chosen, (Q, A), from the sums of nats."""
+    in_order = [sums[number] for number in range(len(queries.asked))]
+    # The score that subtracts what answers get without a query is never used here.
+    nothing = [np.zeros_like(values) for values in in_order]
+    chosen_by = kinds_of(in_order, nothing, queries)[queries.task.headline]
+
+    A = max(map(len, chosen_by))
+    scores = torch.full((len(chosen_by), A), -torch.inf)
+    for number, values in enumerate(chosen_by):
+        scores[number, : len(values)] = torch.from_numpy(values)
+    return scores

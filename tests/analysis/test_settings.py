@@ -1,0 +1,117 @@
+"""What is shown before queries: the same as in the few-shot evaluation, and what stands for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from momentum_gpt.analysis.settings import (
+    drawn,
+    held_out,
+    in_other_order,
+    none_of,
+    shuffled_answers,
+    untrained,
+)
+from momentum_gpt.core.config import IclConfig
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.data import Tokenizer
+from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
+from momentum_gpt.models.gpt import init_weights
+from tests.analysis.cases import SETTING, small_model, small_task
+from tests.evaluation.few_shot.cases import write_rows
+
+
+@pytest.mark.parametrize("separator", ["eos", "\n\n"])
+def test_the_prefix_is_that_of_the_evaluation(
+    tokenizer: Tokenizer, tmp_path: Path, separator: str
+) -> None:
+    prompts = small_task(tmp_path, tokenizer, separator=separator)
+    shown = drawn(prompts, SETTING)
+    assert shown.prefix == prompts.prefix(SETTING)
+    assert none_of(prompts).prefix == [tokenizer.eos_id]
+
+
+def test_places_are_all_tokens_but_the_document_end_and_the_separators(
+    prompts: Prompts, tokenizer: Tokenizer
+) -> None:
+    shown = drawn(prompts, SETTING)
+    prefix = shown.prefix
+    expected = [place for place, token in enumerate(prefix) if token != tokenizer.eos_id]
+    assert shown.places == expected
+    assert len(expected) == len(prefix) - 4
+
+    # Each separator begins the next demonstration.
+    owners = []
+    for place, token in enumerate(prefix):
+        if token != tokenizer.eos_id:
+            owners.append(prefix[:place].count(tokenizer.eos_id) - 1)
+    assert shown.owners == owners
+    assert set(owners) == {0, 1, 2}
+
+
+def test_shuffling_moves_answers_and_nothing_else(prompts: Prompts) -> None:
+    setting = SETTING._replace(k=12)
+    shown = drawn(prompts, setting)
+    shuffled = shuffled_answers(prompts, shown, seed=0)
+    assert [d.prompt for d in shuffled.shown] == [d.prompt for d in shown.shown]
+    assert [d.answer for d in shuffled.shown] != [d.answer for d in shown.shown]
+    assert sorted(d.answer for d in shuffled.shown) == sorted(d.answer for d in shown.shown)
+    assert shuffled_answers(prompts, shown, seed=0) == shuffled
+    assert shuffled_answers(prompts, shown, seed=1) != shuffled
+
+
+def test_another_order_has_the_same_demonstrations(prompts: Prompts) -> None:
+    shown = drawn(prompts, SETTING._replace(k=12))
+    other = in_other_order(prompts, shown, seed=0)
+    assert other.shown != shown.shown
+    assert sorted(other.shown) == sorted(shown.shown)
+
+
+def test_held_out_examples_are_neither_demonstrations_nor_queries(prompts: Prompts) -> None:
+    queries = held_out(prompts, SETTING, 100)
+    numbers = [query.example.number for query in queries.asked]
+    demonstrated = [example.number for example in prompts.demonstrations(SETTING, "")]
+    assert sorted(numbers + demonstrated) == list(range(20))
+    assert all(query.example.prompt.startswith("Thing: train") for query in queries.asked)
+    assert len(held_out(prompts, SETTING, 5).asked) == 5
+
+    with pytest.raises(UserError, match="20 demonstrations of 20 examples: show fewer"):
+        held_out(prompts, SETTING._replace(k=20), 5)
+
+
+def test_an_untrained_model_has_the_shape_and_nothing_of_the_weights() -> None:
+    model = small_model("momentum")
+    fresh = untrained(model, 7)
+    assert (fresh.config, fresh.attention) == (model.config, model.attention)
+
+    again = small_model("momentum")
+    init_weights(again, 7)
+    for name, parameter in fresh.named_parameters():
+        torch.testing.assert_close(parameter, again.get_parameter(name), rtol=0, atol=0)
+    assert not torch.equal(fresh.token_embedding.weight, model.token_embedding.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("verbalizers: [' a', ' b']\nby: text", "has parts with demonstrations of their own"),
+        ("verbalizers: [' a', ' b']\nscore: pmi", "is scored by pmi"),
+        ("verbalizers: [' a', ' b', ' c']", "several right answers"),
+        ("continuation: ' {text}'", "has no answers to choose from"),
+    ],
+)
+def test_tasks_of_other_kinds_are_refused(
+    tokenizer: Tokenizer, tmp_path: Path, options: str, message: str
+) -> None:
+    for split in ("train", "test"):
+        several = "several" in message
+        rows = [{"text": f"{split} {i}", "label": [0, 1] if several else i % 2} for i in range(4)]
+        write_rows(tmp_path / f"{split}.jsonl", rows)
+    task = tmp_path / "task.yaml"
+    task.write_text(f"dataset: {tmp_path}\ntest_split: test\ntemplate: '{{text}}:'\n{options}\n")
+    prompts = prepare_task(str(task), tokenizer, IclConfig(tasks=[str(task)], k=[1]), 256)
+    with pytest.raises(UserError, match=message):
+        drawn(prompts, SETTING)
