@@ -23,16 +23,21 @@ from momentum_gpt.core.errors import UserError
 
 
 def mismatched(pair: Pair, seed: int) -> Pair:
-    """Return the pair with each query's finetuning replaced by that of another query.
+    """Return the pair with each query's finetuning replaced by that of its partner.
 
     Args:
         pair: (Q, ..., X) each.
-        seed: chooses the other query.
+        seed: chooses the partners, see `partners`. The same one for all draws of the demonstrations
+            keeps the partners together.
 
     Raises:
         UserError: if there is no other query.
     """
-    return Pair(pair.icl, pair.finetuned[partners(len(pair.icl), seed)])
+    partner = partners(len(pair.icl), seed).to(pair.icl.device)
+    finetuned = pair.finetuned[partner]
+    is_alone = partner == torch.arange(len(partner), device=partner.device)
+    finetuned[is_alone] = math.nan
+    return Pair(pair.icl, finetuned)
 
 
 def gaussian(pair: Pair, seed: int) -> Pair:
@@ -55,7 +60,12 @@ def uniform(pair: Pair, seed: int) -> Pair:
 
 
 def partners(n: int, seed: int) -> Tensor:
-    """Return another query for each of n queries, (n,): none its own, each once.
+    """Return the partner of each of n queries, (n,): two queries are each other's.
+
+    Of an odd number, one query is left over, and its own partner.
+
+    Two queries and both of their swapped comparisons are one unit: whatever one query does to all
+    its comparisons cancels in their difference.
 
     Raises:
         UserError: if there is a single query.
@@ -63,8 +73,10 @@ def partners(n: int, seed: int) -> Tensor:
     if n < 2:
         raise UserError(f"{n} query cannot be compared with another one: ask at least 2 queries")
     order = torch.randperm(n, generator=_generator(seed))
-    chosen = torch.empty_like(order)
-    chosen[order] = order.roll(1)  # each has the one before it in a random circle
+    first, second = order[: n // 2 * 2].reshape(-1, 2).unbind(dim=1)
+    chosen = torch.arange(n)
+    chosen[first] = second
+    chosen[second] = first
     return chosen
 
 
