@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from momentum_gpt.analysis.protocols import Draw
 from momentum_gpt.analysis.records import Pass, TrainingQueries
 
 Q, L, H, C, N, M, A = 7, 3, 2, 8, 6, 9, 3
@@ -44,3 +45,18 @@ def random_training(seed: int) -> TrainingQueries:
         queries=torch.randn(L, M, C, generator=generator),
         demonstration=torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 2]),
     )
+
+
+def random_draws(n: int, n_queries: int = 12, is_momentum: bool = True) -> list[Draw]:
+    """Return draws of the demonstrations in which ICL does what finetuning does, and noise."""
+    found = []
+    zero_shot = random_pass(0, n_queries)
+    for number in range(n):
+        finetuned, icl = (random_pass(10 * number + side, n_queries) for side in (1, 2))
+        # Of outputs, and not of the attention maps.
+        icl.outputs = finetuned.outputs + 0.1 * (icl.outputs - finetuned.outputs)
+        if not is_momentum:
+            for one in (zero_shot, finetuned, icl):
+                one.parts.pop("momentum", None)
+        found.append(Draw(zero_shot, icl, finetuned, random_training(10 * number)))
+    return found

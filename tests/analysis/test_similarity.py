@@ -128,6 +128,32 @@ def test_simaou_centred_leaves_out_what_all_queries_have_in_common() -> None:
     np.testing.assert_allclose(found, by_query_and_layer(value), atol=1e-6)
 
 
+def test_simaou_without_scaling_leaves_out_what_is_along_the_output() -> None:
+    def across(of: Pass, query: int, layer: int) -> Vector:
+        before = output(ZERO_SHOT, query, layer)
+        update = minus(output(of, query, layer), before)
+        along = sum(a * b for a, b in zip(update, before, strict=True)) / length(before) ** 2
+        return minus(update, [along * value for value in before])
+
+    def value(query: int, layer: int) -> float:
+        return cos(across(ICL, query, layer), across(FINETUNED, query, layer))
+
+    found = simaou(ZERO_SHOT, ICL, FINETUNED, without_scaling=True)
+    np.testing.assert_allclose(found, by_query_and_layer(value), atol=1e-5)
+
+
+def test_updates_that_both_replace_the_output_are_alike_by_that_alone() -> None:
+    """Three independent outputs: both updates contain that of the zero-shot pass, and 1/2 of it."""
+    generator = torch.Generator().manual_seed(0)
+    one = random_pass(0, n_queries=1)
+    passes = [replace(one, outputs=torch.randn(300, 2, 256, generator=generator)) for _ in range(3)]
+    zero_shot, icl, finetuned = passes
+    found = simaou(zero_shot, icl, finetuned)
+    assert found.mean().item() == pytest.approx(0.5, abs=0.01)
+    across = simaou(zero_shot, icl, finetuned, without_scaling=True)
+    assert across.mean().item() == pytest.approx(0, abs=0.01)
+
+
 def test_independent_updates_look_alike_once_outputs_are_normalised() -> None:
     """Orthogonal to the output and to each other, three times its length: s = sqrt(10)."""
     output = torch.zeros(1, 1, 3)

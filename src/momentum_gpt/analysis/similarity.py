@@ -188,7 +188,13 @@ def with_part(of: Pass, name: str) -> Pass:
 
 
 def output_updates(
-    zero_shot: Pass, icl: Pass, finetuned: Pass, normalised: bool = False, centred: bool = False
+    zero_shot: Pass,
+    icl: Pass,
+    finetuned: Pass,
+    *,
+    normalised: bool = False,
+    centred: bool = False,
+    without_scaling: bool = False,
 ) -> Pair:
     """Return what ICL and finetuning add to the attention modules' outputs, (Q, L, C) each.
 
@@ -203,16 +209,22 @@ def output_updates(
             orthogonal to it and to each other, their cosine is (s - 1) / (2 s) and not 0.
         centred: subtract the mean update over the queries from each update. What is left is what
             the update of one query has beyond that of all.
+        without_scaling: take out of each update what only makes h_ZSL longer or shorter. Attention
+            to demonstrations is taken from the query's own tokens, so that an ICL update contains
+            -h_ZSL whatever the demonstrations say; two updates of one query that both do are alike
+            by this alone, and those of two queries are not.
     """
     before = zero_shot.outputs
     after = icl.outputs, finetuned.outputs
     if normalised:
         before = _unit(before)
         after = _unit(after[0]), _unit(after[1])
-    icl_update, finetuned_update = (changes(before, one) for one in after)
+    updates = [changes(before, one) for one in after]
+    if without_scaling:
+        updates = [_across(one, before) for one in updates]
     if centred:
-        return Pair(_centred_over_queries(icl_update), _centred_over_queries(finetuned_update))
-    return Pair(icl_update, finetuned_update)
+        updates = [one - one.nanmean(dim=0) for one in updates]
+    return Pair(*updates)
 
 
 def attention_maps(icl: Pass, other: Pass) -> Pair:
@@ -341,7 +353,13 @@ def kendall(pair: Pair, without_position: bool = False) -> Tensor:
 
 
 def simaou(
-    zero_shot: Pass, icl: Pass, finetuned: Pass, normalised: bool = False, centred: bool = False
+    zero_shot: Pass,
+    icl: Pass,
+    finetuned: Pass,
+    *,
+    normalised: bool = False,
+    centred: bool = False,
+    without_scaling: bool = False,
 ) -> Tensor:
     """Return the similarity of attention output updates, (Q, L).
 
@@ -353,7 +371,15 @@ def simaou(
 
     The arguments are those of `output_updates`.
     """
-    return cosine(output_updates(zero_shot, icl, finetuned, normalised, centred))
+    pair = output_updates(
+        zero_shot,
+        icl,
+        finetuned,
+        normalised=normalised,
+        centred=centred,
+        without_scaling=without_scaling,
+    )
+    return cosine(pair)
 
 
 def simam(icl: Pass, other: Pass) -> Tensor:
@@ -429,8 +455,11 @@ def _unit(vectors: Tensor) -> Tensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
-def _centred_over_queries(updates: Tensor) -> Tensor:
-    return updates - updates.nanmean(dim=0)
+def _across(vectors: Tensor, others: Tensor) -> Tensor:
+    """Return vectors without their part along others, of the same shape."""
+    directions = _unit(others)
+    along = torch.linalg.vecdot(vectors, directions)[..., None]
+    return vectors - along * directions
 
 
 def _common(pair: Pair) -> Pair:
