@@ -108,6 +108,14 @@ def test_the_interval_of_a_mean_with_gaps_is_that_of_repeated_studies() -> None:
     assert np.median(margins) / np.std(means) == pytest.approx(2.0, abs=0.15)
 
 
+def test_what_does_not_depend_on_the_demonstrations_was_drawn_once() -> None:
+    """Zero-shot answers are the same in each draw: two draws know their spread as well as one."""
+    once = drawn(0, 40, 1)
+    assert finding([once, once]).interval == finding([once]).interval
+    other = once + 0.01 * drawn(1, 40, 1)
+    assert finding([once, other]).interval[1] > 2 * finding([once]).interval[1]
+
+
 def test_recall_beside_its_base_rate() -> None:
     """One draw of 20 queries, none of which was right; finetuning puts 10 right.
 

@@ -17,6 +17,7 @@ from momentum_gpt.analysis.protocols import MISMATCHED, measure
 from momentum_gpt.analysis.summary import ABOVE, NOT_ABOVE, Finding
 from momentum_gpt.analysis.tables import (
     ADJUSTED,
+    FEW,
     ONE_DRAW,
     Row,
     notes_on,
@@ -69,6 +70,8 @@ def test_a_row_for_each_measure_and_null() -> None:
     accuracy = by_key["accuracy, ICL", "zero-shot"].finding
     right = np.mean([one["accuracy, ICL"].numpy() for one in DRAWS])
     assert accuracy.value == pytest.approx(100 * right)
+    of_two = {one.measure: one.finding for one in rows_of(DRAWS[:2], "sst2")}
+    assert of_two["accuracy, ICL"].interval == (0.0, 100.0)  # of two draws, and no share beyond
 
 
 def test_verdicts_are_adjusted_for_the_rows_of_one_measure_and_null() -> None:
@@ -101,6 +104,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
 
 def test_notes_tell_of_a_single_draw() -> None:
     assert notes_on(rows_of(DRAWS[:1], "sst2")) == [ADJUSTED, ONE_DRAW]
+    assert notes_on(rows_of(DRAWS[:2], "sst2")) == [ADJUSTED, FEW]
     assert notes_on(rows_of(DRAWS, "sst2")) == [ADJUSTED]
 
 

@@ -12,7 +12,7 @@ by `against(measure, null)`: a flat dictionary of tensors, which safetensors tak
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
@@ -40,10 +40,10 @@ PROTOCOLS = ("dai2022", "default")
 VARIANTS = ("code", "paper")
 
 FIRST_QUERIES = 100
-"""Queries of which the paper's code takes Kendall's correlation."""
+"""Queries of which the paper's code, and the default protocol, take Kendall's correlation.
 
-KENDALL_QUERIES = 200
-"""Queries of which the default protocol does: each layer of each takes about a millisecond."""
+Each layer of each query takes about a millisecond.
+"""
 
 PARTNER_SEED = 0
 """Chooses the partners of mismatched queries, the same ones in all draws."""
@@ -156,9 +156,9 @@ def _of_dai2022(draw: Draw, variant: str, seed: int) -> Measures:
     found |= _beside_nulls(SIMAM_RAW, attention_maps(icl, finetuned), cosine, {}, seed)
     found[against(SIMAM_RAW, BEFORE)] = simam(icl, before)
 
-    attention = demonstration_attention(icl, finetuned, draw.training)
     if variant == "code":
-        attention = _first(attention, FIRST_QUERIES)
+        icl, finetuned = _first(icl), _first(finetuned)
+    attention = demonstration_attention(icl, finetuned, draw.training)
     return found | _beside_nulls(KENDALL, attention, kendall, {UNIFORM: uniform}, seed)
 
 
@@ -175,14 +175,13 @@ def _of_default(draw: Draw, seed: int) -> Measures:
     found |= _beside_nulls(SIMAM, changed, correlation, noise, seed)
     del changed
 
-    attention = _first(demonstration_attention(icl, finetuned, draw.training), KENDALL_QUERIES)
+    first = _first(icl), _first(finetuned), draw.training
+    attention = demonstration_attention(*first)
     without_position = partial(kendall, without_position=True)
     found |= _beside_nulls(KENDALL, attention, kendall, {}, seed)
     found |= _beside_nulls(KENDALL_PARTIAL, attention, without_position, {}, seed)
-    summed = demonstration_attention(icl, finetuned, draw.training, by_demonstration=True)
-    found |= _beside_nulls(
-        KENDALL_DEMONSTRATIONS, _first(summed, KENDALL_QUERIES), without_position, {}, seed
-    )
+    summed = demonstration_attention(*first, by_demonstration=True)
+    found |= _beside_nulls(KENDALL_DEMONSTRATIONS, summed, without_position, {}, seed)
     return found | _agreement(before, icl, finetuned)
 
 
@@ -216,6 +215,12 @@ def _beside_nulls(
     return found
 
 
-def _first(pair: Pair, most: int) -> Pair:
-    """Return the first queries of a pair."""
-    return Pair(pair.icl[:most], pair.finetuned[:most])
+def _first(of: Pass) -> Pass:
+    """Return the first queries of a pass, as far as attention to demonstrations needs them."""
+    first = slice(FIRST_QUERIES)
+    return replace(
+        of,
+        logits=of.logits[first],
+        on_demonstrations=of.on_demonstrations[first],
+        queries=of.queries[first],
+    )

@@ -123,7 +123,7 @@ def recall_finding(zero_shot: Draws, icl: Draws, finetuned: Draws) -> Finding:
         gap = replace(gap, interval=_agresti_caffo(table))
     return Finding(
         value=mean_of(share).value,
-        interval=(float(np.maximum(low, 0)), float(np.minimum(high, 100))),
+        interval=in_percent((low, high)),
         null=mean_of(base).value,
         difference=gap.interval,
         p_value=p_value,
@@ -143,6 +143,12 @@ def by_head(values: Draws) -> list[list[Estimate]]:
     n_heads = values[0].shape[2]
     of_heads = [by_layer([one[:, :, head : head + 1] for one in values]) for head in range(n_heads)]
     return [list(of_layer) for of_layer in zip(*of_heads, strict=True)]
+
+
+def in_percent(interval: Interval) -> Interval:
+    """Return the part of an interval that lies within 0 and 100."""
+    low, high = interval
+    return float(np.maximum(low, 0)), float(np.minimum(high, 100))
 
 
 def adjusted(findings: Sequence[Finding]) -> list[Finding]:
@@ -217,4 +223,6 @@ def _agresti_caffo(table: np.ndarray) -> Interval:
 def _estimate(moved: np.ndarray) -> Estimate:
     if np.isnan(moved).any():
         return Estimate(math.nan, (math.nan, math.nan), math.nan, math.nan)
+    if (moved == moved[:1]).all():
+        moved = moved[:1]  # without demonstrations: their draws say nothing of its spread
     return over_queries(moved)

@@ -27,8 +27,10 @@ from momentum_gpt.analysis.protocols import (
     against,
 )
 from momentum_gpt.analysis.published import MODELS, published
-from momentum_gpt.analysis.summary import Finding, adjusted, finding, recall_finding
-from momentum_gpt.comparison.table import Table, interval_text
+from momentum_gpt.analysis.summary import Finding, adjusted, finding, in_percent, recall_finding
+from momentum_gpt.comparison.table import Table
+from momentum_gpt.evaluation.statistics import FEW_DRAWS
+from momentum_gpt.evaluation.tables import interval_text
 
 IN_PERCENT = (ZERO_SHOT, FINETUNED, ICL, REC2FTP)
 """Measures of which the paper states percentages."""
@@ -46,6 +48,10 @@ UNITS = {
 
 ADJUSTED = (
     "Verdicts are at 5%, adjusted by Holm's method for the rows with the same measure and null."
+)
+FEW = (
+    f"Fewer than {FEW_DRAWS} draws of the demonstrations: their spread is known only roughly, and "
+    "intervals are wide."
 )
 ONE_DRAW = (
     "One draw of the demonstrations: intervals are over queries alone, and say nothing of other "
@@ -130,7 +136,17 @@ def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:
 
 def results_table(rows: Sequence[Row], title: str) -> Table:
     """Return the rows for a terminal or a page; columns that say nothing are left out."""
-    head = ["measure", "task", "variant", "tokens", "value", "95% interval", "unit", "null", "of"]
+    head = [
+        "measure",
+        "task",
+        "variant",
+        "tokens",
+        "value",
+        "95% interval",
+        "unit",
+        "null value",
+        "null",
+    ]
     head += ["verdict", *(f"paper {model}" for model in MODELS)]
     cells = [_cells(row) for row in rows]
     is_used = [any(of_row[column] for of_row in cells) for column in range(len(head))]
@@ -139,8 +155,13 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
     """Return sentences that belong below a table of the rows."""
-    single = any(row.finding.draws == 1 for row in rows)
-    return [ADJUSTED, *([ONE_DRAW] if single else [])]
+    draws = {row.finding.draws for row in rows}
+    notes = [ADJUSTED]
+    if 1 in draws:
+        notes.append(ONE_DRAW)
+    if any(1 < number < FEW_DRAWS for number in draws):
+        notes.append(FEW)
+    return notes
 
 
 def record_of(row: Row) -> dict[str, Any]:
@@ -225,12 +246,11 @@ def _finding(draws: Sequence[Measures], name: str, null: str) -> Finding:
     """Return the finding on a measure; accuracies in percent."""
     factor = 100 if name in IN_PERCENT else 1
     values = [factor * of_draw[name] for of_draw in draws]
-    if not null:
-        return finding(values)
-    nulls = [factor * of_draw[against(name, null)] for of_draw in draws]
+    nulls = [factor * of_draw[against(name, null)] for of_draw in draws] if null else None
     if null == MISMATCHED:
         return finding(values, nulls, partners(len(values[0]), PARTNER_SEED))
-    return finding(values, nulls)
+    found = finding(values, nulls)
+    return replace(found, interval=in_percent(found.interval)) if factor == 100 else found
 
 
 def _cells(row: Row) -> list[str]:
