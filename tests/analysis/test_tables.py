@@ -14,6 +14,7 @@ import pytest
 
 from momentum_gpt.analysis.page import layers_page, tokens_page
 from momentum_gpt.analysis.protocols import MISMATCHED, measure
+from momentum_gpt.analysis.similarity import Recall
 from momentum_gpt.analysis.summary import ABOVE, NOT_ABOVE, Finding
 from momentum_gpt.analysis.tables import (
     ADJUSTED,
@@ -21,6 +22,7 @@ from momentum_gpt.analysis.tables import (
     ONE_DRAW,
     Row,
     notes_on,
+    recall_text,
     record_of,
     results_csv,
     results_latex,
@@ -106,6 +108,13 @@ def test_notes_tell_of_a_single_draw() -> None:
     assert notes_on(rows_of(DRAWS[:1], "sst2")) == [ADJUSTED, ONE_DRAW]
     assert notes_on(rows_of(DRAWS[:2], "sst2")) == [ADJUSTED, FEW]
     assert notes_on(rows_of(DRAWS, "sst2")) == [ADJUSTED]
+
+
+def test_the_counts_behind_rec2ftp_are_told() -> None:
+    text = recall_text(Recall(both=3, only_finetuned=1, only_icl=1, neither=3))
+    assert "answers 3 of 4 right that finetuning puts right, and 1 of 4" in text
+    assert "odds ratio 9.00 [" in text
+    assert "odds" not in recall_text(Recall(0, 0, 1, 3))
 
 
 def test_csv_has_every_digit_and_nothing_where_nothing_is_known() -> None:

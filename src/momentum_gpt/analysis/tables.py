@@ -27,6 +27,7 @@ from momentum_gpt.analysis.protocols import (
     against,
 )
 from momentum_gpt.analysis.published import MODELS, published
+from momentum_gpt.analysis.similarity import Recall
 from momentum_gpt.analysis.summary import Finding, adjusted, finding, in_percent, recall_finding
 from momentum_gpt.comparison.table import Table
 from momentum_gpt.evaluation.statistics import FEW_DRAWS
@@ -162,6 +163,21 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
     if any(1 < number < FEW_DRAWS for number in draws):
         notes.append(FEW)
     return notes
+
+
+def recall_text(counts: Recall) -> str:
+    """Return a sentence with the counts behind Rec2FTP in one draw, and their odds ratio."""
+    put_right = counts.both + counts.only_finetuned
+    left_wrong = counts.only_icl + counts.neither
+    low, high = counts.odds_interval
+    ratio = ""
+    if not math.isnan(counts.odds_ratio):
+        ratio = f"; odds ratio {counts.odds_ratio:.2f} [{low:.2f}, {high:.2f}], over queries"
+    return (
+        f"Of the queries that are wrong without demonstrations, ICL answers {counts.both} of "
+        f"{put_right} right that finetuning puts right, and {counts.only_icl} of {left_wrong} that "
+        f"it leaves wrong{ratio}."
+    )
 
 
 def record_of(row: Row) -> dict[str, Any]:
