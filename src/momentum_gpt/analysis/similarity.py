@@ -136,9 +136,8 @@ def rec2ftp(zero_shot: Pass, icl: Pass, finetuned: Pass) -> Recall:
 
         Rec2FTP = N(FT right, ICL right, ZSL wrong) / N(FT right, ZSL wrong)
 
-    The paper and its code are the same here, and neither has the base rate. The code takes the mean
-    log-probability of an answer's tokens instead of their sum, which is another choice only where
-    answers differ in their number of tokens.
+    The paper and its code are the same here, and neither has the base rate. The code scores an
+    answer by the mean log-probability of its tokens; see `Pass.scores`.
     """
     return recall(is_right(zero_shot), is_right(icl), is_right(finetuned))
 
