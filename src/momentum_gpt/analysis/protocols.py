@@ -1,0 +1,226 @@
+"""What is measured of one draw of the demonstrations, and beside which nulls.
+
+    dai2022   as in the paper and its code, with the paper's nulls. The nulls that it lacks stand
+              beside them: without them, a number says nothing.
+    default   updates as they are, centred, and without what only scales an output; changes of the
+              attention maps; attention to the demonstrations, without what their order explains
+
+Both have accuracies and Rec2FTP. Measures are kept by name, and the same measure without likeness
+by `against(measure, null)`: a flat dictionary of tensors, which safetensors takes as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor
+
+from momentum_gpt.analysis.nulls import gaussian, mismatched, uniform
+from momentum_gpt.analysis.records import Pass, TrainingQueries
+from momentum_gpt.analysis.similarity import (
+    Pair,
+    attention_changes,
+    attention_maps,
+    correlation,
+    cosine,
+    demonstration_attention,
+    divergence,
+    is_right,
+    kendall,
+    output_updates,
+    simam,
+    top_overlap,
+    total_variation,
+    with_part,
+)
+
+PROTOCOLS = ("dai2022", "default")
+VARIANTS = ("code", "paper")
+
+FIRST_QUERIES = 100
+"""Queries of which the paper's code, and the default protocol, take Kendall's correlation.
+
+Each layer of each query takes about a millisecond.
+"""
+
+PARTNER_SEED = 0
+"""Chooses the partners of mismatched queries, the same ones in all draws."""
+
+ZERO_SHOT = "accuracy, zero-shot"
+FINETUNED = "accuracy, finetuned"
+ICL = "accuracy, ICL"
+REC2FTP = "Rec2FTP"
+SIMAOU = "SimAOU"
+SIMAOU_CENTRED = "SimAOU, centred"
+SIMAOU_ACROSS = "SimAOU, without scaling"
+SIMAOU_NORMALISED = "SimAOU, normalised"
+SIMAM = "SimAM of changes"
+SIMAM_RAW = "SimAM"
+KENDALL = "Kendall"
+KENDALL_PARTIAL = "Kendall, without position"
+KENDALL_DEMONSTRATIONS = "Kendall, demonstrations"
+TOP_10 = "top-10 overlap"
+TOTAL_VARIATION = "total variation"
+DIVERGENCE = "KL divergence"
+
+UPDATES = {
+    SIMAOU: {},
+    SIMAOU_CENTRED: {"centred": True},
+    SIMAOU_ACROSS: {"without_scaling": True},
+}
+"""Arguments of `output_updates` in the default protocol."""
+
+BASE_RATE = "base rate"
+BEFORE = "before finetuning"
+GAUSSIAN = "Gaussian noise"
+MISMATCHED = "mismatched queries"
+UNIFORM = "uniform noise (paper)"
+
+SEPARATOR = " | "
+
+Measures = dict[str, Tensor]
+"""Name -> a number for each (query, layer[, head]); of accuracies whether each query is right."""
+
+Null = Callable[[Pair, int], Pair]
+
+
+@dataclass
+class Draw:
+    """Three passes over the same queries, with one draw of the demonstrations."""
+
+    zero_shot: Pass
+    """The model before finetuning, without demonstrations."""
+    icl: Pass
+    """The same model, with them."""
+    finetuned: Pass
+    """The model finetuned on them, without them."""
+    training: TrainingQueries
+    """Recorded during the finetuning."""
+
+
+def against(measure: str, null: str) -> str:
+    """Return the name of a measure without likeness."""
+    return f"{measure}{SEPARATOR}{null}"
+
+
+def measure(
+    draw: Draw, protocol: str = "default", variant: str = "code", seed: int = 0
+) -> Measures:
+    """Return all measures of one draw of the demonstrations, and their nulls.
+
+    Args:
+        draw: what was recorded.
+        protocol: dai2022 | default.
+        variant: code | paper, where they differ in dai2022: the code takes Kendall's correlation of
+            the first 100 queries, and the paper of all.
+        seed: of the noise; another one for each draw.
+    """
+    found = _answers(draw)
+    found |= _of_dai2022(draw, variant, seed) if protocol == "dai2022" else _of_default(draw, seed)
+    return found
+
+
+def add_null(measures: Measures, null: str, other: Mapping[str, Tensor]) -> None:
+    """Add another model's or another finetuning's measures as a null.
+
+    Args:
+        measures: are added to.
+        null: its name, such as "untrained model" or "shuffled labels".
+        other: measured with the same queries and the same draw.
+    """
+    for name, values in other.items():
+        if SEPARATOR not in name and name in measures and not name.startswith("accuracy"):
+            measures[against(name, null)] = values
+
+
+def _answers(draw: Draw) -> Measures:
+    before, icl, finetuned = draw.zero_shot, draw.icl, draw.finetuned
+    zero_shot = is_right(before)
+    return {
+        ZERO_SHOT: zero_shot,
+        FINETUNED: is_right(finetuned),
+        against(FINETUNED, "zero-shot"): zero_shot.clone(),  # safetensors takes no two names of one
+        ICL: is_right(icl),
+        against(ICL, "zero-shot"): zero_shot.clone(),
+    }
+
+
+def _of_dai2022(draw: Draw, variant: str, seed: int) -> Measures:
+    before, icl, finetuned = draw.zero_shot, draw.icl, draw.finetuned
+    noise = {UNIFORM: uniform, GAUSSIAN: gaussian}
+    updates = output_updates(before, icl, finetuned, normalised=True)
+    found = _beside_nulls(SIMAOU_NORMALISED, updates, cosine, noise, seed)
+
+    found |= _beside_nulls(SIMAM_RAW, attention_maps(icl, finetuned), cosine, {}, seed)
+    found[against(SIMAM_RAW, BEFORE)] = simam(icl, before)
+
+    if variant == "code":
+        icl, finetuned = _first(icl), _first(finetuned)
+    attention = demonstration_attention(icl, finetuned, draw.training)
+    return found | _beside_nulls(KENDALL, attention, kendall, {UNIFORM: uniform}, seed)
+
+
+def _of_default(draw: Draw, seed: int) -> Measures:
+    before, icl, finetuned = draw.zero_shot, draw.icl, draw.finetuned
+    noise = {GAUSSIAN: gaussian}
+    found = _of_updates("", seed, before, icl, finetuned)
+    if "momentum" in icl.parts:
+        for part in ("softmax", "momentum"):
+            of_parts = (with_part(one, part) for one in (before, icl, finetuned))
+            found |= _of_updates(f", {part} part", seed, *of_parts)
+
+    changed = attention_changes(before, icl, finetuned)
+    found |= _beside_nulls(SIMAM, changed, correlation, noise, seed)
+    del changed
+
+    first = _first(icl), _first(finetuned), draw.training
+    attention = demonstration_attention(*first)
+    without_position = partial(kendall, without_position=True)
+    found |= _beside_nulls(KENDALL, attention, kendall, {}, seed)
+    found |= _beside_nulls(KENDALL_PARTIAL, attention, without_position, {}, seed)
+    summed = demonstration_attention(*first, by_demonstration=True)
+    found |= _beside_nulls(KENDALL_DEMONSTRATIONS, summed, without_position, {}, seed)
+    return found | _agreement(before, icl, finetuned)
+
+
+def _of_updates(which: str, seed: int, before: Pass, icl: Pass, finetuned: Pass) -> Measures:
+    """Return the similarity of updates in each form, under names that end in `which`."""
+    found: Measures = {}
+    for name, form in UPDATES.items():
+        updates = output_updates(before, icl, finetuned, **form)
+        found |= _beside_nulls(f"{name}{which}", updates, cosine, {GAUSSIAN: gaussian}, seed)
+    return found
+
+
+def _agreement(before: Pass, icl: Pass, finetuned: Pass) -> Measures:
+    """Return how alike the answers are, beside how alike they were before finetuning."""
+    found: Measures = {}
+    compared = {TOP_10: top_overlap, TOTAL_VARIATION: total_variation, DIVERGENCE: divergence}
+    for name, compare in compared.items():
+        found[name] = compare(icl, finetuned)
+        found[against(name, BEFORE)] = compare(icl, before)
+    return found
+
+
+def _beside_nulls(
+    name: str, pair: Pair, compare: Callable[[Pair], Tensor], nulls: Mapping[str, Null], seed: int
+) -> Measures:
+    """Return a measure, its `nulls`, and that of mismatched queries."""
+    found = {name: compare(pair)}
+    for null, replaced in nulls.items():
+        found[against(name, null)] = compare(replaced(pair, seed))
+    found[against(name, MISMATCHED)] = compare(mismatched(pair, PARTNER_SEED))
+    return found
+
+
+def _first(of: Pass) -> Pass:
+    """Return the first queries of a pass, as far as attention to demonstrations needs them."""
+    first = slice(FIRST_QUERIES)
+    return replace(
+        of,
+        logits=of.logits[first],
+        on_demonstrations=of.on_demonstrations[first],
+        queries=of.queries[first],
+    )

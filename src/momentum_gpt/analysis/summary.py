@@ -1,0 +1,228 @@
+"""From a number for each query and layer to a mean, how sure it is, and whether it beats its null.
+
+What was drawn are queries and demonstrations, so that an interval is over both: see `over_queries`.
+Layers and heads were not drawn: their mean is taken first. A number and its null are of the same
+queries and the same demonstrations, and their difference is taken query by query.
+
+With a single draw of the demonstrations, intervals are over queries alone. They say nothing of
+other demonstrations then, which `Finding.draws` tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special
+from scipy.stats import fisher_exact
+from torch import Tensor
+
+from momentum_gpt.analysis.similarity import recall
+from momentum_gpt.evaluation.statistics import LEVEL, Estimate, Interval, holm, over_queries
+
+Draws = Sequence[Tensor]
+"""A number for each (query, layer, ...), (Q, ...), of each draw of the demonstrations. The queries
+are the same in all of them."""
+
+ABOVE = "above its null"
+NOT_ABOVE = "not above its null"
+BELOW = "below its null"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number beside what it would be without likeness."""
+
+    value: float
+    interval: Interval
+    """95% interval of `value`; (nan, nan) where there is too little data for one."""
+    null: float
+    """nan where there is none."""
+    difference: Interval
+    """95% interval of value - null, over pairs of the same query and draw."""
+    p_value: float
+    """Two-sided, of a difference of 0; nan without a null."""
+    draws: int
+    """Draws of the demonstrations. With a single one the intervals are over queries alone."""
+    queries: int
+    """Queries where the number is defined, in the mean over the draws, rounded."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the number is above its null, in plain words; "" without a null."""
+        if math.isnan(self.p_value):
+            return ""
+        if self.p_value >= LEVEL:
+            return NOT_ABOVE
+        return ABOVE if sum(self.difference) > 0 else BELOW
+
+
+def finding(values: Draws, null: Draws | None = None, partner: Tensor | None = None) -> Finding:
+    """Return the mean of a measure beside its null.
+
+    Args:
+        values: over all layers and heads, (Q, ...).
+        null: the same measure without likeness. It may have other layers and heads, such as those
+            of another model.
+        partner: of each query, (Q,), if the null is that of `nulls.mismatched`: two partners are
+            one unit of the difference.
+    """
+    of_values = over_layers(values)
+    of_null = np.full_like(of_values, math.nan) if null is None else over_layers(null)
+    estimate = mean_of(of_values)
+    gaps = of_values - of_null
+    gap = mean_of(gaps if partner is None else _of_partners(gaps, partner))
+    return Finding(
+        value=estimate.value,
+        interval=estimate.interval,
+        null=mean_of(of_null).value,
+        difference=gap.interval,
+        p_value=gap.p_value,
+        draws=len(values),
+        queries=round(float((~np.isnan(of_values)).sum() / len(values))),
+    )
+
+
+def recall_finding(zero_shot: Draws, icl: Draws, finetuned: Draws) -> Finding:
+    """Return Rec2FTP in percent beside its base rate.
+
+    Both are shares of other queries in each draw. Their interval is that of the mean of what each
+    query and draw moves them by (the delta method); of a single draw, Wilson's, and that of Agresti
+    and Caffo for the difference. The p-value is at least Fisher's exact one of the counts of all
+    draws together, as the other one fails where a share is 0 or 1.
+
+    Args:
+        zero_shot: whether each query is right without demonstrations, (Q,) of bool in each draw.
+        icl: with them.
+        finetuned: without them, in the finetuned model.
+    """
+    was_right, icl_right, finetuned_right = (
+        np.stack([of_draw.cpu().numpy() for of_draw in draws])
+        for draws in (zero_shot, icl, finetuned)
+    )  # (draws, Q) each
+    right = np.where(icl_right, 100.0, 0.0)
+    share = np.where(~was_right & finetuned_right, right, np.nan)
+    base = np.where(~was_right & ~finetuned_right, right, np.nan)
+
+    counts = [recall(*of_draw) for of_draw in zip(zero_shot, icl, finetuned, strict=True)]
+    table = np.array(
+        [
+            [sum(one.both for one in counts), sum(one.only_finetuned for one in counts)],
+            [sum(one.only_icl for one in counts), sum(one.neither for one in counts)],
+        ]
+    )
+    gap = _estimate(_moved(share) - _moved(base))
+    # Where both shares are 0 or 1, the delta method sees no noise at all.
+    exact = float(fisher_exact(table).pvalue)
+    p_value = exact if gap.detectable == 0 else max(gap.p_value, exact)
+    low, high = mean_of(share).interval
+    if len(counts) == 1:
+        low, high = counts[0].share_interval
+        gap = replace(gap, interval=_agresti_caffo(table))
+    return Finding(
+        value=mean_of(share).value,
+        interval=in_percent((low, high)),
+        null=mean_of(base).value,
+        difference=gap.interval,
+        p_value=p_value,
+        draws=len(counts),
+        queries=round(float(table[0].sum()) / len(counts)),
+    )
+
+
+def by_layer(values: Draws) -> list[Estimate]:
+    """Return the mean of each layer, over heads, queries and draws; (Q, L, ...) in each draw."""
+    n_layers = values[0].shape[1]
+    return [mean_of(over_layers([one[:, layer] for one in values])) for layer in range(n_layers)]
+
+
+def by_head(values: Draws) -> list[list[Estimate]]:
+    """Return the mean of each layer and head, over queries and draws; (Q, L, H) in each draw."""
+    n_heads = values[0].shape[2]
+    of_heads = [by_layer([one[:, :, head : head + 1] for one in values]) for head in range(n_heads)]
+    return [list(of_layer) for of_layer in zip(*of_heads, strict=True)]
+
+
+def in_percent(interval: Interval) -> Interval:
+    """Return the part of an interval that lies within 0 and 100."""
+    low, high = interval
+    return float(np.maximum(low, 0)), float(np.minimum(high, 100))
+
+
+def adjusted(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings with p-values adjusted for their number by Holm's method.
+
+    Findings without a p-value stay as they are.
+    """
+    p_values = [one.p_value for one in findings if not math.isnan(one.p_value)]
+    found = iter(holm(p_values))
+    return [
+        one if math.isnan(one.p_value) else replace(one, p_value=next(found)) for one in findings
+    ]
+
+
+def over_layers(values: Draws) -> np.ndarray:
+    """Return the mean over layers and heads where a number is defined, (draws, Q).
+
+    NaN where it is in none of them.
+    """
+    means = [of_draw.float().flatten(start_dim=1).nanmean(dim=1) for of_draw in map(_rows, values)]
+    return np.stack([mean.cpu().numpy() for mean in means]).astype(float)
+
+
+def mean_of(values: np.ndarray) -> Estimate:
+    """Return the estimate of the mean where values (draws, queries) are defined, not NaN.
+
+    How many are defined is drawn with the queries, so that the mean is a ratio; its interval takes
+    that into account by the delta method. If all are, the result is that of `over_queries`.
+    """
+    return _estimate(_moved(values))
+
+
+def _of_partners(values: np.ndarray, partner: Tensor) -> np.ndarray:
+    """Return the mean of each two partners, (draws, pairs), from values (draws, Q)."""
+    other = partner.cpu().numpy()
+    first = np.flatnonzero(np.arange(len(other)) < other)
+    return (values[:, first] + values[:, other[first]]) / 2
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Return a number for each query as a row of one entry."""
+    return values[:, None] if values.dim() == 1 else values
+
+
+def _moved(values: np.ndarray) -> np.ndarray:
+    """Return the mean of what is defined, plus what each value moves it by, (draws, queries).
+
+    The mean of the result is the mean of what is defined; NaN where nothing is.
+    """
+    is_defined = ~np.isnan(values)
+    if not is_defined.any():
+        return np.full(values.shape, math.nan)
+    mean = values[is_defined].mean()
+    return mean + np.where(is_defined, values - mean, 0.0) / is_defined.mean()
+
+
+def _agresti_caffo(table: np.ndarray) -> Interval:
+    """Return a 95% interval of the difference of two shares, in percent, of any counts.
+
+    Args:
+        table: successes and failures of either side, a row each.
+    """
+    successes, failures = (table + 1).T.astype(float)
+    trials = successes + failures
+    shares = successes / trials
+    error = math.sqrt((shares * (1 - shares) / trials).sum())
+    half = float(special.ndtri(1 - LEVEL / 2)) * error
+    gap = float(shares[0] - shares[1])
+    return 100 * (gap - half), 100 * (gap + half)
+
+
+def _estimate(moved: np.ndarray) -> Estimate:
+    if np.isnan(moved).any():
+        return Estimate(math.nan, (math.nan, math.nan), math.nan, math.nan)
+    if (moved == moved[:1]).all():
+        moved = moved[:1]  # without demonstrations: their draws say nothing of its spread
+    return over_queries(moved)

@@ -1,0 +1,302 @@
+"""The results of an analysis as rows: for the terminal, as CSV and as LaTeX, beside the paper's.
+
+`page.py` draws them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from momentum_gpt.analysis.nulls import partners
+from momentum_gpt.analysis.protocols import (
+    BASE_RATE,
+    FINETUNED,
+    ICL,
+    MISMATCHED,
+    PARTNER_SEED,
+    REC2FTP,
+    SEPARATOR,
+    ZERO_SHOT,
+    Measures,
+    against,
+)
+from momentum_gpt.analysis.published import MODELS, published
+from momentum_gpt.analysis.similarity import Recall
+from momentum_gpt.analysis.summary import Finding, adjusted, finding, in_percent, recall_finding
+from momentum_gpt.comparison.table import Table
+from momentum_gpt.evaluation.statistics import FEW_DRAWS
+from momentum_gpt.evaluation.tables import interval_text
+
+IN_PERCENT = (ZERO_SHOT, FINETUNED, ICL, REC2FTP)
+"""Measures of which the paper states percentages."""
+
+UNITS = {
+    "accuracy": "%",
+    "Rec2FTP": "%",
+    "SimAOU": "cosine",
+    "SimAM of changes": "correlation",
+    "SimAM": "cosine",
+    "Kendall": "tau",
+    "KL": "nats",
+}
+"""Unit by the beginning of a measure's name; the first that fits counts, others are shares."""
+
+ADJUSTED = (
+    "Verdicts are at 5%, adjusted by Holm's method for the rows with the same measure and null."
+)
+FEW = (
+    f"Fewer than {FEW_DRAWS} draws of the demonstrations: their spread is known only roughly, and "
+    "intervals are wide."
+)
+ONE_DRAW = (
+    "One draw of the demonstrations: intervals are over queries alone, and say nothing of other "
+    "demonstrations."
+)
+
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of one task beside one null."""
+
+    measure: str
+    task: str
+    null: str
+    """The name of the null; "" without one."""
+    finding: Finding
+    """Its p-value is adjusted for the rows of the same table with the same measure and null."""
+    variant: str = ""
+    """The attention variant, or the model."""
+    tokens: int | None = None
+    """Tokens that the checkpoint was trained on; None where it is not known."""
+
+    @property
+    def digits(self) -> int:
+        """Digits after the decimal point."""
+        return 1 if unit(self.measure) == "%" else 3
+
+    def of_paper(self, model: str) -> str:
+        """Return the value of the paper, with that of its null if this row's is the same one."""
+        value = published(model, self.measure, self.task)
+        if value is None:
+            return ""
+        digits = 2 if self.measure == REC2FTP else self.digits
+        null = published(model, against(self.measure, self.null), self.task)
+        beside = "" if null is None else f" ({null:.{digits}f})"
+        return f"{value:.{digits}f}{beside}"
+
+
+def unit(measure: str) -> str:
+    """Return the unit of a measure."""
+    return next((name for start, name in UNITS.items() if measure.startswith(start)), "share")
+
+
+def rows_of(
+    draws: Sequence[Measures], task: str, variant: str = "", tokens: int | None = None
+) -> list[Row]:
+    """Return a row for each measure and null of one task and one model.
+
+    Args:
+        draws: what `protocols.measure` returns for each draw of the demonstrations.
+        task: its name.
+        variant: the attention variant, or the model.
+        tokens: what the checkpoint was trained on.
+    """
+    found = []
+    for name in _measures(draws[0]):
+        nulls = _nulls(draws[0], name)
+        for null in nulls or [""]:
+            found.append(Row(name, task, null, _finding(draws, name, null), variant, tokens))
+    sides = [[of_draw[name] for of_draw in draws] for name in (ZERO_SHOT, ICL, FINETUNED)]
+    recall = Row(REC2FTP, task, BASE_RATE, recall_finding(*sides), variant, tokens)
+    place = sum(row.measure in IN_PERCENT for row in found)  # after the accuracies
+    return [*found[:place], recall, *found[place:]]
+
+
+def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of one table, with p-values adjusted for those of one measure and null."""
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        families[row.measure, row.null].append(place)
+
+    found = list(rows)
+    for places in families.values():
+        findings = adjusted([rows[place].finding for place in places])
+        for place, one in zip(places, findings, strict=True):
+            found[place] = replace(rows[place], finding=one)
+    return found
+
+
+def results_table(rows: Sequence[Row], title: str) -> Table:
+    """Return the rows for a terminal or a page; columns that say nothing are left out."""
+    head = [
+        "measure",
+        "task",
+        "variant",
+        "tokens",
+        "value",
+        "95% interval",
+        "unit",
+        "null value",
+        "null",
+    ]
+    head += ["verdict", *(f"paper {model}" for model in MODELS)]
+    cells = [_cells(row) for row in rows]
+    is_used = [any(of_row[column] for of_row in cells) for column in range(len(head))]
+    return Table(title, _chosen(head, is_used), [_chosen(of_row, is_used) for of_row in cells])
+
+
+def notes_on(rows: Sequence[Row]) -> list[str]:
+    """Return sentences that belong below a table of the rows."""
+    draws = {row.finding.draws for row in rows}
+    notes = [ADJUSTED]
+    if 1 in draws:
+        notes.append(ONE_DRAW)
+    if any(1 < number < FEW_DRAWS for number in draws):
+        notes.append(FEW)
+    return notes
+
+
+def recall_text(counts: Recall) -> str:
+    """Return a sentence with the counts behind Rec2FTP in one draw, and their odds ratio."""
+    put_right = counts.both + counts.only_finetuned
+    left_wrong = counts.only_icl + counts.neither
+    low, high = counts.odds_interval
+    ratio = ""
+    if not math.isnan(counts.odds_ratio):
+        ratio = f"; odds ratio {counts.odds_ratio:.2f} [{low:.2f}, {high:.2f}], over queries"
+    return (
+        f"Of the queries that are wrong without demonstrations, ICL answers {counts.both} of "
+        f"{put_right} right that finetuning puts right, and {counts.only_icl} of {left_wrong} that "
+        f"it leaves wrong{ratio}."
+    )
+
+
+def record_of(row: Row) -> dict[str, Any]:
+    """Return a row as numbers and texts by name; None for what is not known."""
+    found = row.finding
+    low, high = found.interval
+    gap_low, gap_high = found.difference
+    numbers = {
+        "value": found.value,
+        "low": low,
+        "high": high,
+        "null_value": found.null,
+        "difference_low": gap_low,
+        "difference_high": gap_high,
+        "p_adjusted": found.p_value,
+    }
+    known = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+    of_paper = {f"paper_{model}": published(model, row.measure, row.task) for model in MODELS}
+    return {
+        "measure": row.measure,
+        "task": row.task,
+        "variant": row.variant,
+        "tokens": row.tokens,
+        "unit": unit(row.measure),
+        "null": row.null,
+        **known,
+        "verdict": found.verdict,
+        "draws": found.draws,
+        "queries": found.queries,
+        **of_paper,
+    }
+
+
+def results_csv(rows: Sequence[Row]) -> str:
+    """Return the rows as CSV, with every digit; what is not known is empty."""
+    records = [record_of(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def results_latex(rows: Sequence[Row], caption: str) -> str:
+    """Return a table for LaTeX with the package booktabs.
+
+    Measures are apart by a line, and a value that is above its null is bold.
+    """
+    table = results_table(rows, caption)
+    value = table.head.index("value")
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{_escaped(caption)}}}",
+        rf"  \begin{{tabular}}{{ll{'r' * (len(table.head) - 2)}}}",
+        r"    \toprule",
+        _latex_row(map(_escaped, table.head)),
+        r"    \midrule",
+    ]
+    for number, (row, cells) in enumerate(zip(rows, table.rows, strict=True)):
+        if number and row.measure != rows[number - 1].measure:
+            lines.append(r"    \addlinespace")
+        shown = [_escaped(cell) for cell in cells]
+        if row.finding.verdict.startswith("above"):
+            shown[value] = rf"\textbf{{{shown[value]}}}"
+        lines.append(_latex_row(shown))
+    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _measures(measures: Measures) -> list[str]:
+    return [name for name in measures if SEPARATOR not in name]
+
+
+def _nulls(measures: Measures, name: str) -> list[str]:
+    """Return the names of a measure's nulls."""
+    start = f"{name}{SEPARATOR}"
+    return [key.removeprefix(start) for key in measures if key.startswith(start)]
+
+
+def _finding(draws: Sequence[Measures], name: str, null: str) -> Finding:
+    """Return the finding on a measure; accuracies in percent."""
+    factor = 100 if name in IN_PERCENT else 1
+    values = [factor * of_draw[name] for of_draw in draws]
+    nulls = [factor * of_draw[against(name, null)] for of_draw in draws] if null else None
+    if null == MISMATCHED:
+        return finding(values, nulls, partners(len(values[0]), PARTNER_SEED))
+    found = finding(values, nulls)
+    return replace(found, interval=in_percent(found.interval)) if factor == 100 else found
+
+
+def _cells(row: Row) -> list[str]:
+    found = row.finding
+    return [
+        row.measure,
+        row.task,
+        row.variant,
+        "" if row.tokens is None else f"{row.tokens:,}",
+        _number(found.value, row.digits),
+        interval_text(found.interval, row.digits),
+        unit(row.measure),
+        _number(found.null, row.digits) if row.null else "",
+        row.null,
+        found.verdict,
+        *(row.of_paper(model) for model in MODELS),
+    ]
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _chosen(cells: Sequence[str], is_used: Sequence[bool]) -> list[str]:
+    return [cell for cell, used in zip(cells, is_used, strict=True) if used]
+
+
+def _escaped(text: str) -> str:
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+
+
+def _latex_row(cells: Any) -> str:
+    return f"    {' & '.join(cells)} \\\\"

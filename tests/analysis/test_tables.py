@@ -1,0 +1,208 @@
+"""Rows of an analysis: in the terminal, as CSV, as LaTeX, and as pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from momentum_gpt.analysis.page import layers_page, tokens_page
+from momentum_gpt.analysis.protocols import MISMATCHED, measure
+from momentum_gpt.analysis.similarity import Recall
+from momentum_gpt.analysis.summary import ABOVE, NOT_ABOVE, Finding
+from momentum_gpt.analysis.tables import (
+    ADJUSTED,
+    FEW,
+    ONE_DRAW,
+    Row,
+    notes_on,
+    recall_text,
+    record_of,
+    results_csv,
+    results_latex,
+    results_table,
+    rows_of,
+    with_adjusted_verdicts,
+)
+from tests.analysis.passes import L, random_draws
+from tests.comparison.report.browser import opened
+
+DRAWS = [measure(draw, seed=seed) for seed, draw in enumerate(random_draws(5))]
+OF_PAPER = [measure(draw, "dai2022", seed=seed) for seed, draw in enumerate(random_draws(5))]
+
+
+def row(measure: str, null: str, found: Finding, task: str = "sst2") -> Row:
+    return Row(measure, task, null, found, "vanilla", 1_000_000)
+
+
+def found_of(value: float, null: float, p_value: float) -> Finding:
+    gap = value - null
+    return Finding(
+        value, (value - 0.01, value + 0.01), null, (gap - 0.02, gap + 0.02), p_value, 5, 9
+    )
+
+
+ROWS = [
+    row("Rec2FTP", "base rate", found_of(87.512, 61.0, 0.2)),
+    row("SimAOU, normalised", "uniform noise (paper)", found_of(0.2, 0.001, 0.001)),
+    row("SimAOU, normalised", MISMATCHED, found_of(0.2, 0.19, 0.5)),
+]
+
+
+def test_a_row_for_each_measure_and_null() -> None:
+    rows = rows_of(DRAWS, "sst2")
+    keys = [(one.measure, one.null) for one in rows]
+    assert len(set(keys)) == len(keys)
+    assert ("SimAOU", MISMATCHED) in keys
+    assert ("Rec2FTP", "base rate") in keys
+    assert ("accuracy, zero-shot", "") in keys
+    by_key = dict(zip(keys, rows, strict=True))
+    simaou = by_key["SimAOU", MISMATCHED].finding
+    assert simaou.value == pytest.approx(np.mean([one["SimAOU"] for one in DRAWS]), abs=1e-6)
+    assert simaou.draws == 5
+    assert simaou.verdict == ABOVE  # ICL was made to do what finetuning does
+    assert by_key["Kendall", MISMATCHED].finding.verdict == NOT_ABOVE
+
+    accuracy = by_key["accuracy, ICL", "zero-shot"].finding
+    right = np.mean([one["accuracy, ICL"].numpy() for one in DRAWS])
+    assert accuracy.value == pytest.approx(100 * right)
+    of_two = {one.measure: one.finding for one in rows_of(DRAWS[:2], "sst2")}
+    assert of_two["accuracy, ICL"].interval == (0.0, 100.0)  # of two draws, and no share beyond
+
+
+def test_verdicts_are_adjusted_for_the_rows_of_one_measure_and_null() -> None:
+    tasks = ("sst2", "mr", "cb")
+    rows = [row("SimAOU", "a", found_of(0.2, 0.1, 0.02), task) for task in tasks]
+    rows.append(row("SimAOU", "b", found_of(0.2, 0.1, 0.02)))
+    assert [one.finding.verdict for one in rows] == [ABOVE] * 4
+    verdicts = [one.finding.verdict for one in with_adjusted_verdicts(rows)]
+    assert verdicts == [NOT_ABOVE] * 3 + [ABOVE]
+
+
+def test_the_terminal_shows_the_paper_in_the_margin() -> None:
+    text = results_table(ROWS, "Results").as_text()
+    lines = [line.split() for line in text.splitlines()]
+    recall = next(line for line in lines if line[:1] == ["Rec2FTP"])
+    assert recall[-2:] == ["91.84", "96.83"]
+    assert "87.5" in recall
+    of_noise = next(line for line in lines if "uniform" in line)
+    assert of_noise[-4:] == ["0.110", "(0.002)", "0.195", "(0.000)"]
+    mismatched = next(line for line in lines if "mismatched" in line)
+    assert mismatched[-2:] == ["0.110", "0.195"]
+    assert " ".join(mismatched).count(NOT_ABOVE) == 1
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    rows = [Row("SimAOU", "imdb", "", found_of(0.2, math.nan, math.nan))]
+    head = results_table(rows, "").head
+    assert head == ["measure", "task", "value", "95% interval", "unit"]
+
+
+def test_notes_tell_of_a_single_draw() -> None:
+    assert notes_on(rows_of(DRAWS[:1], "sst2")) == [ADJUSTED, ONE_DRAW]
+    assert notes_on(rows_of(DRAWS[:2], "sst2")) == [ADJUSTED, FEW]
+    assert notes_on(rows_of(DRAWS, "sst2")) == [ADJUSTED]
+
+
+def test_the_counts_behind_rec2ftp_are_told() -> None:
+    text = recall_text(Recall(both=3, only_finetuned=1, only_icl=1, neither=3))
+    assert "answers 3 of 4 right that finetuning puts right, and 1 of 4" in text
+    assert "odds ratio 9.00 [" in text
+    assert "odds" not in recall_text(Recall(0, 0, 1, 3))
+
+
+def test_csv_has_every_digit_and_nothing_where_nothing_is_known() -> None:
+    rows = rows_of(OF_PAPER, "sst2", "momentum 0.5", 2000)
+    read = list(csv.DictReader(io.StringIO(results_csv(rows))))
+    assert len(read) == len(rows)
+    for one, written in zip(rows, read, strict=True):
+        assert float(written["value"]) == one.finding.value
+        assert written["verdict"] == one.finding.verdict
+        assert (written["variant"], written["tokens"]) == ("momentum 0.5", "2000")
+    without_null = next(line for line in read if not line["null"])
+    assert (without_null["null_value"], without_null["p_adjusted"]) == ("", "")
+    recall = next(line for line in read if line["measure"] == "Rec2FTP")
+    assert recall["paper_1.3B"] == "91.84"
+    json.dumps([record_of(one) for one in rows], allow_nan=False)
+
+
+def test_latex_compiles_as_far_as_can_be_told() -> None:
+    text = results_latex(ROWS, "100% of a_b")
+    assert r"\caption{100\% of a\_b}" in text
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
+    assert columns is not None
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + len(ROWS)
+    for line in rows:
+        assert len(re.split(r"(?<!\\)&", line)) == len(columns[1])
+        assert not re.search(r"(?<!\\)[%_#$]", line)
+    assert text.count(r"\begin") == text.count(r"\end") == 2
+    assert r"\textbf{0.200}" in rows[2]
+    assert r"\textbf" not in rows[1] + rows[3]
+    assert text.count(r"\addlinespace") == 1
+
+
+def data_of(page: str) -> dict:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_page_of_layers_has_each_measure_and_its_nulls() -> None:
+    page = layers_page("a run", rows_of(DRAWS, "sst2"), {"sst2": DRAWS})
+    data = data_of(page)
+    assert data["progress"] == "layer"
+    figures = {figure["title"]: figure for figure in data["figures"]}
+    simaou = figures["SimAOU, sst2"]
+    labels = [data["groups"][one["run"]]["label"] for one in simaou["series"]]
+    assert labels == ["model", "Gaussian noise", MISMATCHED]
+    line = simaou["series"][0]
+    assert line["tokens"] == list(range(1, L + 1))
+    layer = np.mean([one["SimAOU"][:, 1].numpy() for one in DRAWS])
+    assert line["y"][1] == pytest.approx(layer, abs=1e-6)
+    assert line["low"][1] < line["y"][1] < line["high"][1]
+    assert "top-10 overlap, sst2" not in figures
+    assert "<td>SimAOU</td>" in page
+
+
+def checkpoints() -> list[Row]:
+    rows = []
+    for tokens in (3000, 1000, 2000):
+        for variant in ("vanilla", "momentum 0.5"):
+            rows += rows_of(DRAWS[: tokens // 1000 + 1], "sst2", variant, tokens)
+    return rows
+
+
+def test_checkpoints_and_variants_are_on_one_axis_of_tokens() -> None:
+    data = data_of(tokens_page("over training", checkpoints()))
+    assert data["progress"] == "tokens trained on"
+    figure = next(one for one in data["figures"] if one["title"] == "SimAOU, sst2")
+    labels = [data["groups"][one["run"]]["label"] for one in figure["series"]]
+    assert labels[:2] == ["vanilla", "vanilla: Gaussian noise"]
+    assert "momentum 0.5" in labels
+    for line in figure["series"]:
+        assert line["tokens"] == [1000, 2000, 3000]
+    assert figure["series"][0]["low"][0] is not None
+    assert figure["series"][1]["low"] == [None] * 3
+
+
+@pytest.mark.browser
+def test_a_browser_draws_both_pages(tmp_path: Path) -> None:
+    pages = {
+        "layers": layers_page("a run", rows_of(DRAWS, "sst2"), {"sst2": DRAWS}),
+        "tokens": tokens_page("over training", checkpoints()),
+    }
+    for name, text in pages.items():
+        path = tmp_path / f"{name}.html"
+        path.write_text(text)
+        n_figures = len(data_of(text)["figures"])
+        with opened(path) as page:
+            assert page.locator("#figures svg").count() == n_figures
+            assert page.locator("#figure-0 .line").count() >= 2
+            assert page.locator("#figure-0 .area").count() >= 1
