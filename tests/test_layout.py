@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "momentum_gpt"
 LEVELS = [
     {"core", "ops"},
     {"models", "data"},
-    {"tracking", "training", "evaluation", "comparison", "launching"},
+    {"tracking", "training", "evaluation", "comparison", "launching", "analysis"},
 ]
 """Folders and files of the package, from the bottom up; everything else is a command."""
 
@@ -21,6 +21,8 @@ WITHIN_A_LEVEL = {
     ("training", "tracking"),
     ("training", "evaluation"),
     ("comparison", "evaluation"),
+    ("analysis", "evaluation"),
+    ("analysis", "comparison"),
 }
 """Pairs (importer, imported) on one level; commands may import one another."""
 

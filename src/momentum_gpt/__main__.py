@@ -22,6 +22,7 @@ VERBS = {
         "doctor": ("momentum_gpt.doctor", "see whether this machine and a run are fit to train"),
         "compare": ("momentum_gpt.compare", "compare runs: a table, intervals and report.html"),
         "dashboard": ("momentum_gpt.dashboard", "watch runs in the browser as they go"),
+        "analyze": ("momentum_gpt.analyze", "compare in-context learning with finetuning"),
         "generate": ("momentum_gpt.generate", "continue a prompt with a trained model"),
         "export": ("momentum_gpt.export", "write a model for Hugging Face transformers"),
         "lm-eval": ("momentum_gpt.harness", "run lm-eval's tasks on a trained model"),

@@ -116,8 +116,8 @@ def measure(folder: Path, n: int) -> dict[Place | None, list[np.ndarray]]:
     nothing = np.full(n, np.nan)
     right = intervention.accuracy(model, sequences).numpy()
     found: dict[Place | None, list[np.ndarray]] = {None: [nothing, right, nothing, right, nothing]}
-    for place in intervention.places_of(model):
-        effect = intervention.effect_of(model, sequences, place)
+    for effect in intervention.effects_on(model, sequences):
+        place = effect.place
         weight = nothing
         if place.layer is not None and place.head is not None:
             if place.part == "softmax":

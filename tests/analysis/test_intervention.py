@@ -13,7 +13,7 @@ from momentum_gpt.analysis.intervention import (
     accuracy,
     attention_to_previous,
     draw,
-    effect_of,
+    effects_on,
     parts_of,
     places_of,
     replaced,
@@ -117,10 +117,12 @@ def test_with_everything_exchanged_the_answers_are_the_twins() -> None:
 def test_effects_are_shares_of_the_answers() -> None:
     model = model_of(MOMENTUM)
     sequences = draw(TASK, 6)
-    effect = effect_of(model, sequences, Place(1, None, "added"))
-    for values in (effect.out, effect.followed, effect.exchanged, effect.unrelated):
-        assert values.shape == (6,)
-        assert ((values >= 0) & (values <= 1)).all()
+    effects = effects_on(model, sequences)
+    assert [effect.place for effect in effects] == places_of(model)
+    for effect in effects:
+        for values in (effect.out, effect.followed, effect.exchanged, effect.unrelated):
+            assert values.shape == (6,)
+            assert ((values >= 0) & (values <= 1)).all()
     right = model(sequences.tokens).argmax(-1) == sequences.answers
     by_hand = right.sum(1) / (sequences.answers != NO_TARGET).sum(1)
     assert torch.equal(accuracy(model, sequences), by_hand)

@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from data_prep.prepare import PrepareConfig
 from data_prep.sources import build_sources
 from data_prep.verify import VerifyConfig
+from momentum_gpt.analyze import AnalyzeConfig
 from momentum_gpt.bench.attention import BenchAttentionConfig
 from momentum_gpt.bench.few_shot import BenchFewShotConfig
 from momentum_gpt.bench.growth import BenchGrowthConfig
@@ -49,6 +50,7 @@ REQUIRED = {
     "check_attention": (CheckAttentionConfig, []),
     "bench_attention": (BenchAttentionConfig, []),
     "bench_training": (BenchTrainingConfig, []),
+    "analyze": (AnalyzeConfig, ["runs=[a]"]),
     "intervene": (InterveneConfig, ["runs=[a]"]),
     "bench_growth": (BenchGrowthConfig, []),
     "bench_few_shot": (BenchFewShotConfig, ["run=a"]),

@@ -23,6 +23,7 @@ PAGES = [
     "docs/evaluation.md",
     "docs/few-shot-tasks.md",
     "docs/comparing.md",
+    "docs/analysis.md",
     "docs/exporting.md",
     "docs/reproducing-the-paper.md",
     "docs/troubleshooting.md",

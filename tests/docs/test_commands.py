@@ -84,6 +84,7 @@ COMPOSED_ONLY = (
     r"curate\.filters=",  # needs the extra `curation`
     r"Salesforce/wikitext",  # needs a network
     r"momentum_gpt\.bench\.",  # takes minutes
+    r"(momentum-gpt |momentum_gpt\.)(analyze|intervene)",  # runs of tests of their own
     r"runs/paper_",  # runs that were only composed
 )
 """Commands whose options are composed and checked, and that do not run."""

@@ -111,10 +111,26 @@ def places_of(model: GPT) -> list[Place]:
 
 
 @torch.no_grad()
-def effect_of(model: GPT, sequences: Sequences, place: Place) -> Effect:
-    """Measure the effect of replacing one part."""
-    own = [parts[place.part] for parts in parts_of(model, sequences.tokens)]
-    of_twins = [parts[place.part] for parts in parts_of(model, sequences.twins)]
+def effects_on(model: GPT, sequences: Sequences) -> list[Effect]:
+    """Measure the effect of replacing each part, one at a time: see `places_of`."""
+    layers = parts_of(model, sequences.tokens)
+    twins = parts_of(model, sequences.twins)
+    return [effect_of(model, sequences, place, layers, twins) for place in places_of(model)]
+
+
+def effect_of(
+    model: GPT, sequences: Sequences, place: Place, layers: list[Parts], twins: list[Parts]
+) -> Effect:
+    """Measure the effect of replacing one part.
+
+    Args:
+        model: the model.
+        sequences: what it reads.
+        place: what is replaced.
+        layers, twins: the parts of each layer, in the sequences and in their twins.
+    """
+    own = [parts[place.part] for parts in layers]
+    of_twins = [parts[place.part] for parts in twins]
     replacements = {
         "out": [torch.zeros_like(part) for part in own],
         "exchanged": of_twins,

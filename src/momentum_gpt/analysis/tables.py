@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from momentum_gpt.analysis.nulls import partners
 from momentum_gpt.analysis.protocols import (
     BASE_RATE,
@@ -27,10 +29,10 @@ from momentum_gpt.analysis.protocols import (
     against,
 )
 from momentum_gpt.analysis.published import MODELS, published
-from momentum_gpt.analysis.similarity import Recall
+from momentum_gpt.analysis.similarity import Recall, order_sensitivity
 from momentum_gpt.analysis.summary import Finding, adjusted, finding, in_percent, recall_finding
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.evaluation.statistics import FEW_DRAWS
+from momentum_gpt.evaluation.statistics import FEW_DRAWS, over_seeds
 from momentum_gpt.evaluation.tables import interval_text
 
 IN_PERCENT = (ZERO_SHOT, FINETUNED, ICL, REC2FTP)
@@ -119,6 +121,28 @@ def rows_of(
     recall = Row(REC2FTP, task, BASE_RATE, recall_finding(*sides), variant, tokens)
     place = sum(row.measure in IN_PERCENT for row in found)  # after the accuracies
     return [*found[:place], recall, *found[place:]]
+
+
+def order_rows(
+    facts: Sequence[dict[str, Any]], task: str, variant: str = "", tokens: int | None = None
+) -> list[Row]:
+    """Return how much the order of the demonstrations matters to ICL and to finetuning.
+
+    Args:
+        facts: of each draw, with the accuracies in several orders; the interval is over draws.
+        task, variant, tokens: as in `rows_of`.
+    """
+    found = []
+    unknown = math.nan, math.nan
+    for way in ("icl", "finetuned"):
+        accuracies = [one[f"{way}_orders"] for one in facts]
+        if min(map(len, accuracies)) < 2:
+            continue
+        spread = over_seeds(np.array([order_sensitivity(of_draw) for of_draw in accuracies]))
+        one = Finding(spread.value, spread.interval, math.nan, unknown, math.nan, len(facts), 0)
+        name = "ICL" if way == "icl" else way
+        found.append(Row(f"order sensitivity, {name}", task, "", one, variant, tokens))
+    return found
 
 
 def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:

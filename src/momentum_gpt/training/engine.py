@@ -257,6 +257,8 @@ def build_engine(model: GPT, config: TrainConfig, plan: BatchPlan) -> Any:
     engine._copy_recovery_script = lambda folder: None
     if zero_stage(told) == 0:
         engine.clip_fp32_gradients = lambda: _clip(engine)
+        # Alone, DeepSpeed would still copy all gradients into buffers and back.
+        engine.enable_backward_allreduce = distributed.world_size() > 1
     engine.shared_sequences = _shared_sequences(plan.ranks_per_sequence)
     if config.is_compiled_on(distributed.local_device().type):
         engine.compile()

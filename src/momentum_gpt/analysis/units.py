@@ -1,0 +1,243 @@
+"""The pieces of an analysis: one model, one task, one draw of the demonstrations.
+
+What is measured of a piece is kept in a file of its own, so that an analysis that was stopped goes
+on where it was, and pieces can be dealt out to processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
+from momentum_gpt.analysis.learning_rate import choose_learning_rate
+from momentum_gpt.analysis.passes import accuracy, answer_scores, ask, gold_of
+from momentum_gpt.analysis.protocols import Draw, Measures, add_null, measure
+from momentum_gpt.analysis.records import Pass, TrainingQueries
+from momentum_gpt.analysis.settings import (
+    Demonstrations,
+    drawn,
+    in_other_order,
+    none_of,
+    shuffled_answers,
+    untrained,
+)
+from momentum_gpt.core import distributed
+from momentum_gpt.core.config import IclConfig
+from momentum_gpt.core.errors import UserError
+from momentum_gpt.data import load_tokenizer
+from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting, prepare_task
+from momentum_gpt.models import GPT, load_model
+
+WAYS = {
+    "backprop": Finetuning(lr=0.0),
+    "layer_causal": Finetuning(lr=0.0, gradient="layer_causal"),
+    "label": Finetuning(lr=0.0, loss="label"),
+    "momentum": Finetuning(lr=0.0, momentum=0.5),
+}
+"""Ways to finetune. backprop is the paper's: SGD on all tokens of the demonstrations.
+
+layer_causal keeps each layer's gradient from the layers above it (Deutch et al., arXiv
+2311.07772), label has the loss of the answers alone, and momentum has SGD with momentum.
+"""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How pieces are measured; part of what identifies them."""
+
+    data: str | None
+    """Folder that holds TASK/SPLIT.jsonl. None: the hub."""
+    k: int
+    """Demonstrations, at most."""
+    draws: int
+    queries: int
+    protocol: str
+    """default | dai2022."""
+    variant: str
+    """code | paper, where they differ in dai2022."""
+    way: str
+    """A key of WAYS."""
+    lr: float | None
+    """Learning rate of the finetuning. None: chosen by its accuracy."""
+    orders: int
+    """Other orders of the demonstrations, for the sensitivity to order."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of an analysis."""
+
+    model: Path
+    """The model's folder."""
+    task: str
+    draw: int
+    method: Method
+
+    def file(self, folder: Path) -> Path:
+        """Return where its results are, in the folder of an analysis."""
+        named = [identity(opened(self.model)), self.task, self.draw, asdict(self.method)]
+        digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+        name = f"{Path(self.task).stem}-{self.draw}-{digest}.safetensors"
+        return folder / "units" / name
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a piece has given."""
+
+    measures: Measures
+    facts: dict[str, Any]
+    """k, the learning rate, the accuracies in other orders."""
+
+
+def measured(unit: Unit, folder: Path) -> Measured:
+    """Return the results of a piece, from its file if there is one.
+
+    Raises:
+        UserError: the task cannot be analysed with this model.
+    """
+    path = unit.file(folder)
+    if path.is_file():
+        return read(path)
+    found = compute(unit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(found.measures, unfinished, {"facts": json.dumps(found.facts)})
+    unfinished.replace(path)
+    return found
+
+
+def read(path: Path) -> Measured:
+    """Return results that were kept."""
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        return Measured({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
+
+
+def compute(unit: Unit) -> Measured:
+    """Measure a piece."""
+    method = unit.method
+    model = opened(unit.model)
+    prompts = prompts_of(unit, model.config.seq_len)
+    setting = setting_of(prompts, unit)
+    shown, seed = drawn(prompts, setting), unit.draw
+    finetuning = finetuning_of(unit, model, prompts, setting)
+
+    draw = draw_of(model, prompts, shown, finetuning, method)
+    found = measure(draw, method.protocol, method.variant, seed)
+    shuffled = shuffled_answers(prompts, shown, seed)
+    finetuned, training = finetuned_on(model, prompts, shuffled, finetuning, method)
+    of_shuffled = replace(draw, finetuned=finetuned, training=training)
+
+    # A model that was never trained is finetuned with the same learning rate.
+    of_fresh = draw_of(untrained(model, seed + 1), prompts, shown, finetuning, method)
+    for null, other in (("shuffled labels", of_shuffled), ("untrained model", of_fresh)):
+        add_null(found, null, measure(other, method.protocol, method.variant, seed))
+    facts = {"k": setting.k, "lr": finetuning.lr, **in_other_orders(unit, model, shown, finetuning)}
+    return Measured(found, facts)
+
+
+@lru_cache(maxsize=1)
+def opened(folder: Path) -> GPT:
+    """Return a model in fp32, on this process's device."""
+    return load_model(folder).float().to(distributed.local_device()).eval()
+
+
+def identity(model: GPT) -> str:
+    """Return a hash of a model's shape, its variant and all its weights."""
+    digest = hashlib.sha256(f"{model.config} {model.attention}".encode())
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def prompts_of(unit: Unit, seq_len: int) -> Prompts:
+    """Return the task made ready for the model."""
+    method = unit.method
+    icl = IclConfig(
+        data=method.data,
+        k=[method.k],
+        seeds=method.draws,
+        queries=method.queries,
+        separator="eos",
+    )
+    return prepare_task(unit.task, load_tokenizer(unit.model), icl, seq_len)
+
+
+def setting_of(prompts: Prompts, unit: Unit) -> Setting:
+    """Return the draw's setting.
+
+    Raises:
+        UserError: no demonstration fits the context.
+    """
+    most = min(unit.method.k, prompts.most)
+    if most == 0:
+        raise UserError(
+            f"task {unit.task}: no demonstration fits before its queries in {prompts.seq_len} "
+            "tokens of context: analyse a task with shorter ones"
+        )
+    return Setting(most, (unit.method.k,), unit.draw)
+
+
+def finetuning_of(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Finetuning:
+    """Return how to finetune, with the learning rate that was given or is the best."""
+    way = WAYS[unit.method.way]
+    if unit.method.lr is not None:
+        return replace(way, lr=unit.method.lr)
+    choice = choose_learning_rate(model, prompts, setting, way, unit.method.protocol)
+    return replace(way, lr=choice.lr)
+
+
+def draw_of(
+    model: GPT, prompts: Prompts, shown: Demonstrations, finetuning: Finetuning, method: Method
+) -> Draw:
+    """Return the three passes of a model."""
+    position = position_of(method)
+    zero_shot = ask(model, prompts.queries, none_of(prompts), position)
+    icl = ask(model, prompts.queries, shown, position)
+    finetuned, training = finetuned_on(model, prompts, shown, finetuning, method)
+    return Draw(zero_shot, icl, finetuned, training)
+
+
+def finetuned_on(
+    model: GPT, prompts: Prompts, shown: Demonstrations, finetuning: Finetuning, method: Method
+) -> tuple[Pass, TrainingQueries]:
+    """Return the pass of the model finetuned on demonstrations, and what was recorded meanwhile."""
+    tuned = finetune(model, shown, finetuning)
+    with with_weights(model, tuned.weights):
+        finetuned = ask(model, prompts.queries, none_of(prompts), position_of(method))
+    return finetuned, tuned.training
+
+
+def position_of(method: Method) -> str:
+    """Return at which token queries are recorded."""
+    by_code = method.protocol == "dai2022" and method.variant == "code"
+    return "label0" if by_code else "last_prompt"
+
+
+def in_other_orders(
+    unit: Unit, model: GPT, shown: Demonstrations, finetuning: Finetuning
+) -> dict[str, list[float]]:
+    """Return the accuracies of ICL and of finetuning with the demonstrations in other orders."""
+    prompts = prompts_of(unit, model.config.seq_len)
+    queries, nothing = prompts.queries, none_of(prompts)
+    gold = gold_of(queries)
+    seeds = np.random.SeedSequence(unit.draw).generate_state(unit.method.orders)
+    found: dict[str, list[float]] = {"icl_orders": [], "finetuned_orders": []}
+    for seed in seeds.tolist():
+        order = in_other_order(prompts, shown, seed)
+        found["icl_orders"].append(accuracy(answer_scores(model, queries, order), gold))
+        with with_weights(model, finetune(model, order, finetuning).weights):
+            scores = answer_scores(model, queries, nothing)
+        found["finetuned_orders"].append(accuracy(scores, gold))
+    return found

@@ -1,0 +1,250 @@
+"""Compare in-context learning with finetuning, as Dai et al. do, and with what means nothing.
+
+    momentum-gpt analyze runs=[runs/vanilla,runs/momentum] data=DIR
+    momentum-gpt analyze runs=[runs/momentum] data=DIR checkpoints=all tasks=[sst2]
+    momentum-gpt analyze runs=[/models/gpt2] data=DIR protocol=dai2022 variant=paper
+
+Each task is answered without demonstrations, with them in the context (ICL),
+and after finetuning keys and values on them (arXiv 2212.10559). How alike the
+last two are is measured in accuracy, attention outputs and attention maps, each
+number beside its nulls: mismatched queries, noise, shuffled labels, a model
+that was never trained.
+
+What was measured is kept in the output folder piece by piece: the same command
+goes on where it was stopped. There are also results.csv, results.tex, a page
+with a figure by layer for each model, and with checkpoints=all one over
+training.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from momentum_gpt.cli import Command
+from momentum_gpt.core.config import read_config, require
+from momentum_gpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from momentum_gpt.analysis.tables import Row
+    from momentum_gpt.analysis.units import Measured, Method, Unit
+
+TASKS = ["sst2", "sst5", "mr", "subj", "agnews", "cb"]
+"""The six tasks of the paper."""
+
+
+@dataclass
+class AnalyzeConfig:
+    runs: list[str] = field(default_factory=list)
+    """Folders of runs; or of models: ours, an export, a GPT-2 or XGLM of `transformers`."""
+    checkpoints: str = "latest"
+    """Checkpoints of the runs: latest | all (those that are still on disk)."""
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    """Names of tasks in conf/icl/, or paths of .yaml files."""
+    data: str | None = None
+    """Folder that holds TASK/SPLIT.jsonl. null: the Hugging Face hub."""
+    k: int = 32
+    """Demonstrations; as many as fit the context are used."""
+    draws: int = 5
+    """How many times the demonstrations are drawn. Fewer than 5 give wide intervals."""
+    queries: int = 200
+    """Queries of each task, at most; the same ones for every model. The paper has up to 2,000."""
+    protocol: str = "default"
+    """default | dai2022 (as in the paper, with the learning rate chosen on the queries)."""
+    variant: str = "code"
+    """code | paper: what to follow in dai2022 where they differ."""
+    finetuning: str = "backprop"
+    """backprop (as in the paper) | layer_causal | label (the loss of the answers alone) |
+    momentum (SGD with momentum 0.5)."""
+    lr: float | None = None
+    """Learning rate of the finetuning. null: of 8 (in dai2022: 36) the one with the best accuracy,
+    on other examples (in dai2022: on the queries)."""
+    orders: int = 4
+    """Other orders of the demonstrations, for the sensitivity to order. 0: none."""
+    output: str = "analysis"
+    """Folder of the results."""
+    jobs: int = 1
+    """Processes that measure at the same time."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.runs), "runs", self.runs, "at least one run")
+        require(bool(self.tasks), "tasks", self.tasks, "at least one task")
+        for name, choices in (
+            ("checkpoints", ("latest", "all")),
+            ("protocol", ("default", "dai2022")),
+            ("variant", ("code", "paper")),
+            ("finetuning", ("backprop", "layer_causal", "label", "momentum")),
+        ):
+            value = getattr(self, name)
+            require(value in choices, name, value, f"one of {', '.join(choices)}")
+        for name in ("k", "draws", "jobs"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.queries >= 2, "queries", self.queries, "at least 2")
+        require(self.orders >= 0, "orders", self.orders, "at least 0")
+
+
+class Subject(NamedTuple):
+    """A model that is analysed."""
+
+    name: str
+    """The run's attention variant, or the folder's name."""
+    tokens: int | None
+    """What the checkpoint was trained on; None for a model of no run."""
+    folder: Path
+
+
+def analyze(config: AnalyzeConfig) -> None:
+    """Measure all pieces, print the tables, and write the files."""
+    subjects = subjects_of(config)
+    method = method_of(config)
+    folder = Path(config.output)
+    rows: list[Row] = []
+    units = {
+        (subject, task): units_of(subject, task, method)
+        for subject in subjects
+        for task in config.tasks
+    }
+    found = measured_all(units, folder, config.jobs)
+    for (subject, task), draws in found.items():
+        rows += rows_of_piece(subject, task, draws)
+    if not rows:
+        raise UserError("none of the tasks can be analysed with these models: see the lines above")
+    write_results(config, rows, found, folder)
+
+
+def subjects_of(config: AnalyzeConfig) -> list[Subject]:
+    """Return the models, in the order of the runs and of their checkpoints."""
+    from momentum_gpt.core.manifest import read_checkpoint_manifest
+    from momentum_gpt.evaluation.checkpoints import model_folders
+
+    found = []
+    for run in map(Path, config.runs):
+        if not (run / "config.yaml").is_file():
+            found.append(Subject(run.name, None, model_folders(run, "latest")[0]))
+            continue
+        name = read_config(run / "config.yaml").variant
+        for model in model_folders(run, config.checkpoints):
+            found.append(Subject(name, read_checkpoint_manifest(model.parent).tokens, model))
+    names = [(subject.name, subject.tokens) for subject in found]
+    if len(set(names)) < len(names):
+        raise UserError(
+            "runs: two of them have the same variant and the same tokens, and a table could not "
+            "tell them apart: analyse one seed of each variant, or each by itself"
+        )
+    return found
+
+
+def method_of(config: AnalyzeConfig) -> Method:
+    """Return how pieces are measured."""
+    from momentum_gpt.analysis.units import Method
+
+    return Method(
+        data=config.data,
+        k=config.k,
+        draws=config.draws,
+        queries=config.queries,
+        protocol=config.protocol,
+        variant=config.variant,
+        way=config.finetuning,
+        lr=config.lr,
+        orders=config.orders,
+    )
+
+
+def units_of(subject: Subject, task: str, method: Method) -> list[Unit]:
+    """Return the pieces of one model and task: one for each draw of the demonstrations."""
+    from momentum_gpt.analysis.units import Unit
+
+    return [Unit(subject.folder, task, draw, method) for draw in range(method.draws)]
+
+
+def measured_all(
+    units: dict[tuple[Subject, str], list[Unit]], folder: Path, jobs: int
+) -> dict[tuple[Subject, str], list[Measured]]:
+    """Return what all pieces give; a task that cannot be analysed is left out, and named.
+
+    Args:
+        units: the pieces of each model and task.
+        folder: where results are kept.
+        jobs: processes.
+    """
+    from momentum_gpt.analysis.units import measured
+    from momentum_gpt.core.terminal import progress_bar
+
+    found: dict[tuple[Subject, str], list[Measured]] = {}
+    total = sum(map(len, units.values()))
+    # Fresh processes: a fork of one that has used torch's threads can hang.
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    with pool, progress_bar("pieces", total) as advance:
+        waiting = {
+            key: [pool.submit(measured, unit, folder) for unit in of_key]
+            for key, of_key in units.items()
+        }
+        for (subject, task), futures in waiting.items():
+            try:
+                for future in futures:
+                    found.setdefault((subject, task), []).append(future.result())
+                    advance(1)
+            except UserError as error:
+                found.pop((subject, task), None)
+                print(f"left out: {subject.name}: {error}", flush=True)
+    return found
+
+
+def rows_of_piece(subject: Subject, task: str, draws: list[Measured]) -> list[Row]:
+    """Return the rows of one model and task."""
+    from momentum_gpt.analysis.tables import order_rows, rows_of
+
+    measures = [one.measures for one in draws]
+    rows = rows_of(measures, task, subject.name, subject.tokens)
+    return rows + order_rows([one.facts for one in draws], task, subject.name, subject.tokens)
+
+
+def write_results(
+    config: AnalyzeConfig,
+    rows: list[Row],
+    found: dict[tuple[Subject, str], list[Measured]],
+    folder: Path,
+) -> None:
+    """Print the tables and write the files."""
+    from momentum_gpt.analysis.page import layers_page, tokens_page
+    from momentum_gpt.analysis.tables import (
+        notes_on,
+        results_csv,
+        results_latex,
+        results_table,
+        with_adjusted_verdicts,
+    )
+    from momentum_gpt.core.files import write_text
+
+    title = f"ICL beside finetuning ({config.finetuning}), protocol {config.protocol}"
+    rows = with_adjusted_verdicts(rows)
+    print(results_table(rows, title).as_text(), *notes_on(rows), sep="\n")
+    for (subject, task), draws in found.items():
+        rates = ", ".join(f"{one.facts['lr']:g}" for one in draws)
+        shown = draws[0].facts["k"]
+        print(f"{subject.name}, {task}: {shown} demonstrations, learning rate(s) {rates}")
+
+    files = {"results.csv": results_csv(rows), "results.tex": results_latex(rows, title)}
+    by_subject: dict[Subject, dict[str, list[Measured]]] = {}
+    for (subject, task), draws in found.items():
+        by_subject.setdefault(subject, {})[task] = draws
+    for number, (subject, by_task) in enumerate(by_subject.items()):
+        measures = {task: [one.measures for one in draws] for task, draws in by_task.items()}
+        own = [row for row in rows if (row.variant, row.tokens) == subject[:2]]
+        files[f"layers-{number}.html"] = layers_page(subject.name, own, measures, subject.name)
+    if config.checkpoints == "all":
+        files["training.html"] = tokens_page(title, rows)
+    for name, content in files.items():
+        write_text(folder / name, content)
+        print(f"written: {folder / name}")
+
+
+main = Command(analyze, AnalyzeConfig, "analyze")
+
+
+if __name__ == "__main__":
+    main()

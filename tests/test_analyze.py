@@ -1,0 +1,118 @@
+"""`analyze` as a user calls it: its files, what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from momentum_gpt.models import save_model
+from tests.analysis.cases import small_model
+from tests.conftest import command
+from tests.evaluation.few_shot.cases import write_colours, write_task
+
+
+@pytest.fixture(scope="module")
+def models(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {}
+    for attention in ("vanilla", "momentum"):
+        model = small_model(attention)
+        folder = tmp_path_factory.mktemp("models") / attention
+        tokenizer = data_folder / "tokenizer.model"
+        save_model(folder, model, dict(model.named_parameters()), tokenizer)
+        folders[attention] = folder
+    return folders
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> str:
+    return write_colours(tmp_path, [" e", " y"], n_test=8)
+
+
+def test_two_models_are_analysed_and_what_was_measured_is_kept(
+    models: dict[str, Path], task: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    options = [
+        f"runs=[{models['vanilla']},{models['momentum']}]",
+        f"tasks=[{task}]",
+        "k=3",
+        "draws=2",
+        "lr=0.01",
+        "orders=2",
+        f"output={output}",
+    ]
+    done = command("momentum_gpt.analyze", *options)
+    assert done.code == 0, done.err
+    with (output / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["variant"] for row in rows} == {"vanilla", "momentum"}
+    found = {(row["measure"], row["variant"]) for row in rows}
+    assert ("SimAOU", "vanilla") in found
+    assert ("SimAOU, momentum part", "momentum") in found
+    assert ("SimAOU, momentum part", "vanilla") not in found
+    assert ("order sensitivity, ICL", "momentum") in found
+    nulls = {row["null"] for row in rows if row["measure"] == "SimAOU"}
+    assert {"mismatched queries", "shuffled labels", "untrained model"} <= nulls
+    assert r"\toprule" in (output / "results.tex").read_text()
+    assert "SimAOU" in (output / "layers-1.html").read_text()
+
+    pieces = {path: path.stat().st_mtime_ns for path in (output / "units").iterdir()}
+    assert len(pieces) == 4
+    results = (output / "results.csv").read_bytes()
+    again = command("momentum_gpt.analyze", *options)
+    assert again.out == done.out
+    assert (output / "results.csv").read_bytes() == results
+    assert {path: path.stat().st_mtime_ns for path in pieces} == pieces
+
+
+def test_processes_share_the_pieces(models: dict[str, Path], task: str, tmp_path: Path) -> None:
+    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "k=3", "draws=2", "lr=0.01"]
+    tables = []
+    for jobs in (1, 2):
+        output = tmp_path / f"jobs{jobs}"
+        done = command("momentum_gpt.analyze", *options, f"jobs={jobs}", f"output={output}")
+        assert done.code == 0, done.err
+        tables.append((output / "results.csv").read_text())
+    assert tables[0] == tables[1]
+
+
+def test_a_task_that_does_not_fit_is_left_out_by_name(
+    models: dict[str, Path], task: str, tmp_path: Path
+) -> None:
+    long = tmp_path / "long"
+    long.mkdir()
+    write_colours(long, [" e", " y"], n_test=4)
+    name = write_task(long, "word " * 90 + "{text} Colour:", [" e", " y"])
+    options = [f"runs=[{models['vanilla']}]", "k=3", "draws=1", "lr=0.01", "orders=0"]
+    output = f"output={tmp_path / 'out'}"
+    done = command("momentum_gpt.analyze", *options, f"tasks=[{name},{task}]", output)
+    assert done.code == 0, done.err
+    assert "left out: vanilla: task task: no demonstration fits" in done.out
+    alone = command("momentum_gpt.analyze", *options, f"tasks=[{name}]", output)
+    assert alone.code == 2
+    assert "none of the tasks can be analysed" in alone.err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("runs=[]", "runs must be at least one run"),
+        ("protocol=dai", "protocol must be one of default, dai2022, got 'dai'"),
+        ("finetuning=all", "finetuning must be one of backprop"),
+        ("draws=0", "draws must be at least 1, got 0"),
+        ("queries=1", "queries must be at least 2"),
+    ],
+)
+def test_a_mistake_is_one_line(option: str, said: str) -> None:
+    done = command("momentum_gpt.analyze", "runs=[a]", option)
+    assert done.code == 2
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_two_seeds_of_a_variant_cannot_share_a_table(models: dict[str, Path]) -> None:
+    done = command("momentum_gpt.analyze", f"runs=[{models['vanilla']},{models['vanilla']}]")
+    assert done.code == 2
+    assert "same variant and the same tokens" in done.err
