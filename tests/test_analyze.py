@@ -84,7 +84,7 @@ def test_a_task_that_does_not_fit_is_left_out_by_name(
     long = tmp_path / "long"
     long.mkdir()
     write_colours(long, [" e", " y"], n_test=4)
-    name = write_task(long, "word " * 90 + "{text} Colour:", [" e", " y"])
+    name = write_task(long, "word " * 50 + "{text} Colour:", [" e", " y"])
     options = [f"runs=[{models['vanilla']}]", "k=3", "draws=1", "lr=0.01", "orders=0"]
     output = f"output={tmp_path / 'out'}"
     done = command("momentum_gpt.analyze", *options, f"tasks=[{name},{task}]", output)

@@ -183,7 +183,8 @@ def measured_all(
             key: [pool.submit(measured, unit, folder) for unit in of_key]
             for key, of_key in units.items()
         }
-        for (subject, task), futures in waiting.items():
+        for (subject, path), futures in waiting.items():
+            task = Path(path).stem
             try:
                 for future in futures:
                     found.setdefault((subject, task), []).append(future.result())

@@ -111,7 +111,8 @@ def measured(unit: Unit, folder: Path) -> Measured:
     found = compute(unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    save_file(found.measures, unfinished, {"facts": json.dumps(found.facts)})
+    kept = {"facts": json.dumps(found.facts), "order": json.dumps(list(found.measures))}
+    save_file(found.measures, unfinished, kept)
     unfinished.replace(path)
     return found
 
@@ -119,8 +120,8 @@ def measured(unit: Unit, folder: Path) -> Measured:
 def read(path: Path) -> Measured:
     """Return results that were kept."""
     with safe_open(path, "pt") as file:
-        facts = json.loads(file.metadata()["facts"])
-        return Measured({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
+        kept = {name: json.loads(text) for name, text in file.metadata().items()}
+        return Measured({name: file.get_tensor(name) for name in kept["order"]}, kept["facts"])
 
 
 def compute(unit: Unit) -> Measured:
@@ -183,7 +184,7 @@ def setting_of(prompts: Prompts, unit: Unit) -> Setting:
     most = min(unit.method.k, prompts.most)
     if most == 0:
         raise UserError(
-            f"task {unit.task}: no demonstration fits before its queries in {prompts.seq_len} "
+            f"task {prompts.task.name}: no demonstration fits before its queries in {prompts.seq_len} "
             "tokens of context: analyse a task with shorter ones"
         )
     return Setting(most, (unit.method.k,), unit.draw)
