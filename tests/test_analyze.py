@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from momentum_gpt import analyze
 from momentum_gpt.models import save_model
 from tests.analysis.cases import small_model
-from tests.conftest import command
+from tests.conftest import Result, command
 from tests.evaluation.few_shot.cases import write_colours, write_task
+
+Invoke = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,7 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
     assert {path: path.stat().st_mtime_ns for path in pieces} == pieces
 
 
+@pytest.mark.slow
 def test_processes_share_the_pieces(models: dict[str, Path], task: str, tmp_path: Path) -> None:
     options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "k=3", "draws=2", "lr=0.01"]
     tables = []
@@ -105,14 +110,16 @@ def test_a_task_that_does_not_fit_is_left_out_by_name(
         ("queries=1", "queries must be at least 2"),
     ],
 )
-def test_a_mistake_is_one_line(option: str, said: str) -> None:
-    done = command("momentum_gpt.analyze", "runs=[a]", option)
+def test_a_mistake_is_one_line(invoke: Invoke, option: str, said: str) -> None:
+    done = invoke(analyze.main, "runs=[a]", option)
     assert done.code == 2
     assert said in done.err
     assert len(done.err.strip().splitlines()) == 1
 
 
-def test_two_seeds_of_a_variant_cannot_share_a_table(models: dict[str, Path]) -> None:
-    done = command("momentum_gpt.analyze", f"runs=[{models['vanilla']},{models['vanilla']}]")
+def test_two_seeds_of_a_variant_cannot_share_a_table(
+    models: dict[str, Path], invoke: Invoke
+) -> None:
+    done = invoke(analyze.main, f"runs=[{models['vanilla']},{models['vanilla']}]")
     assert done.code == 2
     assert "same variant and the same tokens" in done.err

@@ -184,8 +184,8 @@ def setting_of(prompts: Prompts, unit: Unit) -> Setting:
     most = min(unit.method.k, prompts.most)
     if most == 0:
         raise UserError(
-            f"task {prompts.task.name}: no demonstration fits before its queries in {prompts.seq_len} "
-            "tokens of context: analyse a task with shorter ones"
+            f"task {prompts.task.name}: no demonstration fits before its queries in "
+            f"{prompts.seq_len} tokens of context: analyse a task with shorter ones"
         )
     return Setting(most, (unit.method.k,), unit.draw)
 
