@@ -10,10 +10,11 @@ last two are is measured in accuracy, attention outputs and attention maps, each
 number beside its nulls: mismatched queries, noise, shuffled labels, a model
 that was never trained.
 
+The table that is printed has for each number the null that it beats least.
 What was measured is kept in the output folder piece by piece: the same command
-goes on where it was stopped. There are also results.csv, results.tex, a page
-with a figure by layer for each model, and with checkpoints=all one over
-training.
+goes on where it was stopped. There are also results.csv and results.tex, with
+every null, a page with figures by layer for each model, and with checkpoints=all
+one over training.
 """
 
 from __future__ import annotations
@@ -213,6 +214,7 @@ def write_results(
     """Print the tables and write the files."""
     from momentum_gpt.analysis.page import layers_page, tokens_page
     from momentum_gpt.analysis.tables import (
+        hardest,
         notes_on,
         results_csv,
         results_latex,
@@ -223,7 +225,8 @@ def write_results(
 
     title = f"ICL beside finetuning ({config.finetuning}), protocol {config.protocol}"
     rows = with_adjusted_verdicts(rows)
-    print(results_table(rows, title).as_text(), *notes_on(rows), sep="\n")
+    table = results_table(hardest(rows), f"{title}, each beside the null that it beats least")
+    print(table.as_text(), *notes_on(rows), sep="\n")
     for (subject, task), draws in found.items():
         rates = ", ".join(f"{one.facts['lr']:g}" for one in draws)
         shown = draws[0].facts["k"]

@@ -21,6 +21,7 @@ from momentum_gpt.analysis.tables import (
     FEW,
     ONE_DRAW,
     Row,
+    hardest,
     notes_on,
     recall_text,
     record_of,
@@ -83,6 +84,18 @@ def test_verdicts_are_adjusted_for_the_rows_of_one_measure_and_null() -> None:
     assert [one.finding.verdict for one in rows] == [ABOVE] * 4
     verdicts = [one.finding.verdict for one in with_adjusted_verdicts(rows)]
     assert verdicts == [NOT_ABOVE] * 3 + [ABOVE]
+
+
+def test_the_hardest_null_is_one_that_is_not_beaten_or_the_highest() -> None:
+    rows = [
+        row("SimAOU", "noise", found_of(0.2, 0.15, 0.001)),
+        row("SimAOU", "low, and not beaten", found_of(0.2, 0.1, 0.5)),
+        row("SimAOU", "lower", found_of(0.2, 0.0, 0.5)),
+        row("SimAOU", "noise", found_of(0.2, 0.1, 0.001), "mr"),
+        row("SimAOU", "higher", found_of(0.2, 0.12, 0.001), "mr"),
+        row("order sensitivity, ICL", "", found_of(0.2, math.nan, math.nan)),
+    ]
+    assert [one.null for one in hardest(rows)] == ["low, and not beaten", "higher", ""]
 
 
 def test_the_terminal_shows_the_paper_in_the_margin() -> None:

@@ -30,7 +30,14 @@ from momentum_gpt.analysis.protocols import (
 )
 from momentum_gpt.analysis.published import MODELS, published
 from momentum_gpt.analysis.similarity import Recall, order_sensitivity
-from momentum_gpt.analysis.summary import Finding, adjusted, finding, in_percent, recall_finding
+from momentum_gpt.analysis.summary import (
+    ABOVE,
+    Finding,
+    adjusted,
+    finding,
+    in_percent,
+    recall_finding,
+)
 from momentum_gpt.comparison.table import Table
 from momentum_gpt.evaluation.statistics import FEW_DRAWS, over_seeds
 from momentum_gpt.evaluation.tables import interval_text
@@ -143,6 +150,22 @@ def order_rows(
         name = "ICL" if way == "icl" else way
         found.append(Row(f"order sensitivity, {name}", task, "", one, variant, tokens))
     return found
+
+
+def hardest(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for each measure, task and model: that of the null which it beats least.
+
+    That is a null that it is not above, if there is one, and else the highest one.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.measure, row.task, row.variant, row.tokens].append(row)
+    return [min(group, key=_ease) for group in groups.values()]
+
+
+def _ease(row: Row) -> tuple[bool, float]:
+    null = row.finding.null
+    return row.finding.verdict == ABOVE, -math.inf if math.isnan(null) else -null
 
 
 def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:
