@@ -25,6 +25,7 @@ PAGES = [
     "docs/comparing.md",
     "docs/analysis.md",
     "docs/exporting.md",
+    "docs/benchmarks.md",
     "docs/reproducing-the-paper.md",
     "docs/troubleshooting.md",
     "docs/reference/metrics.md",
