@@ -1,20 +1,20 @@
-"""Compare in-context learning with finetuning, as Dai et al. do, and with what means nothing.
+"""Compare in-context learning with finetuning, beside what means nothing.
 
     momentum-gpt analyze runs=[runs/vanilla,runs/momentum] data=DIR
-    momentum-gpt analyze runs=[runs/momentum] data=DIR checkpoints=all tasks=[sst2]
-    momentum-gpt analyze runs=[/models/gpt2] data=DIR protocol=dai2022 variant=paper
+    momentum-gpt analyze runs=[runs/a] data=DIR checkpoints=all tasks=[sst2]
+    momentum-gpt analyze runs=[/models/gpt2] data=DIR protocol=dai2022
 
 Each task is answered without demonstrations, with them in the context (ICL),
-and after finetuning keys and values on them (arXiv 2212.10559). How alike the
-last two are is measured in accuracy, attention outputs and attention maps, each
-number beside its nulls: mismatched queries, noise, shuffled labels, a model
-that was never trained.
+and after finetuning keys and values on them, as in Dai et al. (arXiv
+2212.10559). How alike the last two are is measured in accuracy, attention
+outputs and attention maps, each number beside its nulls: mismatched queries,
+noise, shuffled labels, a model that was never trained.
 
 The table that is printed has for each number the null that it beats least.
 What was measured is kept in the output folder piece by piece: the same command
 goes on where it was stopped. There are also results.csv and results.tex, with
-every null, a page with figures by layer for each model, and with checkpoints=all
-one over training.
+every null, a page with figures by layer for each model, and with
+checkpoints=all one over training.
 """
 
 from __future__ import annotations

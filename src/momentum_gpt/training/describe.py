@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.batch_plan import BatchPlan
-from momentum_gpt.core.config import TrainConfig
+from momentum_gpt.core.config import ModelConfig, TrainConfig
 from momentum_gpt.core.provenance import processor
 from momentum_gpt.models import ATTENTIONS
 from momentum_gpt.ops import has_kernel
@@ -64,13 +65,22 @@ def kernels(config: TrainConfig) -> dict[str, str]:
     is_muon = config.optim.name == "muon"
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "attention": "torch scaled_dot_product_attention",
+        "attention": f"torch scaled_dot_product_attention, {sdpa_backend(config.model, dtype)}",
         "sum of past values": "Triton" if has_kernel(device) else "matrix products",
         "cross-entropy": f"{ROWS[device.type]} tokens at a time",
         "optimizer": "Muon and torch AdamW, fused" if is_muon else "torch AdamW, fused",
         "projections": "oneDNN" if is_for_onednn(device, dtype) else "torch",
         "compiler": "torch.compile" if config.is_compiled_on(device.type) else "none",
     }
+
+
+def sdpa_backend(model: ModelConfig, dtype: torch.dtype) -> str:
+    """Return the backend that torch chooses for training on rows without a mask, in its words."""
+    shape = (1, model.n_heads, model.seq_len, model.d_head)
+    device = distributed.local_device()
+    q, k, v = (torch.zeros(shape, dtype=dtype, device=device, requires_grad=True) for _ in "qkv")
+    chosen = torch._fused_sdp_choice(q, k, v, is_causal=True)
+    return SDPBackend(chosen).name.lower()
 
 
 def summation(attention: dict[str, Any]) -> str:
