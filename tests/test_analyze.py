@@ -70,6 +70,11 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
     assert (output / "results.csv").read_bytes() == results
     assert {path: path.stat().st_mtime_ns for path in pieces} == pieces
 
+    rows_of_task = tmp_path / "test.jsonl"
+    rows_of_task.write_text(rows_of_task.read_text().replace("of some kind", "of another kind"))
+    command("momentum_gpt.analyze", *options)
+    assert len(list((output / "units").iterdir())) == 8  # other queries are other pieces
+
 
 @pytest.mark.slow
 def test_processes_share_the_pieces(models: dict[str, Path], task: str, tmp_path: Path) -> None:

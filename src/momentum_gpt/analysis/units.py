@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -82,13 +83,6 @@ class Unit:
     draw: int
     method: Method
 
-    def file(self, folder: Path) -> Path:
-        """Return where its results are, in the folder of an analysis."""
-        named = [identity(opened(self.model)), self.task, self.draw, asdict(self.method)]
-        digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
-        name = f"{Path(self.task).stem}-{self.draw}-{digest}.safetensors"
-        return folder / "units" / name
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -105,10 +99,13 @@ def measured(unit: Unit, folder: Path) -> Measured:
     Raises:
         UserError: the task cannot be analysed with this model.
     """
-    path = unit.file(folder)
+    model = opened(unit.model)
+    prompts = prompts_of(unit, model.config.seq_len)
+    setting = setting_of(prompts, unit)
+    path = folder / "units" / name_of(unit, identity(model), prompts, setting)
     if path.is_file():
         return read(path)
-    found = compute(unit)
+    found = compute(unit, model, prompts, setting)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     kept = {"facts": json.dumps(found.facts), "order": json.dumps(list(found.measures))}
@@ -124,12 +121,24 @@ def read(path: Path) -> Measured:
         return Measured({name: file.get_tensor(name) for name in kept["order"]}, kept["facts"])
 
 
-def compute(unit: Unit) -> Measured:
+def name_of(unit: Unit, model: str, prompts: Prompts, setting: Setting) -> str:
+    """Return the name of a piece's file: it tells the weights, the options and what was asked.
+
+    Args:
+        unit: the piece.
+        model: the hash of the model.
+        prompts: the task.
+        setting: its demonstrations.
+    """
+    options = asdict(replace(unit.method, data=None))  # the content counts, not the place
+    told = [model, unit.draw, options, prompts.content_sha256(setting)]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    return f"{prompts.task.name}-{unit.draw}-{digest}.safetensors"
+
+
+def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measured:
     """Measure a piece."""
     method = unit.method
-    model = opened(unit.model)
-    prompts = prompts_of(unit, model.config.seq_len)
-    setting = setting_of(prompts, unit)
     shown, seed = drawn(prompts, setting), unit.draw
     finetuning = finetuning_of(unit, model, prompts, setting)
 
@@ -143,8 +152,9 @@ def compute(unit: Unit) -> Measured:
     of_fresh = draw_of(untrained(model, seed + 1), prompts, shown, finetuning, method)
     for null, other in (("shuffled labels", of_shuffled), ("untrained model", of_fresh)):
         add_null(found, null, measure(other, method.protocol, method.variant, seed))
-    facts = {"k": setting.k, "lr": finetuning.lr, **in_other_orders(unit, model, shown, finetuning)}
-    return Measured(found, facts)
+    orders = np.random.SeedSequence(seed).generate_state(method.orders).tolist()
+    facts = {"k": setting.k, "lr": finetuning.lr}
+    return Measured(found, facts | in_other_orders(orders, model, prompts, shown, finetuning))
 
 
 @lru_cache(maxsize=1)
@@ -227,15 +237,17 @@ def position_of(method: Method) -> str:
 
 
 def in_other_orders(
-    unit: Unit, model: GPT, shown: Demonstrations, finetuning: Finetuning
+    seeds: Sequence[int],
+    model: GPT,
+    prompts: Prompts,
+    shown: Demonstrations,
+    finetuning: Finetuning,
 ) -> dict[str, list[float]]:
     """Return the accuracies of ICL and of finetuning with the demonstrations in other orders."""
-    prompts = prompts_of(unit, model.config.seq_len)
     queries, nothing = prompts.queries, none_of(prompts)
     gold = gold_of(queries)
-    seeds = np.random.SeedSequence(unit.draw).generate_state(unit.method.orders)
     found: dict[str, list[float]] = {"icl_orders": [], "finetuned_orders": []}
-    for seed in seeds.tolist():
+    for seed in seeds:
         order = in_other_order(prompts, shown, seed)
         found["icl_orders"].append(accuracy(answer_scores(model, queries, order), gold))
         with with_weights(model, finetune(model, order, finetuning).weights):
