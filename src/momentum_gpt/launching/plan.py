@@ -22,7 +22,7 @@ from momentum_gpt.core.disk import WEIGHT_BYTES, checkpoint_bytes
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.flops import flops_per_token
 from momentum_gpt.models import ATTENTIONS, GPT
-from momentum_gpt.ops.cross_entropy import LOGIT_BYTES, ROWS
+from momentum_gpt.ops.cross_entropy import ROWS, bytes_of_logit
 
 GB = 1e9
 
@@ -144,11 +144,12 @@ class Plan:
         tokens = sequences * self.config.model.seq_len // self.config.ranks_per_sequence
         kept, in_block = passing(self.config, way.checkpointing)
         device = "cpu" if self.cluster.device.startswith("CPU") else "cuda"
-        is_compiled = self.config.is_compiled_on(device)
-        precision = "compiled" if is_compiled else self.config.training.precision
-        rows = ROWS[device]
-        logits = min(tokens, rows) * (self.config.model.vocab_size or 0)
-        of_loss = LOGIT_BYTES[precision] * logits
+        of_logit = bytes_of_logit(
+            self.config.training.precision,
+            self.config.is_compiled_on(device),
+            math.ceil(tokens / ROWS[device]),
+        )
+        of_loss = of_logit * min(tokens, ROWS[device]) * (self.config.model.vocab_size or 0)
         working = max(of_loss, tokens * in_block) + embedding_gradient(self.config)
         return replace(model_states(self, way), activations=tokens * kept, working=working)
 

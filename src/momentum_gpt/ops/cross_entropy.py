@@ -33,10 +33,19 @@ On a GPU, each turn also reads and writes the sum of the embedding's gradient: t
 fewer turns.
 """
 
-LOGIT_BYTES = {"fp32": 8, "bf16": 10, "compiled": 8}
-"""Bytes of a turn for each token and word: the logit and its probability in fp32. In bf16 torch
-makes an fp32 copy of the logit for the softmax, which a compiled model does without; that one has
-a gradient in bf16 beside the probability."""
+
+def bytes_of_logit(precision: str, is_compiled: bool, n_turns: int) -> int:
+    """Return the bytes that a turn takes for each token and word.
+
+    They are the logit and its probability in fp32; and in bf16 a copy of the logit in fp32, which
+    torch's softmax makes. A compiled model does without that copy, but has the gradient in bf16
+    beside the probability; with a single turn the logit is gone by then.
+    """
+    if precision == "fp32":
+        return 8
+    if not is_compiled:
+        return 10
+    return 6 if n_turns == 1 else 8
 
 
 def summed_loss_by_definition(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
