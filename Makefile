@@ -38,7 +38,7 @@ bench: .venv/.ready-for-tests $(DATA)/manifest.json  ## Time training beside oth
 	$(RUN) momentum_gpt.bench.training data=$(DATA) $(if $(PEERS),peers=$(PEERS)) $(OPTIONS)
 
 bench-gate: .venv/.ready-for-tests $(DATA)/manifest.json  ## Measure training against stored ratios
-	$(RUN) momentum_gpt.bench.training data=$(DATA) rounds=15 gate=tests/bench/speed.json $(OPTIONS)
+	$(RUN) momentum_gpt.bench.training data=$(DATA) processes=5 gate=tests/bench/speed.json $(OPTIONS)
 
 bench-growth: .venv/.ready $(DATA)/manifest.json  ## See how the cost of training grows
 	$(RUN) momentum_gpt.bench.growth data=$(DATA) $(OPTIONS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from momentum_gpt.bench.shapes import SHAPES
-from momentum_gpt.bench.training import check_gate, result_of, table, trainers
+from momentum_gpt.bench.training import Timed, check_gate, result_of, table, trainers
 from momentum_gpt.core.errors import MachineError, UserError
 from momentum_gpt.core.files import read_json
 from tests.conftest import Result, command
@@ -41,8 +41,16 @@ class GPT(torch.nn.Module):
 """
 
 
-def contender(name: str, turns: list[float]) -> Any:
-    return SimpleNamespace(name=name, turns=turns, first_step_s=5.0, peak_bytes=500_000_000)
+def contender(name: str, turns: list[float]) -> Timed:
+    return Timed(name, turns, [4.0, 5.0, 9.0], 500_000_000)
+
+
+def test_a_trainer_is_timed_over_all_its_processes() -> None:
+    timed = Timed("vanilla")
+    for turns, first, peak in (([1.0, 2.0], 3.0, 10), ([5.0], 4.0, 8)):
+        process: Any = SimpleNamespace(turns=turns, first_step_s=first, peak_bytes=peak)
+        timed.add(process)
+    assert timed == Timed("vanilla", [1.0, 2.0, 5.0], [3.0, 4.0], 10)
 
 
 def test_speeds_are_paired_by_round() -> None:
@@ -76,7 +84,7 @@ def test_a_checkout_is_known_by_its_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_all_trainers_take_their_turns(data_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(NANOGPT)
-    options = [f"data={data_folder}", f"peers={tmp_path}", "rounds=2", "seconds=0.1"]
+    options = [f"data={data_folder}", f"peers={tmp_path}", "processes=2", "rounds=1", "seconds=0.1"]
     output = tmp_path / "bench.json"
     done = command("momentum_gpt.bench.training", *options, f"output={output}", timeout=400)
     assert done.code == 0, done.err
@@ -95,7 +103,7 @@ def test_a_trainer_that_ends_is_named_with_its_last_words(
     data_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "model.py").write_text("raise ValueError('not here')")
-    options = [f"data={data_folder}", f"peers={tmp_path}", "rounds=1", "seconds=0.1"]
+    options = [f"data={data_folder}", f"peers={tmp_path}", "processes=1", "rounds=1", "seconds=0.1"]
     done = command("momentum_gpt.bench.training", *options, timeout=400)
     assert done.code == 1
     assert done.err.strip().endswith("error: nanoGPT has ended: ValueError: not here")

@@ -1,9 +1,9 @@
 """Time training beside other trainers: speed, memory, time to the first step.
 
     momentum-gpt bench training
-    momentum-gpt bench training shapes=[laptop,125m] peers=nanoGPT rounds=9
+    momentum-gpt bench training shapes=[laptop,125m] peers=nanoGPT
     momentum-gpt bench training shapes=[350m] output=bench.json
-    momentum-gpt bench training rounds=15 gate=bench.json
+    momentum-gpt bench training processes=5 gate=bench.json
 
 Vanilla and momentum attention run beside the same model in a plain torch loop,
 the Trainer of `transformers` where it is installed and, in a checkout that
@@ -47,8 +47,11 @@ class BenchTrainingConfig:
     """Folder of token shards, whose vocabulary is not larger than the shape's."""
     shapes: list[str] = field(default_factory=lambda: ["laptop"])
     """What is trained: laptop | 125m | 350m (on a GPU)."""
-    rounds: int = 7
-    """How often each trainer has its turn."""
+    processes: int = 3
+    """How often all trainers are started: a process keeps a speed of its own by several percent,
+    wherever its memory happens to lie."""
+    rounds: int = 3
+    """How often each trainer has its turn in each of its processes."""
     seconds: float = 3.0
     """About how long a turn is."""
     peers: str | None = None
@@ -62,7 +65,8 @@ class BenchTrainingConfig:
     def __post_init__(self) -> None:
         for name in self.shapes:
             require(name in SHAPES, "shapes", name, f"among {', '.join(SHAPES)}")
-        require(self.rounds >= 1, "rounds", self.rounds, "at least 1")
+        for name in ("processes", "rounds"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.seconds > 0, "seconds", self.seconds, "above 0")
 
 
@@ -122,25 +126,47 @@ def trainers(peers: str | None) -> list[str]:
 
 
 def measure(config: BenchTrainingConfig, names: list[str], shape: str) -> list[Result]:
-    """Let all trainers take their turns."""
-    with ExitStack() as stack:
-        contenders = []
-        for name in names:
-            started = started_contender(name, SHAPES[shape], config.data, config.peers or "")
-            contenders.append(stack.enter_context(started))
-            if not SHAPES[shape].compile:
-                contenders[-1].warm_up()
-        for one in contenders:
-            if SHAPES[shape].compile:
-                one.warm_up()  # all compile at once, which would take minutes one by one
-            one.settle(config.seconds)
-        for _ in range(config.rounds):
+    """Let all trainers take their turns, in one generation of processes after another."""
+    timed = [Timed(name) for name in names]
+    for _ in range(config.processes):
+        with ExitStack() as stack:
+            contenders = []
+            for name in names:
+                started = started_contender(name, SHAPES[shape], config.data, config.peers or "")
+                contenders.append(stack.enter_context(started))
+                if not SHAPES[shape].compile:
+                    contenders[-1].warm_up()
             for one in contenders:
-                one.take_turn()
-        return [result_of(one, contenders[0], SHAPES[shape]) for one in contenders]
+                if SHAPES[shape].compile:
+                    one.warm_up()  # all compile at once, which would take minutes one by one
+                one.settle(config.seconds)
+            for _ in range(config.rounds):
+                for one in contenders:
+                    one.take_turn()
+            for trainer, one in zip(timed, contenders, strict=True):
+                trainer.add(one)
+    return [result_of(one, timed[0], SHAPES[shape]) for one in timed]
 
 
-def result_of(one: Contender, baseline: Contender, shape: Shape) -> Result:
+@dataclass
+class Timed:
+    """A trainer, over all its processes."""
+
+    name: str
+    turns: list[float] = field(default_factory=list)
+    """Seconds of a step in each turn."""
+    first_steps: list[float] = field(default_factory=list)
+    """Seconds to the first step, of each process."""
+    peak_bytes: int = 0
+
+    def add(self, process: Contender) -> None:
+        """Add what a process has taken."""
+        self.turns += process.turns
+        self.first_steps.append(process.first_step_s)
+        self.peak_bytes = max(self.peak_bytes, process.peak_bytes)
+
+
+def result_of(one: Timed, baseline: Timed, shape: Shape) -> Result:
     """Return what the turns of a trainer say."""
     ratios = [base / own for base, own in zip(baseline.turns, one.turns, strict=True)]
     tokens_per_s = shape.tokens_per_step / statistics.median(one.turns)
@@ -151,7 +177,7 @@ def result_of(one: Contender, baseline: Contender, shape: Shape) -> Result:
         ratio=statistics.median(ratios),
         least=min(ratios),
         most=max(ratios),
-        first_step_s=one.first_step_s,
+        first_step_s=statistics.median(one.first_steps),
         peak_bytes=one.peak_bytes,
         mfu=tokens_per_s * flops_per_token(shape.model) / peak if peak else None,
     )
