@@ -134,6 +134,30 @@ def test_the_memory_is_what_is_allocated(
     assert planned == pytest.approx(allocated, rel=tolerance)
 
 
+ON_AN_H200: list[tuple[tuple[int, int, int], str, int, float]] = [
+    ((24, 16, 1024), "vanilla", 32, 35.26),
+    ((24, 16, 1024), "momentum", 32, 36.87),
+    ((24, 16, 1024), "vanilla", 8, 15.42),
+    ((24, 16, 1536), "vanilla", 8, 25.93),
+    ((12, 12, 768), "vanilla", 16, 10.45),
+]
+"""Layers, heads, width; attention; sequences in a pass; peak in GB that was measured (LOG.md,
+2026-11-26: one H200, torch 2.11, bf16, ZeRO-1, compiled, 1,024 tokens, vocabulary 50,304)."""
+
+
+@pytest.mark.parametrize(("shape", "attention", "sequences", "measured"), ON_AN_H200)
+def test_the_memory_is_what_an_h200_had(
+    shape: tuple[int, int, int], attention: str, sequences: int, measured: float
+) -> None:
+    c = config(precision="bf16", attention=attention)
+    c = replace(c, model=ModelConfig(*shape, 1024, vocab_size=50304))
+    c.training.compile = True
+    c.training.tokens_per_step = 2**17
+    found = plan_of(c, replace(H100, gpus_per_node=1, memory_gb=141))
+    planned = found.memory(found.way, sequences).total / 1e9
+    assert planned == pytest.approx(measured, rel=0.05)
+
+
 def made(cluster: ClusterConfig = H100, **options: Any) -> Plan:
     return plan_of(config(8, **options), cluster)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import islice
 from typing import Any
 
@@ -182,3 +184,17 @@ def test_what_does_not_fit_is_refused(prompts: list[list[int]], new: int, messag
 def test_sampling_out_of_bounds_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"sampling.{next(iter(bad))} must be"):
         Sampling(**bad)
+
+
+def test_a_cache_is_freed_with_its_last_use() -> None:
+    """Without waiting for the garbage collector: each batch of an evaluation has a cache."""
+    cache = Cache(n_layers=2, n_rows=1, capacity=4)
+    cache.begin(4, None)
+    cache.layers[0].append(torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8))
+    keys = weakref.ref(cache.layers[0].tensors["k"])
+    gc.disable()
+    try:
+        del cache
+        assert keys() is None
+    finally:
+        gc.enable()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch.profiler import ProfilerActivity, profile
 
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import (
@@ -154,6 +155,24 @@ def check_against_the_oracle(
 def test_one_rank_with_one_two_and_four_micro_batches_is_plain_torch(tmp_path: Path) -> None:
     """The oracle sums over all targets; the micro-batches have 0 to 16 of them."""
     check_against_the_oracle(1, [1, 2, 4], tmp_path)
+
+
+def sums_over_ranks() -> int:
+    """Sums over all ranks in the passes of one step."""
+    c = config(0)
+    engine = new_engine(c)
+    plan = plan_batch(c.training, 16, distributed.world_size())
+    tokens, targets = (part[: plan.micro_batch_size] for part in batch(0))
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        engines.accumulate(engine, [(tokens, targets)] * plan.grad_accum_steps, 100)
+    return sum(event.count for event in profiled.key_averages() if "allreduce" in event.key)
+
+
+def test_a_single_rank_averages_no_gradients(tmp_path: Path) -> None:
+    alone = on_ranks(1, sums_over_ranks, tmp_path)[0]
+    of_two = on_ranks(2, sums_over_ranks, tmp_path)[0]
+    assert alone == 0
+    assert of_two > 0
 
 
 def test_two_ranks_with_one_and_two_micro_batches_are_plain_torch_at_every_stage(

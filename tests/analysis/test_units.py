@@ -1,0 +1,131 @@
+"""The pieces of an analysis: which passes, nulls and orders go into one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
+from momentum_gpt.analysis.passes import ask
+from momentum_gpt.analysis.protocols import Draw, against, measure
+from momentum_gpt.analysis.settings import (
+    Demonstrations,
+    drawn,
+    in_other_order,
+    none_of,
+    shuffled_answers,
+    untrained,
+)
+from momentum_gpt.analysis.units import (
+    WAYS,
+    Method,
+    Unit,
+    compute,
+    in_other_orders,
+    name_of,
+    position_of,
+)
+from momentum_gpt.evaluation.few_shot.prompts import Prompts
+from momentum_gpt.models import GPT
+from tests.analysis.cases import SETTING, small_model
+
+METHOD = Method(
+    data=None,
+    k=3,
+    draws=1,
+    queries=9,
+    protocol="default",
+    variant="code",
+    way="backprop",
+    lr=0.5,
+    orders=2,
+)
+UNIT = Unit(Path("model"), "task", 0, METHOD)
+
+
+def draw_by_hand(
+    model: GPT, prompts: Prompts, shown: Demonstrations, learnt: Demonstrations
+) -> Draw:
+    """Return the passes of a model that is shown some demonstrations and finetuned on others."""
+    tuned = finetune(model, learnt, Finetuning(lr=0.5))
+    nothing = none_of(prompts)
+    with with_weights(model, tuned.weights):
+        finetuned = ask(model, prompts.queries, nothing)
+    zero_shot = ask(model, prompts.queries, nothing)
+    return Draw(zero_shot, ask(model, prompts.queries, shown), finetuned, tuned.training)
+
+
+def test_the_nulls_are_another_finetuning_and_another_model(prompts: Prompts) -> None:
+    model = small_model("momentum")
+    shown = drawn(prompts, SETTING)
+    found = compute(UNIT, model, prompts, SETTING).measures
+    shuffled = shuffled_answers(prompts, shown, 0)
+    fresh = untrained(model, 1)
+    expected = {
+        "SimAOU": draw_by_hand(model, prompts, shown, shown),
+        against("SimAOU", "shuffled labels"): draw_by_hand(model, prompts, shown, shuffled),
+        against("SimAOU", "untrained model"): draw_by_hand(fresh, prompts, shown, shown),
+    }
+    for name, draw in expected.items():
+        torch.testing.assert_close(found[name], measure(draw)["SimAOU"], equal_nan=True)
+    assert not torch.equal(found["SimAOU"], found[against("SimAOU", "shuffled labels")])
+
+
+def test_other_orders_are_asked_and_learnt_in(prompts: Prompts) -> None:
+    model = small_model()
+    shown = drawn(prompts, SETTING)
+    orders = [in_other_order(prompts, shown, seed) for seed in range(20)]
+    seeds = [seed for seed, order in enumerate(orders) if order.prefix != shown.prefix][:2]
+    read: list[list[int]] = []
+    handle = model.token_embedding.register_forward_pre_hook(
+        lambda _, given: read.append(given[0][0].tolist())
+    )
+    found = in_other_orders(seeds, model, prompts, shown, Finetuning(lr=0.5))
+    handle.remove()
+    assert {way: len(accuracies) for way, accuracies in found.items()} == {
+        "icl_orders": 2,
+        "finetuned_orders": 2,
+    }
+
+    for seed in seeds:
+        after = read[read.index(orders[seed].prefix) :]
+        inputs = [[*shown.beginning, *one.tokens] for one in orders[seed].shown]
+        assert [row for row in after if row in inputs][:3] == inputs
+
+
+@pytest.mark.parametrize(
+    ("protocol", "variant", "position"),
+    [
+        ("default", "code", "last_prompt"),
+        ("dai2022", "paper", "last_prompt"),
+        ("dai2022", "code", "label0"),
+    ],
+)
+def test_the_papers_code_looks_at_the_label(protocol: str, variant: str, position: str) -> None:
+    assert position_of(replace(METHOD, protocol=protocol, variant=variant)) == position
+
+
+def test_a_name_tells_all_that_changes_a_result(prompts: Prompts) -> None:
+    name = name_of(UNIT, "weights", prompts, SETTING)
+    elsewhere = replace(UNIT, model=Path("moved"), method=replace(METHOD, data="copied"))
+    assert name_of(elsewhere, "weights", prompts, SETTING) == name
+    others = [
+        name_of(UNIT, "others", prompts, SETTING),
+        name_of(replace(UNIT, draw=1), "weights", prompts, SETTING),
+        name_of(UNIT, "weights", prompts, SETTING._replace(seed=1)),
+        *(
+            name_of(replace(UNIT, method=replace(METHOD, **change)), "weights", prompts, SETTING)
+            for change in ({"lr": 0.1}, {"way": "label"}, {"protocol": "dai2022"}, {"orders": 0})
+        ),
+    ]
+    assert len({name, *others}) == 1 + len(others)
+
+
+def test_the_ways_to_finetune_are_those_that_are_documented() -> None:
+    assert WAYS["backprop"] == Finetuning(lr=0.0, momentum=0.0, loss="lm", gradient="backprop")
+    assert WAYS["layer_causal"].gradient == "layer_causal"
+    assert WAYS["label"].loss == "label"
+    assert WAYS["momentum"].momentum == 0.5
