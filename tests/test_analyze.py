@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from momentum_gpt import analyze
@@ -103,6 +110,38 @@ def test_a_task_that_does_not_fit_is_left_out_by_name(
     alone = command("momentum_gpt.analyze", *options, f"tasks=[{name}]", output)
     assert alone.code == 2
     assert "none of the tasks can be analysed" in alone.err
+
+
+def running_in_group(group: int) -> list[psutil.Process]:
+    """Return the processes of a group that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def test_it_can_be_interrupted(models: dict[str, Path], task: str, tmp_path: Path) -> None:
+    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "draws=50", "orders=20", "jobs=2"]
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "momentum_gpt.analyze", *options, f"output={output}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(output.glob("units/*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 20
+    while running_in_group(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ VERBS = {
     },
     "Attention": {
         "recall": ("momentum_gpt.recall", "compare variants on associative recall"),
-        "intervene": ("momentum_gpt.intervene", "see which parts of attention recall rests on"),
+        "intervene": ("momentum_gpt.intervene", "see which parts of attention recall depends on"),
         "check-attention": ("momentum_gpt.check_attention", "check a variant against its formula"),
         "bench training": ("momentum_gpt.bench.training", "time training beside other trainers"),
         "bench growth": ("momentum_gpt.bench.growth", "see how the cost of training grows"),

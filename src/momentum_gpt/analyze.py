@@ -1,4 +1,4 @@
-"""Compare in-context learning with finetuning, beside what means nothing.
+"""Compare in-context learning with finetuning, with controls.
 
     momentum-gpt analyze runs=[runs/vanilla,runs/momentum] data=DIR
     momentum-gpt analyze runs=[runs/a] data=DIR checkpoints=all tasks=[sst2]
@@ -7,20 +7,20 @@
 Each task is answered without demonstrations, with them in the context (ICL),
 and after finetuning keys and values on them, as in Dai et al. (arXiv
 2212.10559). How alike the last two are is measured in accuracy, attention
-outputs and attention maps, each number beside its nulls: mismatched queries,
-noise, shuffled labels, a model that was never trained.
+outputs and attention maps. Each number is compared with its nulls: mismatched
+queries, noise, shuffled labels and a model that was never trained.
 
-The table that is printed has for each number the null that it beats least.
-What was measured is kept in the output folder piece by piece: the same command
-goes on where it was stopped. There are also results.csv and results.tex, with
+The printed table shows the hardest null of each number. Every result is kept in
+the output folder, so that the same command resumes where it was stopped. There are also results.csv and results.tex, with
 every null, a page with figures by layer for each model, and with
 checkpoints=all one over training.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+import signal
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -172,28 +172,44 @@ def measured_all(
         folder: where results are kept.
         jobs: processes.
     """
-    from momentum_gpt.analysis.units import measured
     from momentum_gpt.core.terminal import progress_bar
 
+    pieces = [(unit, folder) for of_key in units.values() for unit in of_key]
     found: dict[tuple[Subject, str], list[Measured]] = {}
-    total = sum(map(len, units.values()))
-    # Fresh processes: a fork of one that has used torch's threads can hang.
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
-    with pool, progress_bar("pieces", total) as advance:
-        waiting = {
-            key: [pool.submit(measured, unit, folder) for unit in of_key]
-            for key, of_key in units.items()
-        }
-        for (subject, path), futures in waiting.items():
-            task = Path(path).stem
-            try:
-                for future in futures:
-                    found.setdefault((subject, task), []).append(future.result())
-                    advance(1)
-            except UserError as error:
-                found.pop((subject, task), None)
-                print(f"left out: {subject.name}: {error}", flush=True)
+    # Fresh processes: a fork of one that has used torch's threads can hang. The pool ends them when
+    # this block is left by Ctrl-C.
+    pool = get_context("spawn").Pool(jobs, initializer=leave_interrupts_to_the_command)
+    with pool, progress_bar("pieces", len(pieces)) as advance:
+        answers = pool.imap(measured_or_why_not, pieces)
+        for (subject, path), of_key in units.items():
+            draws: list[Measured] = []
+            problems: list[str] = []
+            for answer in islice(answers, len(of_key)):
+                if isinstance(answer, str):
+                    problems.append(answer)
+                else:
+                    draws.append(answer)
+                advance(1)
+            if problems:
+                print(f"left out: {subject.name}: {problems[0]}", flush=True)
+            else:
+                found[subject, Path(path).stem] = draws
     return found
+
+
+def measured_or_why_not(piece: tuple[Unit, Path]) -> Measured | str:
+    """Return what a piece gives, or why it cannot be measured."""
+    from momentum_gpt.analysis.units import measured
+
+    try:
+        return measured(*piece)
+    except UserError as error:
+        return str(error)
+
+
+def leave_interrupts_to_the_command() -> None:
+    """Ignore Ctrl-C, which a terminal sends to every process: the command ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def rows_of_piece(subject: Subject, task: str, draws: list[Measured]) -> list[Row]:
@@ -225,7 +241,7 @@ def write_results(
 
     title = f"ICL beside finetuning ({config.finetuning}), protocol {config.protocol}"
     rows = with_adjusted_verdicts(rows)
-    table = results_table(hardest(rows), f"{title}, each beside the null that it beats least")
+    table = results_table(hardest(rows), f"{title}, each with its hardest null")
     print(table.as_text(), *notes_on(rows), sep="\n")
     for (subject, task), draws in found.items():
         rates = ", ".join(f"{one.facts['lr']:g}" for one in draws)

@@ -1,4 +1,4 @@
-"""Find out which parts of attention the answers of a recall model rest on.
+"""Find out which parts of attention the answers of a recall model depend on.
 
     momentum-gpt intervene runs=[runs/recall/momentum_0.5-rotary-seed0]
     momentum-gpt intervene runs=[runs/a,runs/b,runs/c] output=parts.csv

@@ -1,4 +1,4 @@
-"""What the answers of a recall model rest on: parts of its attention are taken out or exchanged.
+"""What the answers of a recall model depend on: parts of its attention are taken out or exchanged.
 
 Attention is a sum of parts, of each layer and head: what the softmax gives, and what the variant
 adds to it (the decayed sum of momentum; nothing in vanilla attention). While a model reads a
