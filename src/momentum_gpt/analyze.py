@@ -11,9 +11,9 @@ outputs and attention maps. Each number is compared with its nulls: mismatched
 queries, noise, shuffled labels and a model that was never trained.
 
 The printed table shows the hardest null of each number. Every result is kept in
-the output folder, so that the same command resumes where it was stopped. There are also results.csv and results.tex, with
-every null, a page with figures by layer for each model, and with
-checkpoints=all one over training.
+the output folder, so that the same command resumes where it was stopped. There
+are also results.csv and results.tex, with every null, a page with figures by
+layer for each model, and with checkpoints=all one over training.
 """
 
 from __future__ import annotations
