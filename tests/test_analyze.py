@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from momentum_gpt import analyze
+from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.models import save_model
 from tests.analysis.cases import small_model
-from tests.conftest import Result, command
+from tests.conftest import SMOKE, Result, command
 from tests.evaluation.few_shot.cases import write_colours, write_task
+from tests.tracking.support import read_copy
 
 Invoke = Callable[..., Result]
 
@@ -68,6 +71,7 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
     assert {"mismatched queries", "shuffled labels", "untrained model"} <= nulls
     assert r"\toprule" in (output / "results.tex").read_text()
     assert "SimAOU" in (output / "layers-1.html").read_text()
+    assert not (models["vanilla"] / "evaluations").exists()  # it is no run
 
     pieces = {path: path.stat().st_mtime_ns for path in (output / "units").iterdir()}
     assert len(pieces) == 4
@@ -81,6 +85,44 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
     rows_of_task.write_text(rows_of_task.read_text().replace("of some kind", "of another kind"))
     command("momentum_gpt.analyze", *options)
     assert len(list((output / "units").iterdir())) == 8  # other queries are other pieces
+
+
+def test_what_is_found_of_a_run_is_in_the_run_and_on_wandb(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "data").mkdir()
+    task = write_colours(tmp_path / "data", [" e", " y"], n_test=8)
+    small = ["model.seq_len=256", "training.max_steps=2", "training.save_every=1"]
+    options = [f"runs={tmp_path}", *SMOKE, *small, "tracking.wandb=offline"]
+    done = command("momentum_gpt.train", "name=run", f"data={data_folder}", *options)
+    assert done.code == 0, done.err
+
+    output = tmp_path / "out"
+    options = [f"runs=[{run}]", "checkpoints=all", f"tasks=[{task}]", f"output={output}"]
+    done = command("momentum_gpt.analyze", *options, "k=3", "draws=1", "lr=0.01", "orders=0")
+    assert done.code == 0, done.err
+    with (output / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    lines = read_json_lines(run / "evaluations" / "analysis.jsonl")
+    assert [as_in_csv(line, rows[0]) for line in lines] == rows
+    assert {line["checkpoint"] for line in lines} == {"step_00000001", "step_00000002"}
+
+    # Of the last checkpoint, beside a null that it is not above, or else the highest one.
+    last = [row for row in rows if (row["measure"], row["tokens"]) == ("SimAOU", "1024")]
+    hard = [row for row in last if row["verdict"] != "above its null"] or last
+    copy = read_copy(run)
+    assert copy.summary["analysis/task/SimAOU"] == float(last[0]["value"])
+    assert copy.summary["analysis/task/SimAOU_null"] == max(
+        float(row["null_value"]) for row in hard
+    )
+    assert [row["step"] for row in copy.history if "analysis/task/SimAOU" in row] == [1, 2]
+    assert len(copy.table("tables/analysis")) == 1 + len(lines)
+
+
+def as_in_csv(line: dict[str, Any], columns: Iterable[str]) -> dict[str, str]:
+    """Return the columns of a line, as results.csv has them."""
+    return {name: "" if line[name] is None else str(line[name]) for name in columns}
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ queries, noise, shuffled labels and a model that was never trained.
 The printed table shows the hardest null of each number. Every result is kept in
 the output folder, so that the same command resumes where it was stopped. There
 are also results.csv and results.tex, with every null, a page with figures by
-layer for each model, and with checkpoints=all one over training.
+layer for each model, and with checkpoints=all one over training. What is found
+of a run also goes into its folder `evaluations/`, for `compare`, and into its
+W&B run, under `analysis/`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from momentum_gpt.cli import Command
 from momentum_gpt.core.config import read_config, require
-from momentum_gpt.core.errors import UserError
+from momentum_gpt.core.errors import MachineError, UserError
 
 if TYPE_CHECKING:
     from momentum_gpt.analysis.tables import Row
@@ -114,6 +116,7 @@ def analyze(config: AnalyzeConfig) -> None:
     if not rows:
         raise UserError("none of the tasks can be analysed with these models: see the lines above")
     write_results(config, rows, found, folder)
+    keep_in_runs(units, found, rows)
 
 
 def subjects_of(config: AnalyzeConfig) -> list[Subject]:
@@ -261,6 +264,41 @@ def write_results(
     for name, content in files.items():
         write_text(folder / name, content)
         print(f"written: {folder / name}")
+
+
+def keep_in_runs(
+    units: dict[tuple[Subject, str], list[Unit]],
+    found: dict[tuple[Subject, str], list[Measured]],
+    rows: list[Row],
+) -> None:
+    """Leave the rows of each run in its folder, and show them in its W&B run.
+
+    A run that cannot be written is named; the results are in the output folder all the same.
+    """
+    from momentum_gpt.analysis.kept import keep_lines, lines_of
+    from momentum_gpt.evaluate import config_of
+    from momentum_gpt.tracking import show_evaluated
+
+    lines = lines_of(rows)
+    problems: dict[Path, str] = {}
+    for (subject, path), of_key in units.items():
+        draws = found.get((subject, Path(path).stem))
+        if draws is None or subject.tokens is None:
+            continue
+        key = (subject.name, subject.tokens, Path(path).stem)
+        own = [one for one in lines if (one["variant"], one["tokens"], one["task"]) == key]
+        checkpoint = subject.folder.parent
+        run_dir = checkpoint.parents[1]
+        try:
+            keep_lines(checkpoint, path, of_key[0].method, draws[0].facts["k"], own)
+            problems.setdefault(run_dir, "")
+        except MachineError as error:
+            problems[run_dir] = f"not kept in {run_dir}: {error}"
+
+    for run_dir, problem in problems.items():
+        message = problem or show_evaluated(config_of(run_dir), "the same command")
+        if message:
+            print(f"{run_dir}: {message}")
 
 
 main = Command(analyze, AnalyzeConfig, "analyze")

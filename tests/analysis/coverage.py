@@ -16,7 +16,8 @@ from torch import Tensor
 
 from momentum_gpt.analysis.nulls import gaussian, mismatched, partners, uniform
 from momentum_gpt.analysis.similarity import Pair, correlation, cosine, kendall
-from momentum_gpt.analysis.summary import Finding, finding, recall_finding
+from momentum_gpt.analysis.summary import finding, recall_finding
+from momentum_gpt.evaluation.finding import Finding
 
 L, H, C, M = 2, 2, 16, 12
 """Layers, heads, entries of a vector, tokens of the demonstrations."""

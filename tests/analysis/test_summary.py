@@ -15,11 +15,6 @@ from scipy.stats import fisher_exact
 from momentum_gpt.analysis.nulls import partners
 from momentum_gpt.analysis.similarity import wilson
 from momentum_gpt.analysis.summary import (
-    ABOVE,
-    BELOW,
-    NOT_ABOVE,
-    Finding,
-    adjusted,
     by_head,
     by_layer,
     finding,
@@ -27,6 +22,7 @@ from momentum_gpt.analysis.summary import (
     over_layers,
     recall_finding,
 )
+from momentum_gpt.evaluation.finding import ABOVE, BELOW, NOT_ABOVE, Finding, adjusted
 from momentum_gpt.evaluation.statistics import holm, over_queries
 from tests.analysis.coverage import STUDIES, coverage
 

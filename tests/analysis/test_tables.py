@@ -15,7 +15,6 @@ import pytest
 from momentum_gpt.analysis.page import layers_page, tokens_page
 from momentum_gpt.analysis.protocols import MISMATCHED, measure
 from momentum_gpt.analysis.similarity import Recall
-from momentum_gpt.analysis.summary import ABOVE, NOT_ABOVE, Finding
 from momentum_gpt.analysis.tables import (
     ADJUSTED,
     FEW,
@@ -31,6 +30,7 @@ from momentum_gpt.analysis.tables import (
     rows_of,
     with_adjusted_verdicts,
 )
+from momentum_gpt.evaluation.finding import ABOVE, NOT_ABOVE, Finding
 from tests.analysis.passes import L, random_draws
 from tests.comparison.report.browser import opened
 

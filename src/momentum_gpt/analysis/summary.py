@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy import special
@@ -20,43 +20,12 @@ from scipy.stats import fisher_exact
 from torch import Tensor
 
 from momentum_gpt.analysis.similarity import recall
-from momentum_gpt.evaluation.statistics import LEVEL, Estimate, Interval, holm, over_queries
+from momentum_gpt.evaluation.finding import Finding
+from momentum_gpt.evaluation.statistics import LEVEL, Estimate, Interval, over_queries
 
 Draws = Sequence[Tensor]
 """A number for each (query, layer, ...), (Q, ...), of each draw of the demonstrations. The queries
 are the same in all of them."""
-
-ABOVE = "above its null"
-NOT_ABOVE = "not above its null"
-BELOW = "below its null"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A number beside what it would be without likeness."""
-
-    value: float
-    interval: Interval
-    """95% interval of `value`; (nan, nan) where there is too little data for one."""
-    null: float
-    """nan where there is none."""
-    difference: Interval
-    """95% interval of value - null, over pairs of the same query and draw."""
-    p_value: float
-    """Two-sided, of a difference of 0; nan without a null."""
-    draws: int
-    """Draws of the demonstrations. With a single one the intervals are over queries alone."""
-    queries: int
-    """Queries where the number is defined, in the mean over the draws, rounded."""
-
-    @property
-    def verdict(self) -> str:
-        """Whether the number is above its null, in plain words; "" without a null."""
-        if math.isnan(self.p_value):
-            return ""
-        if self.p_value >= LEVEL:
-            return NOT_ABOVE
-        return ABOVE if sum(self.difference) > 0 else BELOW
 
 
 def finding(values: Draws, null: Draws | None = None, partner: Tensor | None = None) -> Finding:
@@ -149,18 +118,6 @@ def in_percent(interval: Interval) -> Interval:
     """Return the part of an interval that lies within 0 and 100."""
     low, high = interval
     return float(np.maximum(low, 0)), float(np.minimum(high, 100))
-
-
-def adjusted(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings with p-values adjusted for their number by Holm's method.
-
-    Findings without a p-value stay as they are.
-    """
-    p_values = [one.p_value for one in findings if not math.isnan(one.p_value)]
-    found = iter(holm(p_values))
-    return [
-        one if math.isnan(one.p_value) else replace(one, p_value=next(found)) for one in findings
-    ]
 
 
 def over_layers(values: Draws) -> np.ndarray:

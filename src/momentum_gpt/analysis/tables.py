@@ -30,15 +30,9 @@ from momentum_gpt.analysis.protocols import (
 )
 from momentum_gpt.analysis.published import MODELS, published
 from momentum_gpt.analysis.similarity import Recall, order_sensitivity
-from momentum_gpt.analysis.summary import (
-    ABOVE,
-    Finding,
-    adjusted,
-    finding,
-    in_percent,
-    recall_finding,
-)
+from momentum_gpt.analysis.summary import finding, in_percent, recall_finding
 from momentum_gpt.comparison.table import Table
+from momentum_gpt.evaluation.finding import Finding, adjusted
 from momentum_gpt.evaluation.statistics import FEW_DRAWS, over_seeds
 from momentum_gpt.evaluation.tables import interval_text
 
@@ -160,12 +154,7 @@ def hardest(rows: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.measure, row.task, row.variant, row.tokens].append(row)
-    return [min(group, key=_ease) for group in groups.values()]
-
-
-def _ease(row: Row) -> tuple[bool, float]:
-    null = row.finding.null
-    return row.finding.verdict == ABOVE, -math.inf if math.isnan(null) else -null
+    return [min(group, key=lambda row: row.finding.ease) for group in groups.values()]
 
 
 def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:

@@ -5,6 +5,7 @@
     perplexity.jsonl    a line for each context length and stride
     icl.jsonl           a line for each few-shot (task, number of demonstrations, seed)
     samples.jsonl       texts that a checkpoint wrote
+    analysis.jsonl      a line for each (task, measure, null) that `analyze` found of a checkpoint
 
 The training loop adds lines to perplexity.jsonl and icl.jsonl. Its metrics are in the run's
 `metrics.jsonl`.
@@ -31,6 +32,7 @@ ACCURACY = "acc/"
 PERPLEXITY = "perplexity.jsonl"
 FEW_SHOT = "icl.jsonl"
 SAMPLES = "samples.jsonl"
+ANALYSIS = "analysis.jsonl"
 
 
 @dataclass(frozen=True)

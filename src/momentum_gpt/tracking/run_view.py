@@ -50,8 +50,14 @@ def show_again(config: TrainConfig) -> str | None:
     return _show_all(config, "the same command")
 
 
-def show_evaluated(config: TrainConfig) -> str | None:
-    """Show what `evaluate` has measured of a run in the W&B run of its training.
+def show_evaluated(
+    config: TrainConfig, again: str = "the same command with again=true"
+) -> str | None:
+    """Show what `evaluate` and `analyze` have measured of a run in the W&B run of its training.
+
+    Args:
+        config: of the run.
+        again: the command that shows it again, if W&B stops.
 
     Returns:
         What to tell the user about W&B.
@@ -60,7 +66,7 @@ def show_evaluated(config: TrainConfig) -> str | None:
         return None
     if _is_in_training(config.run_dir):
         return "W&B gets this at the end of the run, which is still being trained"
-    return _show_all(config, "the same command with again=true")
+    return _show_all(config, again)
 
 
 def training_task(config: TrainConfig, facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""A number beside what it would be if it meant nothing: its null.
+
+The command `analyze` finds such numbers, and `compare` reads them back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from momentum_gpt.evaluation.statistics import LEVEL, Interval, holm
+
+ABOVE = "above its null"
+NOT_ABOVE = "not above its null"
+BELOW = "below its null"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number beside what it would be without likeness."""
+
+    value: float
+    interval: Interval
+    """95% interval of `value`; (nan, nan) where there is too little data for one."""
+    null: float
+    """nan where there is none."""
+    difference: Interval
+    """95% interval of value - null, over pairs of the same query and draw, or of the same seed."""
+    p_value: float
+    """Two-sided, of a difference of 0; nan without a null."""
+    draws: int
+    """Draws of the demonstrations. With a single one the intervals are over queries alone."""
+    queries: int
+    """Queries where the number is defined, in the mean over the draws, rounded."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the number is above its null, in plain words; "" without a null."""
+        if math.isnan(self.p_value):
+            return ""
+        if self.p_value >= LEVEL:
+            return NOT_ABOVE
+        return ABOVE if sum(self.difference) > 0 else BELOW
+
+    @property
+    def ease(self) -> tuple[bool, float]:
+        """How easily the null is beaten: of one number beside several nulls, the least is the hardest.
+
+        That is a null that it is not above, if there is one, and else the highest one.
+        """
+        return self.verdict == ABOVE, -math.inf if math.isnan(self.null) else -self.null
+
+
+def adjusted(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings with p-values adjusted for their number by Holm's method.
+
+    Findings without a p-value stay as they are.
+    """
+    p_values = [one.p_value for one in findings if not math.isnan(one.p_value)]
+    found = iter(holm(p_values))
+    return [
+        one if math.isnan(one.p_value) else replace(one, p_value=next(found)) for one in findings
+    ]
