@@ -21,6 +21,7 @@ from momentum_gpt.core.config import TrainConfig, write_config
 from momentum_gpt.core.files import conf_folder, write_text
 from momentum_gpt.core.manifest import CheckpointManifest
 from momentum_gpt.core.outcome import Outcome
+from momentum_gpt.evaluation.finding import Finding
 
 TOKENS = 4096
 """Tokens of a step."""
@@ -197,6 +198,39 @@ def write_answers(path: Path, step: int, gain: float) -> None:
         "written": ["Paris", f"in the year {1900 + round(gain * 100)}", "<b>Ada</b> Lovelace"],
     }
     write_text(path / "evaluations" / "icl.jsonl", json.dumps(line) + "\n")
+
+
+def write_analysis(
+    path: Path, likeness: float, tasks: Sequence[str] = ("sst2", "agnews"), **options: Any
+) -> None:
+    """Leave in a run what `analyze` finds of its last checkpoint.
+
+    Args:
+        path: the run's folder.
+        likeness: of ICL and finetuning, SimAOU, whose hardest null is 0.1.
+        tasks: names of tasks.
+        options: of the analysis, other than those of most.
+    """
+    # Imported here, as all this needs torch, and the pages do not.
+    from momentum_gpt.analysis.kept import keep_lines, lines_of
+    from momentum_gpt.analysis.tables import Row
+    from momentum_gpt.analysis.units import Method
+
+    given = {"data": None, "k": 32, "draws": 5, "queries": 200, "protocol": "default"}
+    given |= {"variant": "code", "way": "backprop", "lr": None, "orders": 4}
+    checkpoint = path / "checkpoints" / (path / "checkpoints" / "latest").read_text()
+    unknown = math.nan, math.nan
+    for task in tasks:
+        right = Finding(62.5, (55.0, 70.0), 50.0, (5.0, 20.0), 0.001, 5, 200)
+        rows = [Row("accuracy, ICL", task, "zero-shot", right)]
+        for null, value in (("Gaussian noise", 0.0), ("mismatched queries", 0.1)):
+            gap = likeness - value - 0.05, likeness - value + 0.05
+            interval = likeness - 0.05, likeness + 0.05
+            found = Finding(likeness, interval, value, gap, 0.001, 5, 200)
+            rows.append(Row("SimAOU", task, null, found))
+        alone = Finding(0.021, (0.01, 0.03), math.nan, unknown, math.nan, 5, 0)
+        rows.append(Row("order sensitivity, ICL", task, "", alone))
+        keep_lines(checkpoint, task, Method(**given | options), 32, lines_of(rows))
 
 
 def momentum(decay: float) -> dict[str, Any]:

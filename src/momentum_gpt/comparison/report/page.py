@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from momentum_gpt.comparison.analysed import analysed
 from momentum_gpt.comparison.certificate import AGAINST
 from momentum_gpt.comparison.paired import Comparison, notes
 from momentum_gpt.comparison.report.answers import written_answers
@@ -91,6 +92,7 @@ def report(
         notes=[*notes(comparisons), *([NOTE] if signal else [])],
         common_ground=common_ground,
         against=(AGAINST, LEFT_OUT),
+        analysed=analysed(runs),
         answers=written_answers(writers),
         writers=writers,
         provenance=provenance(runs),
