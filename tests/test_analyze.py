@@ -17,10 +17,14 @@ import psutil
 import pytest
 
 from momentum_gpt import analyze
+from momentum_gpt.analysis.tables import Row
+from momentum_gpt.analysis.units import Measured
 from momentum_gpt.core.files import read_json_lines
+from momentum_gpt.evaluation.finding import Finding
 from momentum_gpt.models import save_model
 from tests.analysis.cases import small_model
-from tests.conftest import SMOKE, Result, command
+from tests.comparison.report.synthetic import write_run
+from tests.conftest import SMOKE, Result, command, make_read_only
 from tests.evaluation.few_shot.cases import write_colours, write_task
 from tests.tracking.support import read_copy
 
@@ -118,6 +122,23 @@ def test_what_is_found_of_a_run_is_in_the_run_and_on_wandb(
     )
     assert [row["step"] for row in copy.history if "analysis/task/SimAOU" in row] == [1, 2]
     assert len(copy.table("tables/analysis")) == 1 + len(lines)
+
+
+def test_a_run_that_cannot_be_written_is_named(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(small_disk, "run", {"name": "vanilla"})
+    make_read_only(small_disk)
+    model = run / "checkpoints" / "step_00000400" / "model"
+    subject = analyze.Subject("vanilla", 400 * 4096, model)
+    method = analyze.method_of(analyze.AnalyzeConfig(runs=["run"]))
+    units = analyze.units_of(subject, "sst2", method)
+    found = {(subject, "sst2"): [Measured({}, {"k": 4})]}
+    finding = Finding(0.5, (0.4, 0.6), 0.1, (0.3, 0.5), 0.01, 5, 9)
+    rows = [Row("SimAOU", "sst2", "noise", finding, "vanilla", 400 * 4096)]
+    analyze.keep_in_runs({(subject, "sst2"): units}, found, rows)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"{run}: its results are not kept there (")
 
 
 def as_in_csv(line: dict[str, Any], columns: Iterable[str]) -> dict[str, str]:

@@ -293,7 +293,7 @@ def keep_in_runs(
             keep_lines(checkpoint, path, of_key[0].method, draws[0].facts["k"], own)
             problems.setdefault(run_dir, "")
         except MachineError as error:
-            problems[run_dir] = f"not kept in {run_dir}: {error}"
+            problems[run_dir] = f"its results are not kept there ({error})"
 
     for run_dir, problem in problems.items():
         message = problem or show_evaluated(config_of(run_dir), "the same command")

@@ -133,6 +133,47 @@ def test_answers_and_samples_are_tables(copy: Copy) -> None:
     assert rows == [["step_00000002", 16, "Once", " upon"]]
 
 
+def keep_analysis(run_dir: Path, step: int, value: float, way: str = "backprop") -> None:
+    """Leave what `analyze` leaves: a measure with two nulls, and one without any."""
+    position = {"checkpoint": f"step_{step:08}", "step": step, "tokens": 8 * step, "task": "sst2"}
+    method = {"protocol": "default", "finetuning": way, "k": 4, "draws": 2, "queries": 9}
+    known = {"value": value, "low": 0.1, "high": 0.5, "unit": "cosine", "verdict": "above its null"}
+    measure = {"measure": "SimAOU, centred"}
+    noise = measure | {"null": "noise", "null_value": 0.01, "is_hardest": False}
+    labels = measure | {"null": "shuffled labels", "null_value": 0.125, "is_hardest": True}
+    alone = {"measure": "order", "null": "", "null_value": None, "is_hardest": True}
+    lines = [position | {"method": method} | known | row for row in (noise, labels, alone)]
+    append_json_lines(run_dir / "evaluations" / "analysis.jsonl", lines)
+
+
+def test_an_analysis_is_over_tokens_beside_its_hardest_null(tmp_path: Path) -> None:
+    run_dir = train(tmp_path)
+    measure(run_dir, 2, 1.5)
+    for step, value in ((2, 0.375), (1, 0.25)):
+        keep_analysis(run_dir, step, value)
+    keep_analysis(run_dir, 2, 0.5, "label")
+    c = config(tmp_path, "offline")
+    show_evaluated(c)
+
+    copy = read_copy(run_dir)
+    likeness = "analysis/sst2/SimAOU_centred"
+    first = {"step": 1, "tokens": 8, likeness: 0.25, f"{likeness}_null": 0.125}
+    *_, before, last = copy.history
+    assert before == first | {"analysis/sst2/order": 0.25}
+    assert last["evaluate/val/loss"] == 1.5  # of the same checkpoint
+    assert last[likeness] == copy.summary[likeness] == 0.375
+    assert copy.summary[f"{likeness}_null"] == 0.125
+    assert copy.summary["analysis/sst2/label/SimAOU_centred"] == 0.5
+    assert likeness in copy.charts
+
+    head, *rows = copy.table("tables/analysis")
+    assert len(rows) == 9
+    shown = dict(zip(head, rows[1], strict=True))
+    assert (shown["checkpoint"], shown["measure"]) == ("step_00000002", "SimAOU, centred")
+    assert (shown["null"], shown["null_value"], shown["k"]) == ("shuffled labels", 0.125, 4)
+    assert show_again(c) is None
+
+
 def test_a_run_logged_offline_looks_the_same_after_it_was_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,7 +165,7 @@ def _last_analysis(run: Run) -> dict[Setting, dict[Key, Finding]]:
 
 def _setting(line: Mapping[str, Any]) -> Setting:
     facts = {"task": line["task"], **line["method"]}
-    facts |= {"data": line["data_sha256"][:8], "tokens": line["tokens"]}
+    facts |= {"data": line["data_sha256"][:8], "tokens": f"{line['tokens']:,}"}
     return tuple((name, "null" if value is None else str(value)) for name, value in facts.items())
 
 

@@ -45,7 +45,7 @@ class Finding:
 
     @property
     def ease(self) -> tuple[bool, float]:
-        """How easily the null is beaten: of one number beside several nulls, the least is the hardest.
+        """How easily the null is beaten: of several nulls of one number, the least is the hardest.
 
         That is a null that it is not above, if there is one, and else the highest one.
         """

@@ -19,7 +19,7 @@ from momentum_gpt.cli.compose import typed
 from momentum_gpt.core import outcome
 from momentum_gpt.core.config import TrainConfig, write_config
 from momentum_gpt.core.files import conf_folder, write_text
-from momentum_gpt.core.manifest import CheckpointManifest
+from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
 from momentum_gpt.core.outcome import Outcome
 from momentum_gpt.evaluation.finding import Finding
 
@@ -219,17 +219,18 @@ def write_analysis(
     given = {"data": None, "k": 32, "draws": 5, "queries": 200, "protocol": "default"}
     given |= {"variant": "code", "way": "backprop", "lr": None, "orders": 4}
     checkpoint = path / "checkpoints" / (path / "checkpoints" / "latest").read_text()
+    trained = (path.name, read_checkpoint_manifest(checkpoint).tokens)
     unknown = math.nan, math.nan
     for task in tasks:
         right = Finding(62.5, (55.0, 70.0), 50.0, (5.0, 20.0), 0.001, 5, 200)
-        rows = [Row("accuracy, ICL", task, "zero-shot", right)]
+        rows = [Row("accuracy, ICL", task, "zero-shot", right, *trained)]
         for null, value in (("Gaussian noise", 0.0), ("mismatched queries", 0.1)):
             gap = likeness - value - 0.05, likeness - value + 0.05
             interval = likeness - 0.05, likeness + 0.05
             found = Finding(likeness, interval, value, gap, 0.001, 5, 200)
-            rows.append(Row("SimAOU", task, null, found))
+            rows.append(Row("SimAOU", task, null, found, *trained))
         alone = Finding(0.021, (0.01, 0.03), math.nan, unknown, math.nan, 5, 0)
-        rows.append(Row("order sensitivity, ICL", task, "", alone))
+        rows.append(Row("order sensitivity, ICL", task, "", alone, *trained))
         keep_lines(checkpoint, task, Method(**given | options), 32, lines_of(rows))
 
 

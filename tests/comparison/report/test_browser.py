@@ -12,7 +12,13 @@ from momentum_gpt.comparison.certificate import common_ground
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import load_runs
 from tests.comparison.report.browser import opened
-from tests.comparison.report.synthetic import VANILLA, momentum, write_comparison, write_run
+from tests.comparison.report.synthetic import (
+    VANILLA,
+    momentum,
+    write_analysis,
+    write_comparison,
+    write_run,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -23,7 +29,10 @@ EVERYWHERE = [(width, scheme) for width in (1280, 390) for scheme in ("light", "
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the report of four variants with three seeds each."""
     folder = tmp_path_factory.mktemp("runs")
-    runs, _ = load_runs(list(map(str, write_comparison(folder, seeds=3, few_shot=True))))
+    folders = write_comparison(folder, seeds=3, few_shot=True)
+    for number, run_folder in enumerate(folders):
+        write_analysis(run_folder, 0.2 + 0.01 * number)
+    runs, _ = load_runs(list(map(str, folders)))
     path = folder / "report.html"
     verdict = "momentum 0.5 is better than vanilla by 0.060 nats [0.050, 0.070], 3 seeds"
     path.write_text(report(runs, [], common_ground(runs), [verdict]))

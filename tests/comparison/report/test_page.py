@@ -18,6 +18,7 @@ from tests.comparison.report.synthetic import (
     VANILLA,
     laptop,
     momentum,
+    write_analysis,
     write_comparison,
     write_run,
 )
@@ -31,7 +32,10 @@ def load(folders: list[Path]) -> list[Run]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """Return vanilla and three decays, two seeds each."""
-    return load(write_comparison(tmp_path_factory.mktemp("runs"), seeds=2, few_shot=True))
+    folders = write_comparison(tmp_path_factory.mktemp("runs"), seeds=2, few_shot=True)
+    for folder in folders:
+        write_analysis(folder, 0.2)
+    return load(folders)
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -53,8 +57,8 @@ def test_a_caution_stands_at_the_top_and_at_every_table_and_figure(runs: list[Ru
     assert page.index(f'role="note">{caution}') < page.index('id="figures"')
     assert data_of(page)["caution"] == caution
 
-    titles = ("Results", "Written answers", "What was run", "Differences in the configuration")
-    for title in titles:
+    titles = ("Results", "In-context learning beside finetuning", "Written answers")
+    for title in (*titles, "What was run", "Differences in the configuration"):
         after = page.split(f"<h2>{title}</h2>")[1]
         assert after.lstrip().startswith(f'<p class="caution">{caution}</p>'), title
     assert 'class="caution"' not in report(runs, [], [])
