@@ -142,7 +142,7 @@ def keep_analysis(run_dir: Path, step: int, value: float, way: str = "backprop")
     noise = measure | {"null": "noise", "null_value": 0.01, "is_hardest": False}
     labels = measure | {"null": "shuffled labels", "null_value": 0.125, "is_hardest": True}
     alone = {"measure": "order", "null": "", "null_value": None, "is_hardest": True}
-    lines = [position | {"method": method} | known | row for row in (noise, labels, alone)]
+    lines = [position | {"method": method} | known | row for row in (labels, noise, alone)]
     append_json_lines(run_dir / "evaluations" / "analysis.jsonl", lines)
 
 
@@ -168,7 +168,7 @@ def test_an_analysis_is_over_tokens_beside_its_hardest_null(tmp_path: Path) -> N
 
     head, *rows = copy.table("tables/analysis")
     assert len(rows) == 9
-    shown = dict(zip(head, rows[1], strict=True))
+    shown = dict(zip(head, rows[0], strict=True))
     assert (shown["checkpoint"], shown["measure"]) == ("step_00000002", "SimAOU, centred")
     assert (shown["null"], shown["null_value"], shown["k"]) == ("shuffled labels", 0.125, 4)
     assert show_again(c) is None
