@@ -334,9 +334,10 @@ def write_ways(
     of_variants = with_adjusted_gains(between_variants(gains))
     gains = with_adjusted_gains(gains)
 
-    print(gains_table(gains, "Which way of finetuning ICL is more like").as_text())
+    print("", gains_table(gains, "Which way of finetuning ICL is more like").as_text(), sep="\n")
     if of_variants:
-        print(gains_table(of_variants, "Whether variants differ in that").as_text())
+        table = gains_table(of_variants, "Whether variants differ in that")
+        print("", table.as_text(), sep="\n")
     print(ADJUSTED, note_on_rates(list(found.values()), config.lr), sep="\n")
     write_text(folder / "ways.csv", gains_csv(gains + of_variants))
     print(f"written: {folder / 'ways.csv'}")
