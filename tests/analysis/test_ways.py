@@ -196,7 +196,7 @@ def test_intervals_hold_the_true_difference(study: Callable[..., Gain]) -> None:
     assert abs(np.mean(means) - 0.1) < 3 * np.std(means) / math.sqrt(300)
 
 
-def test_verdicts_are_adjusted_for_all_rows_of_the_table() -> None:
+def test_verdicts_are_adjusted_for_all_rows_of_a_measure_and_way() -> None:
     (gain,) = gains_of(planted({"backprop": 0.0, "momentum": 0.05}), "sst2", "vanilla")
     p_values = (0.02, 0.04, 0.001)
     tasks = ("sst2", "mr", "cb")
@@ -209,6 +209,10 @@ def test_verdicts_are_adjusted_for_all_rows_of_the_table() -> None:
     assert [row.finding.p_value for row in adjusted] == pytest.approx([0.04, 0.04, 0.003])
     doubled = with_adjusted_gains([*rows, *rows])
     assert [row.verdict == UNRESOLVED for row in doubled[:3]] == [True, True, False]
+    others = [replace(row, measure="Kendall") for row in rows] + [replace(rows[0], way="label")]
+    beside = with_adjusted_gains([*rows, *others])
+    expected = [0.04, 0.04, 0.003] * 2 + [0.02]
+    assert [row.finding.p_value for row in beside] == pytest.approx(expected)
 
 
 def test_rows_of_one_measure_stand_together_and_icl_stands_once() -> None:

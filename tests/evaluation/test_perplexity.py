@@ -162,7 +162,9 @@ def test_what_lengths_have_in_common_is_read_once(validation: TokenShards) -> No
     """
     config = EvaluationConfig(tokens=640, context_lengths=[16, 32, 64], stride=8)
     targets = choose_targets(validation, config, 64)
-    read = {(one.length, one.stride): one.layout.n_tokens for one in plan_passes(targets, config, 64)}
+    read = {
+        (one.length, one.stride): one.layout.n_tokens for one in plan_passes(targets, config, 64)
+    }
     assert read[64, None] == 640
     assert read[32, None] == read[16, None] == 320
 

@@ -52,8 +52,8 @@ UNRESOLVED = "no difference resolved"
 DIGITS = 3
 
 ADJUSTED = (
-    "Verdicts are at 5%, adjusted by Holm's method for all rows of the table; intervals are not. "
-    f"Of {' and '.join(DISTANCES)}, less is closer."
+    "Verdicts are at 5%, adjusted by Holm's method for all rows of a measure and way; intervals "
+    f"are not. Of {' and '.join(DISTANCES)}, less is closer."
 )
 
 
@@ -162,9 +162,17 @@ def between_variants(gains: Sequence[Gain]) -> list[Gain]:
 
 
 def with_adjusted_gains(gains: Sequence[Gain]) -> list[Gain]:
-    """Return the rows of one table, with p-values adjusted for their number."""
-    findings = adjusted([gain.finding for gain in gains])
-    return [replace(gain, finding=one) for gain, one in zip(gains, findings, strict=True)]
+    """Return the rows of one table, with p-values adjusted for those of one measure and way."""
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, gain in enumerate(gains):
+        families[gain.measure, gain.way].append(place)
+
+    found = list(gains)
+    for places in families.values():
+        findings = adjusted([gains[place].finding for place in places])
+        for place, one in zip(places, findings, strict=True):
+            found[place] = replace(gains[place], finding=one)
+    return found
 
 
 def gains_table(gains: Sequence[Gain], title: str) -> Table:
