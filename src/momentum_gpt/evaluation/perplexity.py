@@ -1,7 +1,8 @@
 """Validation loss and perplexity at several context lengths; loss by position and by frequency.
 
 The same targets are scored at every context length, each exactly once, by windows that are disjoint
-or overlap. What one length has in common with a longer one is read once. Documents are read in one of two ways:
+or overlap. What one length has in common with a longer one is read once. Documents are read in one
+of two ways:
 
     stream      one after another, as in training; the end-of-document token is a target, too
     apart       each by itself, after an end-of-document token, as lm-eval does; only its text is
