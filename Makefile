@@ -34,8 +34,11 @@ dashboard: .venv/.ready  ## Watch the runs of runs/ in the browser, at http://12
 check-attention: .venv/.ready  ## Check a variant against its formula: NAME=momentum
 	$(RUN) momentum_gpt.check_attention attention=$(NAME) $(OPTIONS)
 
-bench: .venv/.ready-for-tests $(DATA)/manifest.json  ## Time training beside other trainers: PEERS=DIR
+bench: .venv/.ready-for-tests $(DATA)/manifest.json  ## Time everything beside its like: PEERS=DIR
+	$(PIP) -e '.[harness]'
 	$(RUN) momentum_gpt.bench.training data=$(DATA) $(if $(PEERS),peers=$(PEERS)) $(OPTIONS)
+	$(RUN) momentum_gpt.bench.evaluation text=$(DATA)
+	$(RUN) data_prep.bench_tokenize
 
 bench-gate: .venv/.ready-for-tests $(DATA)/manifest.json  ## Measure training against stored ratios
 	$(RUN) momentum_gpt.bench.training data=$(DATA) processes=5 gate=tests/bench/speed.json $(OPTIONS)

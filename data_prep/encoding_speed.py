@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.settings import BenchTokenizeConfig, TextCorpusConfig, TokenizerConfig
+from data_prep.settings import (
+    BenchTokenizeConfig,
+    StdlibCorpusConfig,
+    TextCorpusConfig,
+    TokenizerConfig,
+)
 from data_prep.sources import Faults
 from data_prep.sources.corpus import WHOLE
+from data_prep.sources.stdlib import StdlibCorpus
 from data_prep.sources.text import TextCorpus
 from data_prep.stages.tokenize import BATCH_CHARACTERS
 from data_prep.train_tokenizer import sample, train
@@ -57,8 +63,8 @@ def measure(config: BenchTokenizeConfig) -> None:
 
 
 def texts_of(paths: list[str]) -> Iterator[str]:
-    """Yield the texts of the files; what cannot be read is left out."""
-    corpus = TextCorpus(TextCorpusConfig(paths))
+    """Yield the texts of the files, or of the standard library; what cannot be read is left out."""
+    corpus = TextCorpus(TextCorpusConfig(paths)) if paths else StdlibCorpus(StdlibCorpusConfig())
     faults = Faults(skip=True)
     for part in corpus.parts(WHOLE):
         for document in corpus.read(part, faults):

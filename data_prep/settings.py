@@ -428,8 +428,9 @@ class VerifyConfig:
 class BenchTokenizeConfig:
     """A comparison of the speed of tokenization."""
 
-    paths: list[str]
-    """Text to encode: files, folders and globs, as with corpus=text."""
+    paths: list[str] = field(default_factory=list)
+    """Text to encode: files, folders and globs, as with corpus=text. Empty: the standard library
+    of Python, as with corpus=stdlib."""
     tokenizer: TokenizerConfig = field(
         default_factory=lambda: TokenizerConfig(vocab_size=16000, sample_bytes=30_000_000)
     )

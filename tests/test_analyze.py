@@ -10,15 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from momentum_gpt import analyze
 from momentum_gpt.analysis.tables import Row
 from momentum_gpt.analysis.units import Measured
+from momentum_gpt.core import distributed
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.evaluation.finding import Finding
 from momentum_gpt.models import save_model
@@ -91,6 +94,86 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
     assert len(list((output / "units").iterdir())) == 8  # other queries are other pieces
 
 
+def rows_in(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_ways_of_finetuning_stand_side_by_side(
+    models: dict[str, Path], task: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    options = [f"runs=[{models['vanilla']},{models['momentum']}]", f"tasks=[{task}]", "k=3"]
+    options += ["draws=2", "lr=0.01", "orders=0", f"output={output}"]
+    alone = command("momentum_gpt.analyze", *options)
+    assert alone.code == 0, alone.err
+    assert {row["finetuning"] for row in rows_in(output / "results.csv")} == {"", "backprop"}
+    assert not (output / "ways.csv").exists()
+
+    pieces = {path: path.stat().st_mtime_ns for path in (output / "units").iterdir()}
+    done = command("momentum_gpt.analyze", *options, "finetuning=[backprop,momentum]")
+    assert done.code == 0, done.err
+    assert {path: path.stat().st_mtime_ns for path in pieces} == pieces  # kept of the first time
+    assert len(list((output / "units").iterdir())) == 2 * len(pieces) == 8
+
+    values = {}
+    for row in rows_in(output / "results.csv"):
+        key = row["measure"], row["variant"], row["finetuning"], row["null"]
+        assert key not in values
+        values[key] = row["value"]
+    for variant in models:
+        assert ("accuracy, ICL", variant, "", "zero-shot") in values
+        assert ("accuracy, ICL", variant, "momentum", "zero-shot") not in values
+
+    ways = rows_in(output / "ways.csv")
+    gains = {}
+    for row in ways:
+        key = row["measure"], row["variant"]
+        if not row["first_variant"] and row["measure"].startswith("SimAOU"):
+            to_ways = [
+                float(values[*key, way, "mismatched queries"]) for way in ("backprop", "momentum")
+            ]
+            gains[key] = to_ways[1] - to_ways[0]
+            assert float(row["difference"]) == pytest.approx(gains[key], abs=1e-6)
+    assert ("SimAOU, momentum part", "momentum") in gains
+    assert ("SimAOU, centred", "vanilla") in gains
+    told = {row["measure"]: row for row in ways if row["first_variant"] == "vanilla"}
+    difference = gains["SimAOU", "momentum"] - gains["SimAOU", "vanilla"]
+    assert float(told["SimAOU"]["difference"]) == pytest.approx(difference, abs=1e-6)
+    assert "SimAOU, momentum part" not in told
+    assert "KL divergence" in told
+
+    assert "Which way of finetuning ICL is more like:" in done.out
+    assert "Whether variants differ in that:" in done.out
+    assert "vanilla, task, momentum: 3 demonstrations, learning rate(s) 0.01, 0.01" in done.out
+    assert "with momentum, steps grow to 2 times that" in done.out
+    page = (output / "layers-0.html").read_text()
+    assert "SimAOU, task, backprop" in page
+    assert "SimAOU, task, momentum" in page
+
+
+def take_one_of_two_gpus(started: Any, dealt: Any) -> None:
+    """Start as a process of the pool does, on a machine with two GPUs."""
+    torch.cuda.device_count = lambda: 2
+    torch.cuda.is_available = lambda: True
+    torch.cuda.set_device = lambda device: dealt.put(device.index)
+    analyze.start_measuring(started)
+
+
+def test_processes_are_dealt_out_to_the_gpus() -> None:
+    context = get_context("spawn")
+    dealt = context.SimpleQueue()
+    with context.Pool(3, take_one_of_two_gpus, (context.Value("i", 0), dealt)):
+        assert sorted(dealt.get() for _ in range(3)) == [0, 0, 1]
+
+
+def test_without_gpus_nothing_is_dealt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    distributed.use_gpu(1)
+    assert "LOCAL_RANK" not in os.environ
+
+
 def test_what_is_found_of_a_run_is_in_the_run_and_on_wandb(
     data_folder: Path, tmp_path: Path
 ) -> None:
@@ -106,8 +189,7 @@ def test_what_is_found_of_a_run_is_in_the_run_and_on_wandb(
     options = [f"runs=[{run}]", "checkpoints=all", f"tasks=[{task}]", f"output={output}"]
     done = command("momentum_gpt.analyze", *options, "k=3", "draws=1", "lr=0.01", "orders=0")
     assert done.code == 0, done.err
-    with (output / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_in(output / "results.csv")
     lines = read_json_lines(run / "evaluations" / "analysis.jsonl")
     assert [as_in_csv(line, rows[0]) for line in lines] == rows
     assert {line["checkpoint"] for line in lines} == {"step_00000001", "step_00000002"}
@@ -131,9 +213,9 @@ def test_a_run_that_cannot_be_written_is_named(
     make_read_only(small_disk)
     model = run / "checkpoints" / "step_00000400" / "model"
     subject = analyze.Subject("vanilla", 400 * 4096, model)
-    method = analyze.method_of(analyze.AnalyzeConfig(runs=["run"]))
-    units = analyze.units_of(subject, "sst2", method)
-    found = {(subject, "sst2"): [Measured({}, {"k": 4})]}
+    methods = analyze.methods_of(analyze.AnalyzeConfig(runs=["run"]))
+    units = analyze.units_of(subject, "sst2", methods)
+    found = {(subject, "sst2"): {"backprop": [Measured({}, {"k": 4})]}}
     finding = Finding(0.5, (0.4, 0.6), 0.1, (0.3, 0.5), 0.01, 5, 9)
     rows = [Row("SimAOU", "sst2", "noise", finding, "vanilla", 400 * 4096)]
     analyze.keep_in_runs({(subject, "sst2"): units}, found, rows)
@@ -212,7 +294,9 @@ def test_it_can_be_interrupted(models: dict[str, Path], task: str, tmp_path: Pat
     [
         ("runs=[]", "runs must be at least one run"),
         ("protocol=dai", "protocol must be one of default, dai2022, got 'dai'"),
-        ("finetuning=all", "finetuning must be one of backprop"),
+        ("finetuning=[all]", "finetuning must be a list of backprop, layer_causal, label"),
+        ("finetuning=[label,label]", "each once, got ['label', 'label']"),
+        ("finetuning=[]", "at least one and each once, got []"),
         ("draws=0", "draws must be at least 1, got 0"),
         ("queries=1", "queries must be at least 2"),
     ],

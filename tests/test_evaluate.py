@@ -124,7 +124,7 @@ def measured_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_help_loads_no_torch() -> None:
     code = "import sys; import momentum_gpt.evaluate, momentum_gpt.harness, "
-    code += "momentum_gpt.bench.few_shot; "
+    code += "momentum_gpt.bench.evaluation; "
     code += "heavy = {'torch', 'transformers', 'datasets', 'scipy', 'deepspeed', 'lm_eval'}; "
     code += "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

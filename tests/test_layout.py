@@ -36,7 +36,7 @@ HOMES = {
     "rich": {"src/momentum_gpt/core/terminal.py"},
     "lm_eval": {
         "src/momentum_gpt/evaluation/few_shot/lm_eval_model.py",
-        "src/momentum_gpt/bench/few_shot.py",
+        "src/momentum_gpt/bench/evaluation.py",
         "src/momentum_gpt/harness.py",
     },
     "datasets": {

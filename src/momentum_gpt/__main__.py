@@ -34,7 +34,7 @@ VERBS = {
         "bench training": ("momentum_gpt.bench.training", "time training beside other trainers"),
         "bench growth": ("momentum_gpt.bench.growth", "see how the cost of training grows"),
         "bench attention": ("momentum_gpt.bench.attention", "time momentum beside vanilla"),
-        "bench few-shot": ("momentum_gpt.bench.few_shot", "time few-shot scoring beside lm-eval"),
+        "bench evaluation": ("momentum_gpt.bench.evaluation", "time evaluation beside lm-eval"),
         "bench tokenize": ("data_prep.bench_tokenize", "time tokenization beside other libraries"),
     },
 }

@@ -3,6 +3,7 @@
     momentum-gpt analyze runs=[runs/vanilla,runs/momentum] data=DIR
     momentum-gpt analyze runs=[runs/a] data=DIR checkpoints=all tasks=[sst2]
     momentum-gpt analyze runs=[/models/gpt2] data=DIR protocol=dai2022
+    momentum-gpt analyze runs=[runs/a] data=DIR finetuning=[backprop,momentum]
 
 Each task is answered without demonstrations, with them in the context (ICL),
 and after finetuning keys and values on them, as in Dai et al. (arXiv
@@ -10,20 +11,25 @@ and after finetuning keys and values on them, as in Dai et al. (arXiv
 outputs and attention maps. Each number is compared with its nulls: mismatched
 queries, noise, shuffled labels and a model that was never trained.
 
-The printed table shows the hardest null of each number. Every result is kept in
+With several ways of finetuning, a second table tells which of them ICL is more
+like, and a third one whether the variants differ in that.
+
+The first table shows the hardest null of each number. Every result is kept in
 the output folder, so that the same command resumes where it was stopped. There
-are also results.csv and results.tex, with every null, a page with figures by
-layer for each model, and with checkpoints=all one over training. What is found
-of a run also goes into its folder `evaluations/`, for `compare`, and into its
-W&B run, under `analysis/`.
+are also results.csv and results.tex, with every null, ways.csv with the other
+tables, a page with figures by layer for each model, and with checkpoints=all
+one over training. What is found of a run also goes into its folder
+`evaluations/`, for `compare`, and into its W&B run, under `analysis/`.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,8 +41,14 @@ if TYPE_CHECKING:
     from momentum_gpt.analysis.tables import Row
     from momentum_gpt.analysis.units import Measured, Method, Unit
 
+    ByWay = dict[str, list[Measured]]
+    """Way of finetuning -> what was measured, draw by draw."""
+
 TASKS = ["sst2", "sst5", "mr", "subj", "agnews", "cb"]
 """The six tasks of the paper."""
+
+WAYS = ("backprop", "layer_causal", "label", "momentum")
+"""Ways of finetuning."""
 
 
 @dataclass
@@ -59,18 +71,18 @@ class AnalyzeConfig:
     """default | dai2022 (as in the paper, with the learning rate chosen on the queries)."""
     variant: str = "code"
     """code | paper: what to follow in dai2022 where they differ."""
-    finetuning: str = "backprop"
-    """backprop (as in the paper) | layer_causal | label (the loss of the answers alone) |
-    momentum (SGD with momentum 0.5)."""
+    finetuning: list[str] = field(default_factory=lambda: ["backprop"])
+    """One or more ways, compared with the first: backprop (as in the paper) | layer_causal |
+    label (the loss of the answers alone) | momentum (SGD with momentum 0.5)."""
     lr: float | None = None
     """Learning rate of the finetuning. null: of 8 (in dai2022: 36) the one with the best accuracy,
-    on other examples (in dai2022: on the queries)."""
+    on other examples (in dai2022: on the queries), for each way by itself."""
     orders: int = 4
     """Other orders of the demonstrations, for the sensitivity to order. 0: none."""
     output: str = "analysis"
     """Folder of the results."""
     jobs: int = 1
-    """Processes that measure at the same time."""
+    """Processes that measure at the same time, dealt out to the GPUs if there are any."""
 
     def __post_init__(self) -> None:
         require(bool(self.runs), "runs", self.runs, "at least one run")
@@ -79,10 +91,13 @@ class AnalyzeConfig:
             ("checkpoints", ("latest", "all")),
             ("protocol", ("default", "dai2022")),
             ("variant", ("code", "paper")),
-            ("finetuning", ("backprop", "layer_causal", "label", "momentum")),
         ):
             value = getattr(self, name)
             require(value in choices, name, value, f"one of {', '.join(choices)}")
+        are_ways = bool(self.finetuning) and set(self.finetuning) <= set(WAYS)
+        rule = f"a list of {', '.join(WAYS)}, at least one and each once"
+        is_once = len(set(self.finetuning)) == len(self.finetuning)
+        require(are_ways and is_once, "finetuning", self.finetuning, rule)
         for name in ("k", "draws", "jobs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.queries >= 2, "queries", self.queries, "at least 2")
@@ -102,20 +117,22 @@ class Subject(NamedTuple):
 def analyze(config: AnalyzeConfig) -> None:
     """Measure all pieces, print the tables, and write the files."""
     subjects = subjects_of(config)
-    method = method_of(config)
+    methods = methods_of(config)
     folder = Path(config.output)
     rows: list[Row] = []
     units = {
-        (subject, task): units_of(subject, task, method)
+        (subject, task): units_of(subject, task, methods)
         for subject in subjects
         for task in config.tasks
     }
     found = measured_all(units, folder, config.jobs)
-    for (subject, task), draws in found.items():
-        rows += rows_of_piece(subject, task, draws)
+    for (subject, task), by_way in found.items():
+        rows += rows_of_task(subject, task, by_way)
     if not rows:
         raise UserError("none of the tasks can be analysed with these models: see the lines above")
     write_results(config, rows, found, folder)
+    if len(methods) > 1:
+        write_ways(config, found, folder)
     keep_in_runs(units, found, rows)
 
 
@@ -141,33 +158,39 @@ def subjects_of(config: AnalyzeConfig) -> list[Subject]:
     return found
 
 
-def method_of(config: AnalyzeConfig) -> Method:
-    """Return how pieces are measured."""
+def methods_of(config: AnalyzeConfig) -> list[Method]:
+    """Return how pieces are measured, with each way of finetuning."""
     from momentum_gpt.analysis.units import Method
 
-    return Method(
-        data=config.data,
-        k=config.k,
-        draws=config.draws,
-        queries=config.queries,
-        protocol=config.protocol,
-        variant=config.variant,
-        way=config.finetuning,
-        lr=config.lr,
-        orders=config.orders,
-    )
+    return [
+        Method(
+            data=config.data,
+            k=config.k,
+            draws=config.draws,
+            queries=config.queries,
+            protocol=config.protocol,
+            variant=config.variant,
+            way=way,
+            lr=config.lr,
+            orders=config.orders,
+        )
+        for way in config.finetuning
+    ]
 
 
-def units_of(subject: Subject, task: str, method: Method) -> list[Unit]:
-    """Return the pieces of one model and task: one for each draw of the demonstrations."""
+def units_of(subject: Subject, task: str, methods: list[Method]) -> list[Unit]:
+    """Return the pieces of one model and task: one for each way and draw of the demonstrations."""
     from momentum_gpt.analysis.units import Unit
 
-    return [Unit(subject.folder, task, draw, method) for draw in range(method.draws)]
+    found = []
+    for method in methods:
+        found += [Unit(subject.folder, task, draw, method) for draw in range(method.draws)]
+    return found
 
 
 def measured_all(
     units: dict[tuple[Subject, str], list[Unit]], folder: Path, jobs: int
-) -> dict[tuple[Subject, str], list[Measured]]:
+) -> dict[tuple[Subject, str], ByWay]:
     """Return what all pieces give; a task that cannot be analysed is left out, and named.
 
     Args:
@@ -178,25 +201,26 @@ def measured_all(
     from momentum_gpt.core.terminal import progress_bar
 
     pieces = [(unit, folder) for of_key in units.values() for unit in of_key]
-    found: dict[tuple[Subject, str], list[Measured]] = {}
+    found: dict[tuple[Subject, str], ByWay] = {}
     # Fresh processes: a fork of one that has used torch's threads can hang. The pool ends them when
     # this block is left by Ctrl-C.
-    pool = get_context("spawn").Pool(jobs, initializer=leave_interrupts_to_the_command)
+    context = get_context("spawn")
+    pool = context.Pool(jobs, start_measuring, (context.Value("i", 0),))
     with pool, progress_bar("pieces", len(pieces)) as advance:
         answers = pool.imap(measured_or_why_not, pieces)
         for (subject, path), of_key in units.items():
-            draws: list[Measured] = []
+            by_way: ByWay = {}
             problems: list[str] = []
-            for answer in islice(answers, len(of_key)):
+            for unit, answer in zip(of_key, islice(answers, len(of_key)), strict=True):
                 if isinstance(answer, str):
                     problems.append(answer)
                 else:
-                    draws.append(answer)
+                    by_way.setdefault(unit.method.way, []).append(answer)
                 advance(1)
             if problems:
                 print(f"left out: {subject.name}: {problems[0]}", flush=True)
             else:
-                found[subject, Path(path).stem] = draws
+                found[subject, Path(path).stem] = by_way
     return found
 
 
@@ -210,27 +234,42 @@ def measured_or_why_not(piece: tuple[Unit, Path]) -> Measured | str:
         return str(error)
 
 
-def leave_interrupts_to_the_command() -> None:
-    """Ignore Ctrl-C, which a terminal sends to every process: the command ends this one."""
+def start_measuring(started: Synchronized[int]) -> None:
+    """Prepare a process of the pool: leave Ctrl-C to the command, and take the next GPU.
+
+    Args:
+        started: counts the processes that have started.
+    """
+    from momentum_gpt.core import distributed
+
+    # A terminal sends Ctrl-C to every process: the command ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    distributed.use_gpu(number)
 
 
-def rows_of_piece(subject: Subject, task: str, draws: list[Measured]) -> list[Row]:
+def rows_of_task(subject: Subject, task: str, by_way: ByWay) -> list[Row]:
     """Return the rows of one model and task."""
     from momentum_gpt.analysis.tables import order_rows, rows_of
+    from momentum_gpt.analysis.ways import rows_side_by_side
 
-    measures = [one.measures for one in draws]
-    rows = rows_of(measures, task, subject.name, subject.tokens)
-    return rows + order_rows([one.facts for one in draws], task, subject.name, subject.tokens)
+    of_ways = {}
+    for way, draws in by_way.items():
+        rows = rows_of([one.measures for one in draws], task, subject.name, subject.tokens)
+        facts = [one.facts for one in draws]
+        of_ways[way] = rows + order_rows(facts, task, subject.name, subject.tokens)
+    return rows_side_by_side(of_ways)
 
 
 def write_results(
     config: AnalyzeConfig,
     rows: list[Row],
-    found: dict[tuple[Subject, str], list[Measured]],
+    found: dict[tuple[Subject, str], ByWay],
     folder: Path,
 ) -> None:
-    """Print the tables and write the files."""
+    """Print the table of all measures and write the files."""
     from momentum_gpt.analysis.page import layers_page, tokens_page
     from momentum_gpt.analysis.tables import (
         hardest,
@@ -242,21 +281,22 @@ def write_results(
     )
     from momentum_gpt.core.files import write_text
 
-    title = f"ICL beside finetuning ({config.finetuning}), protocol {config.protocol}"
+    ways = ", ".join(config.finetuning)
+    title = f"ICL beside finetuning ({ways}), protocol {config.protocol}"
     rows = with_adjusted_verdicts(rows)
     table = results_table(hardest(rows), f"{title}, each with its hardest null")
     print(table.as_text(), *notes_on(rows), sep="\n")
-    for (subject, task), draws in found.items():
+    for subject, label, draws in by_label(found):
         rates = ", ".join(f"{one.facts['lr']:g}" for one in draws)
         shown = draws[0].facts["k"]
-        print(f"{subject.name}, {task}: {shown} demonstrations, learning rate(s) {rates}")
+        print(f"{subject.name}, {label}: {shown} demonstrations, learning rate(s) {rates}")
 
     files = {"results.csv": results_csv(rows), "results.tex": results_latex(rows, title)}
     by_subject: dict[Subject, dict[str, list[Measured]]] = {}
-    for (subject, task), draws in found.items():
-        by_subject.setdefault(subject, {})[task] = draws
-    for number, (subject, by_task) in enumerate(by_subject.items()):
-        measures = {task: [one.measures for one in draws] for task, draws in by_task.items()}
+    for subject, label, draws in by_label(found):
+        by_subject.setdefault(subject, {})[label] = draws
+    for number, (subject, of_labels) in enumerate(by_subject.items()):
+        measures = {label: [one.measures for one in draws] for label, draws in of_labels.items()}
         own = [row for row in rows if (row.variant, row.tokens) == subject[:2]]
         files[f"layers-{number}.html"] = layers_page(subject.name, own, measures, subject.name)
     if config.checkpoints == "all":
@@ -266,9 +306,48 @@ def write_results(
         print(f"written: {folder / name}")
 
 
+def by_label(
+    found: dict[tuple[Subject, str], ByWay],
+) -> Iterator[tuple[Subject, str, list[Measured]]]:
+    """Yield the draws of each model, task and way; the label tells the way if there are several."""
+    for (subject, task), by_way in found.items():
+        for way, draws in by_way.items():
+            yield subject, f"{task}, {way}" if len(by_way) > 1 else task, draws
+
+
+def write_ways(
+    config: AnalyzeConfig, found: dict[tuple[Subject, str], ByWay], folder: Path
+) -> None:
+    """Print which way of finetuning ICL is more like, and write ways.csv."""
+    from momentum_gpt.analysis.ways import (
+        ADJUSTED,
+        between_variants,
+        gains_csv,
+        gains_of,
+        gains_table,
+        note_on_rates,
+        with_adjusted_gains,
+    )
+    from momentum_gpt.core.files import write_text
+
+    gains = []
+    for (subject, task), by_way in found.items():
+        gains += gains_of(by_way, task, subject.name, subject.tokens)
+    of_variants = with_adjusted_gains(between_variants(gains))
+    gains = with_adjusted_gains(gains)
+
+    print("", gains_table(gains, "Which way of finetuning ICL is more like").as_text(), sep="\n")
+    if of_variants:
+        table = gains_table(of_variants, "Whether variants differ in that")
+        print("", table.as_text(), sep="\n")
+    print(ADJUSTED, note_on_rates(list(found.values()), config.lr), sep="\n")
+    write_text(folder / "ways.csv", gains_csv(gains + of_variants))
+    print(f"written: {folder / 'ways.csv'}")
+
+
 def keep_in_runs(
     units: dict[tuple[Subject, str], list[Unit]],
-    found: dict[tuple[Subject, str], list[Measured]],
+    found: dict[tuple[Subject, str], ByWay],
     rows: list[Row],
 ) -> None:
     """Leave the rows of each run in its folder, and show them in its W&B run.
@@ -282,15 +361,16 @@ def keep_in_runs(
     lines = lines_of(rows)
     problems: dict[Path, str] = {}
     for (subject, path), of_key in units.items():
-        draws = found.get((subject, Path(path).stem))
-        if draws is None or subject.tokens is None:
+        by_way = found.get((subject, Path(path).stem))
+        if by_way is None or subject.tokens is None:
             continue
         key = (subject.name, subject.tokens, Path(path).stem)
         own = [one for one in lines if (one["variant"], one["tokens"], one["task"]) == key]
         checkpoint = subject.folder.parent
         run_dir = checkpoint.parents[1]
         try:
-            keep_lines(checkpoint, path, of_key[0].method, draws[0].facts["k"], own)
+            for method in dict.fromkeys(unit.method for unit in of_key):
+                keep_lines(checkpoint, path, method, by_way[method.way][0].facts["k"], own)
             problems.setdefault(run_dir, "")
         except MachineError as error:
             problems[run_dir] = f"its results are not kept there ({error})"

@@ -74,6 +74,17 @@ def test_a_line_tells_what_was_measured_and_how(tmp_path: Path, task: str) -> No
     assert "NaN" not in json.dumps(line)  # which no other language reads
 
 
+def test_of_several_ways_of_finetuning_each_has_its_own_lines(tmp_path: Path, task: str) -> None:
+    checkpoint = checkpoint_of(tmp_path / "run", 10)
+    rows = [row("accuracy, ICL", "", 50.0, NAN)]  # the same beside every way
+    for way, value in (("backprop", 0.25), ("label", 0.5)):
+        rows.append(replace(row("SimAOU", "noise", value, 0.5), way=way))
+    for way in ("backprop", "label"):
+        keep_lines(checkpoint, task, replace(METHOD, way=way), 3, lines_of(rows))
+    found = [(line["method"]["finetuning"], line["value"]) for line in kept(tmp_path / "run")]
+    assert found == [("backprop", 50.0), ("backprop", 0.25), ("label", 50.0), ("label", 0.5)]
+
+
 def test_verdicts_are_those_of_the_table_and_the_p_value_is_that_of_the_row() -> None:
     rows = [row("SimAOU", "noise", 0.5, 0.03, task) for task in ("a", "b")]
     first, _ = lines_of([*rows])

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,20 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     assert head == ["measure", "task", "value", "95% interval", "unit"]
 
 
+def test_ways_of_finetuning_have_a_column_if_there_are_several() -> None:
+    backprop, momentum = (replace(ROWS[1], way=way) for way in ("backprop", "momentum"))
+    of_icl = replace(ROWS[0], way="")
+    assert "finetuning" not in results_table([of_icl, backprop], "").head
+    rows = [of_icl, backprop, momentum]
+    table = results_table(rows, "")
+    column = table.head.index("finetuning")
+    assert [cells[column] for cells in table.rows] == ["", "backprop", "momentum"]
+    assert "& finetuning &" in results_latex(rows, "")
+    assert hardest(rows) == rows
+    alone = next(csv.DictReader(io.StringIO(results_csv([backprop]))))
+    assert alone["finetuning"] == "backprop"
+
+
 def test_notes_tell_of_a_single_draw() -> None:
     assert notes_on(rows_of(DRAWS[:1], "sst2")) == [ADJUSTED, ONE_DRAW]
     assert notes_on(rows_of(DRAWS[:2], "sst2")) == [ADJUSTED, FEW]
@@ -203,6 +218,21 @@ def test_checkpoints_and_variants_are_on_one_axis_of_tokens() -> None:
         assert line["tokens"] == [1000, 2000, 3000]
     assert figure["series"][0]["low"][0] is not None
     assert figure["series"][1]["low"] == [None] * 3
+
+
+def test_ways_of_finetuning_have_figures_of_their_own_over_training() -> None:
+    rows = [row("SimAOU", "", found_of(value, math.nan, math.nan)) for value in (0.1, 0.2)]
+    rows = [replace(one, way=way) for one, way in zip(rows, ("backprop", "momentum"), strict=True)]
+    of_icl = row("accuracy, ICL", "", found_of(50.0, math.nan, math.nan))
+    data = data_of(tokens_page("", [of_icl, *rows]))
+    values = {figure["title"]: figure["series"][0]["y"] for figure in data["figures"]}
+    assert values == {
+        "accuracy, ICL, sst2": [50.0],
+        "SimAOU, sst2, backprop": [0.1],
+        "SimAOU, sst2, momentum": [0.2],
+    }
+    alone = data_of(tokens_page("", [rows[0]]))
+    assert [figure["title"] for figure in alone["figures"]] == ["SimAOU, sst2"]
 
 
 @pytest.mark.browser

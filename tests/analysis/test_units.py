@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from momentum_gpt import analyze
 from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
 from momentum_gpt.analysis.passes import ask
 from momentum_gpt.analysis.protocols import Draw, against, measure
@@ -129,3 +130,4 @@ def test_the_ways_to_finetune_are_those_that_are_documented() -> None:
     assert WAYS["layer_causal"].gradient == "layer_causal"
     assert WAYS["label"].loss == "label"
     assert WAYS["momentum"].momentum == 0.5
+    assert tuple(WAYS) == analyze.WAYS

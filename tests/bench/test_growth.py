@@ -36,7 +36,7 @@ def test_the_flops_of_a_step_are_those_of_its_products() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axis", ["passes", "ranks"])
+@pytest.mark.parametrize("axis", ["passes", "ranks", "steps"])
 def test_an_axis_is_measured(data_folder: Path, tmp_path: Path, axis: str) -> None:
     output = tmp_path / "growth.json"
     options = [f"data={data_folder}", f"axes=[{axis}]", "seconds=0.1", f"output={output}"]

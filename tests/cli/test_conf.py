@@ -14,7 +14,7 @@ from data_prep.sources import build_sources
 from data_prep.verify import VerifyConfig
 from momentum_gpt.analyze import AnalyzeConfig
 from momentum_gpt.bench.attention import BenchAttentionConfig
-from momentum_gpt.bench.few_shot import BenchFewShotConfig
+from momentum_gpt.bench.evaluation import BenchEvaluationConfig
 from momentum_gpt.bench.growth import BenchGrowthConfig
 from momentum_gpt.bench.training import BenchTrainingConfig
 from momentum_gpt.check_attention import CheckAttentionConfig
@@ -53,7 +53,7 @@ REQUIRED = {
     "analyze": (AnalyzeConfig, ["runs=[a]"]),
     "intervene": (InterveneConfig, ["runs=[a]"]),
     "bench_growth": (BenchGrowthConfig, []),
-    "bench_few_shot": (BenchFewShotConfig, ["run=a"]),
+    "bench_evaluation": (BenchEvaluationConfig, []),
     "recall": (RecallConfig, []),
     "sweep": (SweepConfig, []),
     "power": (PowerConfig, ["noise=0.001"]),

@@ -50,8 +50,8 @@ def test_a_verb_of_two_words_is_found(tmp_path: Path) -> None:
 
 
 def test_help_can_be_the_first_word(tmp_path: Path) -> None:
-    asked = command("momentum_gpt", "help", "bench", "few-shot", cwd=tmp_path)
-    expected = command("momentum_gpt", "bench", "few-shot", "--help", cwd=tmp_path)
+    asked = command("momentum_gpt", "help", "bench", "evaluation", cwd=tmp_path)
+    expected = command("momentum_gpt", "bench", "evaluation", "--help", cwd=tmp_path)
     assert asked == expected
     assert "batch_size=" in asked.out
 
@@ -83,5 +83,5 @@ def test_a_wrong_verb_is_one_line_with_the_nearest(tmp_path: Path) -> None:
     done = command("momentum_gpt", "trian", cwd=tmp_path)
     assert (done.code, done.err) == (2, "error: there is no verb 'trian': did you mean 'train'?\n")
     bench = command("momentum_gpt", "bench", cwd=tmp_path)
-    expected = "error: bench needs one of training, growth, attention, few-shot, tokenize\n"
+    expected = "error: bench needs one of training, growth, attention, evaluation, tokenize\n"
     assert (bench.code, bench.err) == (2, expected)

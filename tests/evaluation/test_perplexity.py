@@ -154,6 +154,39 @@ def test_overlapping_windows_of_a_sample_have_their_context_too(validation: Toke
     assert metrics["val/ppl@64/stride"] != pytest.approx(metrics["val/ppl@64"], rel=1e-4)
 
 
+def test_what_lengths_have_in_common_is_read_once(validation: TokenShards) -> None:
+    """Of windows of 16 or 32, every second one is the beginning of a longer one.
+
+    With a stride of 8 of 16 tokens, every second window ends where a disjoint one does; the first
+    of each stretch but the stream's has tokens before it.
+    """
+    config = EvaluationConfig(tokens=640, context_lengths=[16, 32, 64], stride=8)
+    targets = choose_targets(validation, config, 64)
+    read = {
+        (one.length, one.stride): one.layout.n_tokens for one in plan_passes(targets, config, 64)
+    }
+    assert read[64, None] == 640
+    assert read[32, None] == read[16, None] == 320
+
+    of_strides = {length: 640 // 8 * length for length in (16, 32, 64)}  # were all windows read
+    assert read[16, 8] == of_strides[16] // 2
+    assert read[32, 8] == of_strides[32] * 3 // 4
+    assert read[64, 8] == of_strides[64] * 7 // 8
+
+
+def test_a_document_that_every_length_holds_whole_is_read_once(validation: TokenShards) -> None:
+    texts = Texts(["one two three", "four five"], validation.tokenizer, 10, "two short texts")
+    config = EvaluationConfig(tokens=1000, context_lengths=[32, 64], documents="apart")
+    targets = choose_targets(texts, config, 64)
+    longest, shorter = plan_passes(targets, config, 64)
+    assert longest.layout.n_rows == 1
+    assert shorter.layout.n_rows == 0
+
+    _, (at_32, at_64) = measure(small_model(64), texts, config, 64, 1000)
+    assert (at_32.context_length, at_64.context_length) == (32, 64)
+    assert at_32.nats == at_64.nats
+
+
 def test_bits_per_byte_and_per_word_perplexity_count_the_text_alone(
     validation: TokenShards,
 ) -> None:

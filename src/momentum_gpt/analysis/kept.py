@@ -36,10 +36,8 @@ def lines_of(rows: Sequence[Row]) -> list[Line]:
     are_hardest = set(map(id, hardest(shown)))
     lines = []
     for row, of_table in zip(rows, shown, strict=True):
-        line = asdict(row)
-        del line["finding"]  # its numbers are among the columns
+        line = record_of(of_table)
         p_value = row.finding.p_value
-        line |= record_of(of_table)
         line["p_value"] = None if math.isnan(p_value) else p_value
         line["is_hardest"] = id(of_table) in are_hardest
         lines.append(line)
@@ -56,7 +54,7 @@ def keep_lines(
         task: name or path of the task.
         method: how it was measured.
         shown: demonstrations that were shown: fewer than were asked for, if no more fit.
-        lines: of this checkpoint and this task.
+        lines: of this checkpoint and this task; those of other ways of finetuning are left out.
 
     Raises:
         MachineError: the disk is full, or the run's folder cannot be written.
@@ -75,7 +73,8 @@ def keep_lines(
     path = checkpoint.parents[1] / "evaluations" / ANALYSIS
     if path.is_file():
         keep_json_lines(path, lambda line: not _is_same(line, origin))
-    append_json_lines(path, [beginning | line for line in lines])
+    of_way = [line for line in lines if line["finetuning"] in ("", method.way)]
+    append_json_lines(path, [beginning | line for line in of_way])
 
 
 def _is_same(line: Line, origin: Origin) -> bool:

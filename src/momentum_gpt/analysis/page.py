@@ -11,7 +11,7 @@ from typing import Any
 
 from momentum_gpt.analysis.protocols import SEPARATOR, Measures
 from momentum_gpt.analysis.summary import by_layer
-from momentum_gpt.analysis.tables import Row, notes_on, results_table, unit
+from momentum_gpt.analysis.tables import Row, has_several_ways, notes_on, results_table, unit
 from momentum_gpt.comparison.report.drawn import student_quantiles
 from momentum_gpt.comparison.report.page import render
 from momentum_gpt.evaluation.statistics import Interval
@@ -52,15 +52,19 @@ def layers_page(
 def tokens_page(title: str, rows: Sequence[Row]) -> str:
     """Return a page with several checkpoints and variants on one axis of tokens.
 
+    Each way of finetuning has figures of its own, if there are several.
+
     Args:
         title: of the page.
         rows: of all checkpoints; each with its tokens.
     """
+    several = has_several_ways(rows)
     figures: dict[str, Curves] = {}
     for row in rows:
         if row.tokens is None:
             continue
-        curves = figures.setdefault(f"{row.measure}, {row.task}", {})
+        of_way = f", {row.way}" if several and row.way else ""
+        curves = figures.setdefault(f"{row.measure}, {row.task}{of_way}", {})
         found = row.finding
         _add(curves, row.variant, (row.tokens, found.value, found.interval))
         if row.null:

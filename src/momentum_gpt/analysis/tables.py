@@ -50,6 +50,9 @@ UNITS = {
 }
 """Unit by the beginning of a measure's name; the first that fits counts, others are shares."""
 
+ICL_ORDERS = "order sensitivity, ICL"
+FINETUNED_ORDERS = "order sensitivity, finetuned"
+
 ADJUSTED = (
     "Verdicts are at 5%, adjusted by Holm's method for the rows with the same measure and null."
 )
@@ -80,6 +83,8 @@ class Row:
     """The attention variant, or the model."""
     tokens: int | None = None
     """Tokens that the checkpoint was trained on; None where it is not known."""
+    way: str = ""
+    """How it was finetuned, a key of `units.WAYS`; "" where that changes nothing."""
 
     @property
     def digits(self) -> int:
@@ -135,25 +140,24 @@ def order_rows(
     """
     found = []
     unknown = math.nan, math.nan
-    for way in ("icl", "finetuned"):
-        accuracies = [one[f"{way}_orders"] for one in facts]
+    for name, key in ((ICL_ORDERS, "icl_orders"), (FINETUNED_ORDERS, "finetuned_orders")):
+        accuracies = [one[key] for one in facts]
         if min(map(len, accuracies)) < 2:
             continue
         spread = over_seeds(np.array([order_sensitivity(of_draw) for of_draw in accuracies]))
         one = Finding(spread.value, spread.interval, math.nan, unknown, math.nan, len(facts), 0)
-        name = "ICL" if way == "icl" else way
-        found.append(Row(f"order sensitivity, {name}", task, "", one, variant, tokens))
+        found.append(Row(name, task, "", one, variant, tokens))
     return found
 
 
 def hardest(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for each measure, task and model: that of the null which it beats least.
+    """Return one row for each measure, task, model and way: that of the null it beats least.
 
     That is a null that it is not above, if there is one, and else the highest one.
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.measure, row.task, row.variant, row.tokens].append(row)
+        groups[row.measure, row.task, row.variant, row.tokens, row.way].append(row)
     return [min(group, key=lambda row: row.finding.ease) for group in groups.values()]
 
 
@@ -171,13 +175,20 @@ def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def has_several_ways(rows: Sequence[Row]) -> bool:
+    """Return whether the rows are of more than one way of finetuning."""
+    return len({row.way for row in rows if row.way}) > 1
+
+
 def results_table(rows: Sequence[Row], title: str) -> Table:
     """Return the rows for a terminal or a page; columns that say nothing are left out."""
+    several = has_several_ways(rows)
     head = [
         "measure",
         "task",
         "variant",
         "tokens",
+        "finetuning",
         "value",
         "95% interval",
         "unit",
@@ -185,9 +196,14 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
         "null",
     ]
     head += ["verdict", *(f"paper {model}" for model in MODELS)]
-    cells = [_cells(row) for row in rows]
-    is_used = [any(of_row[column] for of_row in cells) for column in range(len(head))]
-    return Table(title, _chosen(head, is_used), [_chosen(of_row, is_used) for of_row in cells])
+    cells = [_cells(row if several else replace(row, way="")) for row in rows]
+    return table_of_used(title, head, cells)
+
+
+def table_of_used(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of the columns that have a text in some row."""
+    is_used = [any(of_row[column] for of_row in rows) for column in range(len(head))]
+    return Table(title, _chosen(head, is_used), [_chosen(of_row, is_used) for of_row in rows])
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
@@ -237,6 +253,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "task": row.task,
         "variant": row.variant,
         "tokens": row.tokens,
+        "finetuning": row.way,
         "unit": unit(row.measure),
         "null": row.null,
         **known,
@@ -249,7 +266,11 @@ def record_of(row: Row) -> dict[str, Any]:
 
 def results_csv(rows: Sequence[Row]) -> str:
     """Return the rows as CSV, with every digit; what is not known is empty."""
-    records = [record_of(row) for row in rows]
+    return csv_text([record_of(row) for row in rows])
+
+
+def csv_text(records: Sequence[dict[str, Any]]) -> str:
+    """Return records with the same names as CSV; None is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -312,6 +333,7 @@ def _cells(row: Row) -> list[str]:
         row.task,
         row.variant,
         "" if row.tokens is None else f"{row.tokens:,}",
+        row.way,
         _number(found.value, row.digits),
         interval_text(found.interval, row.digits),
         unit(row.measure),

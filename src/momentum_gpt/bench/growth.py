@@ -4,9 +4,10 @@
     momentum-gpt bench growth axes=[context,vocabulary] attention=momentum
 
 One size of a small model grows at a time: the context, the width, the number of
-layers, the vocabulary, the passes of a step, the ranks. With the exponent p the
-time grows like FLOPs^p: at most about 1 is as it should be, and less is what a
-larger product gains. Ranks have a CPU core, and a batch of the same size, each.
+layers, the vocabulary, the passes of a step, the ranks, the steps of a run. With
+the exponent p the time grows like FLOPs^p: at most about 1 is as it should be,
+and less is what a larger product gains. Ranks have a CPU core, and a batch of
+the same size, each.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from momentum_gpt.core.terminal import table_text
 
 BASE = replace(SHAPES["laptop"], passes=1)
 
+TINY = replace(BASE, n_layers=2, n_heads=2, d_model=64, seq_len=64, rows=4)
+"""So small that what a run does beside its products is a large part of its time."""
+
 AXES: dict[str, dict[int, Shape]] = {
     "context": {
         T: replace(BASE, seq_len=T, rows=max(1, 2048 // T)) for T in (256, 1024, 4096, 16384)
@@ -40,8 +44,16 @@ AXES: dict[str, dict[int, Shape]] = {
     "vocabulary": {V: replace(BASE, vocab_size=V) for V in (2048, 16384, 65536, 262144)},
     "passes": {n: replace(BASE, passes=n) for n in (1, 2, 4, 8)},
     "ranks": {n: replace(BASE, passes=n) for n in (1, 2)},
+    "steps": {n: replace(TINY, passes=n) for n in (250, 1000, 4000)},
 }
-"""What grows: its sizes, and the model and batch of each. A pass of each rank makes a step."""
+"""What grows: its sizes, and the model and batch of each.
+
+Of ranks, a pass of each makes a step; of steps, each pass is one of its own, and its whole run is
+timed.
+"""
+
+MEASURED = {"ranks": "a rank's step", "steps": "run"}
+"""What is timed, where it is not a step."""
 
 TURNS = 3
 """Timed turns of each size; the median counts."""
@@ -55,7 +67,7 @@ class BenchGrowthConfig:
     data: str = "data/stdlib"
     """Folder of token shards, with a vocabulary of at most 2,048."""
     axes: list[str] = field(default_factory=lambda: list(AXES))
-    """What grows: context | width | layers | vocabulary | passes | ranks."""
+    """What grows: context | width | layers | vocabulary | passes | ranks | steps."""
     attention: str = "vanilla"
     """vanilla | momentum."""
     seconds: float = 2.0
@@ -73,14 +85,13 @@ class BenchGrowthConfig:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step costs at one size."""
+    """What a step, or a run, costs at one size."""
 
     size: int
     seconds: float
     flops: float
-    """Of the step, attention to earlier tokens alone."""
-    peak_bytes: int | None
-    """None: not measured."""
+    """Attention to earlier tokens alone."""
+    peak_bytes: int
 
     def exponent(self, smaller: Cost) -> float:
         """Return p, if the time grew like FLOPs^p from a smaller size."""
@@ -93,8 +104,8 @@ def bench_growth(config: BenchGrowthConfig) -> None:
     found = {}
     for axis in config.axes:
         costs = []
+        measure = {"ranks": cost_of_ranks, "steps": cost_of_run}.get(axis, cost)
         for size, shape in AXES[axis].items():
-            measure = cost_of_ranks if axis == "ranks" else cost
             costs.append(measure(size, shape, config))
         found[axis] = [asdict(one) for one in costs]
         print(table(axis, costs), end="\n\n", flush=True)
@@ -114,16 +125,40 @@ def cost(size: int, shape: Shape, config: BenchGrowthConfig) -> Cost:
 
 
 def cost_of_ranks(size: int, shape: Shape, config: BenchGrowthConfig) -> Cost:
-    """Measure a run of several ranks; the FLOPs are those of one."""
+    """Measure a step of a run of several ranks; the FLOPs are those of one."""
+    logged = logged_by_run(shape, shape.tokens_per_step, STEPS, size, config)
+    speeds = [line["train/tokens_per_s"] for line in logged[1:]]  # the first one warms up
+    seconds = shape.tokens_per_step / statistics.median(speeds)
+    return Cost(size, seconds, flops_of_step(shape) / size, peak_of(logged))
+
+
+def cost_of_run(size: int, shape: Shape, config: BenchGrowthConfig) -> Cost:
+    """Measure a whole run, from its first step to its last."""
+    tokens_per_step = shape.tokens_per_step // size
+    logged = logged_by_run(shape, tokens_per_step, size, 1, config)
+    rates = [line["train/tokens_per_s"] for line in logged[1:]]
+    seconds = shape.tokens_per_step / statistics.harmonic_mean(rates)
+    return Cost(size, seconds, flops_of_step(shape), peak_of(logged))
+
+
+def peak_of(logged: list[dict[str, float]]) -> int:
+    """Return the most memory that the main rank had, in bytes."""
+    return round(logged[-1]["train/memory_gb"] * 1e9)
+
+
+def logged_by_run(
+    shape: Shape, tokens_per_step: int, steps: int, ranks: int, config: BenchGrowthConfig
+) -> list[dict[str, float]]:
+    """Train, and return what was logged every 10 steps."""
     with tempfile.TemporaryDirectory() as runs:
         options = [
             f"name=run runs={runs} data={config.data} attention={config.attention}",
             f"model.n_layers={shape.n_layers} model.n_heads={shape.n_heads}",
             f"model.d_model={shape.d_model} model.seq_len={shape.seq_len}",
-            f"training.tokens_per_step={shape.tokens_per_step} training.max_steps={STEPS}",
-            f"training.max_tokens_per_forward={shape.tokens_per_step // size}",
+            f"training.tokens_per_step={tokens_per_step} training.max_steps={steps}",
+            f"training.max_tokens_per_forward={tokens_per_step // ranks}",
             "training.log_every=10 training.eval_every=0 training.save_every=0",
-            f"evaluation.tokens={shape.seq_len} launch.nproc_per_node={size}",
+            f"evaluation.tokens={shape.seq_len} launch.nproc_per_node={ranks}",
             "tracking.wandb=disabled optim.warmup_steps=1",
         ]
         command = [sys.executable, "-m", "momentum_gpt.train", *" ".join(options).split()]
@@ -132,10 +167,8 @@ def cost_of_ranks(size: int, shape: Shape, config: BenchGrowthConfig) -> Cost:
         if done.returncode:
             raise MachineError(f"train has ended: {done.stderr.strip().splitlines()[-1]}")
         lines = (Path(runs) / "run" / "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line).get("train/tokens_per_s") for line in lines]
-    known = [speed for speed in speeds if speed][1:]  # the first one warms up
-    seconds = shape.tokens_per_step / statistics.median(known)
-    return Cost(size, seconds, flops_of_step(shape) / size, None)
+    logged = [json.loads(line) for line in lines]
+    return [line for line in logged if line.get("train/tokens_per_s")]
 
 
 def flops_of_step(shape: Shape) -> float:
@@ -149,13 +182,12 @@ def table(axis: str, costs: list[Cost]) -> str:
     for smaller, one in zip([costs[0], *costs], costs, strict=False):
         grew = one.flops != smaller.flops
         exponent = f"{one.exponent(smaller):.2f}" if grew else "-"
-        peak = "-" if one.peak_bytes is None else f"{one.peak_bytes / 1e6:,.0f}"
+        peak = f"{one.peak_bytes / 1e6:,.0f}"
         time = f"{one.seconds / smaller.seconds:.2f}"
         work = f"{one.flops / smaller.flops:.2f}"
         rows.append([f"{one.size:,}", f"{one.seconds * 1e3:,.1f}", time, work, exponent, peak])
-    head = [axis, "step", "x time", "x FLOPs", "exponent", "peak"]
-    of_rank = " of a rank" if axis == "ranks" else ""
-    title = f"{BASE}; FLOPs{of_rank}; {machine()}:"
+    head = [axis, MEASURED.get(axis, "step"), "x time", "x FLOPs", "exponent", "peak"]
+    title = f"{TINY if axis == 'steps' else BASE}; {machine()}:"
     return table_text(title, head, rows, ["", "ms", "", "", "", "MB"])
 
 

@@ -83,11 +83,11 @@ def started_contender(name: str, shape: Shape, data: str, peer: str = "") -> Ite
             contender.end()
 
 
-def check_data(data: str) -> None:
-    """Raise a UserError unless a folder holds token shards."""
+def check_data(data: str, option: str = "data") -> None:
+    """Raise a UserError unless the folder that an option names holds token shards."""
     if not (Path(data) / "manifest.json").is_file():
         raise UserError(
-            f"data={data!r} holds no token shards: give a folder that `prepare` has "
+            f"{option}={data!r} holds no token shards: give a folder that `prepare` has "
             "written, or use make bench"
         )
 

@@ -101,6 +101,18 @@ def local_device() -> torch.device:
     return torch.device("cpu")
 
 
+def use_gpu(number: int) -> None:
+    """Make one of the machine's GPUs that of this process; without GPUs do nothing.
+
+    Args:
+        number: of the process, from 0. Processes are dealt out to the GPUs in turn.
+    """
+    n_gpus = torch.cuda.device_count()
+    if n_gpus:
+        os.environ["LOCAL_RANK"] = str(number % n_gpus)
+        torch.cuda.set_device(local_device())
+
+
 def barrier() -> None:
     """Wait until every rank has called this."""
     if world_size() > 1:

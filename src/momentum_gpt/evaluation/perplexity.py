@@ -1,7 +1,8 @@
 """Validation loss and perplexity at several context lengths; loss by position and by frequency.
 
 The same targets are scored at every context length, each exactly once, by windows that are disjoint
-or overlap. Documents are read in one of two ways:
+or overlap. What one length has in common with a longer one is read once. Documents are read in one
+of two ways:
 
     stream      one after another, as in training; the end-of-document token is a target, too
     apart       each by itself, after an end-of-document token, as lm-eval does; only its text is
@@ -61,17 +62,16 @@ class Layout:
         return self.n_rows * self.row_length
 
 
-def lay_out(targets: Targets, length: int, stride: int | None = None) -> Layout:
-    """Return the windows of `length` tokens over the targets, laid out in rows of that length.
+def lay_out(windows: Windows, length: int, apart: bool) -> Layout:
+    """Return windows of at most `length` tokens laid out in rows of that length.
 
-    Windows of a stream have a row each. Documents apart are packed best-fit into rows, where none
-    sees another.
+    Windows of a stream have a row each. Those of documents apart are packed best-fit into rows,
+    where none sees another.
     """
-    windows = targets.windows(length, stride)
-    row = best_fit(windows.lengths, length) if targets.apart else np.arange(len(windows.starts))
+    row = best_fit(windows.lengths, length) if apart else np.arange(len(windows.starts))
 
     by_row = np.argsort(row, kind="stable")  # stable: windows of a row keep their order
-    n_rows = int(row.max()) + 1
+    n_rows = int(row.max(initial=-1)) + 1
     firsts = np.searchsorted(row[by_row], np.arange(n_rows + 1))
 
     # Where each window would begin if all rows were one, less where its row begins.
@@ -84,30 +84,68 @@ def lay_out(targets: Targets, length: int, stride: int | None = None) -> Layout:
 
 @dataclass(frozen=True)
 class Pass:
-    """One time through all targets, at one context length."""
+    """All targets at one context length."""
 
     length: int
     """Tokens of context."""
     stride: int | None
+    context: np.ndarray
+    """(targets,): how many tokens of its window each target sees, less one."""
+    is_read: np.ndarray
+    """(targets,): whether a target is read here, and not known from a longer pass."""
     layout: Layout
+    """The windows of the targets that are read."""
     is_reported: bool
     """Whether it has a record, or is there only for the loss by position."""
 
 
 def plan_passes(targets: Targets, config: EvaluationConfig, seq_len: int) -> list[Pass]:
-    """Return the passes to make: each context length, shortest first, with its overlapping windows.
+    """Return the passes to make: each context length, longest first, then its overlapping windows.
 
-    One without a stride at seq_len is always among them.
+    One without a stride at seq_len is always the first. A target's loss depends on the tokens that
+    it sees, and on nothing else: a window that begins where one of a longer pass does is the
+    beginning of that one, and is not read again. Of each context half as long as the one before,
+    this is every second window.
     """
     lengths = config.context_lengths or default_context_lengths(seq_len)
-    passes = []
-    for length in sorted({*lengths, seq_len}):
+    passes: list[Pass] = []
+    longer: Pass | None = None
+    for length in sorted({*lengths, seq_len}, reverse=True):
         is_asked = length in lengths
-        passes.append(Pass(length, None, lay_out(targets, length), is_asked))
+        longer = plan_pass(targets, length, None, longer, is_asked)
+        passes.append(longer)
         if is_asked and config.stride is not None and config.stride < length:
-            overlapping = lay_out(targets, length, config.stride)
-            passes.append(Pass(length, config.stride, overlapping, True))
+            passes.append(plan_pass(targets, length, config.stride, longer, True))
     return passes
+
+
+def plan_pass(
+    targets: Targets, length: int, stride: int | None, known: Pass | None, is_reported: bool
+) -> Pass:
+    """Return a pass that reads the windows with targets that see more or less than in another.
+
+    Args:
+        targets: what is scored.
+        length: tokens of context.
+        stride: targets that each window scores. None: all of them.
+        known: the pass whose losses are known. None: there is none, and all windows are read.
+        is_reported: whether it has a record.
+    """
+    windows = targets.windows(length, stride)
+    context = context_of(windows)
+    is_other = np.full(len(context), True) if known is None else context != known.context
+    of_window = np.repeat(np.arange(len(windows.starts)), windows.scored)  # (targets,)
+    window_is_read = np.bincount(of_window, is_other) > 0
+    read_again = Windows(*(of[window_is_read] for of in windows))
+    layout = lay_out(read_again, length, targets.apart)
+    return Pass(length, stride, context, window_is_read[of_window], layout, is_reported)
+
+
+def context_of(windows: Windows) -> np.ndarray:
+    """Return how many tokens of its window each target sees, less one, (targets,)."""
+    # The last `scored` targets of a window of n tokens see n - scored + 1 ... n of them.
+    pairs = zip(windows.lengths, windows.scored, strict=True)
+    return np.concatenate([np.arange(n - scored, n) for n, scored in pairs])
 
 
 def perplexity(
@@ -148,19 +186,26 @@ def perplexity(
     metrics: dict[str, float] = {}
     at_seq_len: dict[str, float] = {}
     records = []
+    known = np.empty(len(targets))  # of the last pass without a stride
     for one in passes:
-        nats = nats_of(model, targets, one.layout, tokens_per_forward, advance)
+        nats = known.copy()
+        nats[one.is_read] = nats_of(model, targets, one.layout, tokens_per_forward, advance)
+        if one.stride is None:
+            known = nats
         record = summarize(targets, nats, one)
         if one.length == seq_len and one.stride is None:
             at_seq_len |= whole_context(record)
-            at_seq_len |= by_position(nats, targets.documents, one.layout.windows, seq_len)
+            at_seq_len |= by_position(nats, targets.documents, one.context, seq_len)
             ranks = frequency_ranks(targets.stream)
             if ranks is not None:
                 at_seq_len |= by_frequency(nats, targets.tokens, ranks)
         if one.is_reported:
-            suffix = "/stride" if one.stride else ""
-            metrics[f"val/ppl@{one.length}{suffix}"] = record.ppl
             records.append(record)
+
+    records.sort(key=lambda record: (record.context_length, record.stride is not None))
+    for record in records:
+        suffix = "/stride" if record.stride else ""
+        metrics[f"val/ppl@{record.context_length}{suffix}"] = record.ppl
     return metrics | at_seq_len, records
 
 
@@ -171,9 +216,11 @@ def nats_of(
     tokens_per_forward: int,
     advance: Advance = ignore_progress,
 ) -> np.ndarray:
-    """Return -log p of each target, (targets,), float64."""
+    """Return -log p of each target of the windows that are laid out, (their targets,), float64."""
     stream = targets.stream
     windows = layout.windows
+    if not layout.n_rows:
+        return np.empty(0)
 
     def rows(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
         shape = (len(numbers), layout.row_length)
@@ -193,7 +240,10 @@ def nats_of(
                 tokens[place, begin:end] = block[:-1]
                 wanted[place, end - scored : end] = block[length + 1 - scored :]
                 documents[place, begin:end] = begin
-        return (tokens, wanted, documents) if targets.apart else (tokens, wanted)
+
+        # One window a row sees nothing but itself, and attention without a mask is faster.
+        is_shared = np.diff(layout.firsts)[numbers] > 1
+        return (tokens, wanted, documents) if is_shared.any() else (tokens, wanted)
 
     def statistics(logits: Tensor, wanted: Tensor) -> Tensor:
         return token_losses(logits, wanted)[None]
@@ -260,20 +310,16 @@ def whole_context(record: PerplexityRecord) -> dict[str, float]:
 
 
 def by_position(
-    nats: np.ndarray, documents: np.ndarray, windows: Windows, seq_len: int
+    nats: np.ndarray, documents: np.ndarray, position: np.ndarray, seq_len: int
 ) -> dict[str, float]:
     """Return `val/loss@posP`, and `icl/score` if there are targets at every position.
 
     Args:
         nats: of each target, (targets,).
         documents: the document of each target, (targets,).
-        windows: the windows that scored them, in their order.
+        position: how many tokens of its window each target sees, less one, (targets,).
         seq_len: the longest context, tokens.
     """
-    # The last `scored` targets of a window of n tokens see n - scored + 1 ... n of them.
-    pairs = zip(windows.lengths, windows.scored, strict=True)
-    position = np.concatenate([np.arange(n - scored, n) for n, scored in pairs])  # (targets,)
-
     metrics = {}
     for exponent in range(seq_len.bit_length()):
         end = 2**exponent

@@ -22,7 +22,9 @@ one another, the number of each token's document (n, T)."""
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Return -log p(target) in nats, (B, T), computed in fp32 from logits (B, T, V)."""
-    return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+    # By rows, (B T, V), which is several times faster on a CPU than over the middle of (B, V, T).
+    nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    return nats.view(targets.shape)
 
 
 @torch.no_grad()

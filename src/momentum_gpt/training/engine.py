@@ -434,7 +434,8 @@ def accumulate(engine: Any, micro_batches: list[tuple[Tensor, Tensor]], n_target
     for number, (tokens, targets) in enumerate(micro_batches):
         if number:
             engine.step()  # counts the micro-batch before; nothing is updated yet
-        nats = engine(tokens.to(engine.device), targets.to(engine.device))
+        tokens, targets = (of.to(engine.device, non_blocking=True) for of in (tokens, targets))
+        nats = engine(tokens, targets)
         engine.backward(nats / mean_targets)
         parts.append(nats.detach())
         activity.pulse()

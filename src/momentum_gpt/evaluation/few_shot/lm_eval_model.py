@@ -123,7 +123,7 @@ class NativeLM(TemplateLM):
         everything = EvaluationConfig(tokens=len(stream), documents="apart")
         targets = choose_targets(stream, everything, self.seq_len)
 
-        layout = lay_out(targets, self.seq_len)
+        layout = lay_out(targets.windows(self.seq_len), self.seq_len, targets.apart)
         title = "Running loglikelihood_rolling requests, tokens"
         with _bar(title, layout.n_tokens, disable_tqdm) as advance:
             nats = nats_of(self.model, targets, layout, self.tokens_per_forward, advance)
