@@ -65,7 +65,8 @@ test-cluster: .venv/.ready-for-tests  ## Run the tests on a real SLURM and Ray; 
 
 test-harness: .venv/.ready-for-tests  ## Run the tests against lm-eval, which this installs
 	$(PIP) -e '.[harness]'
-	$(RUN) pytest tests/evaluation/few_shot/test_lm_eval_model.py --timeout 600
+	$(RUN) pytest tests/evaluation/few_shot/test_lm_eval_model.py tests/bench/test_evaluation.py \
+	    --timeout 600
 
 test-transformers4: .venv/.ready-for-tests .venv/transformers4/.ready  ## Test exports in transformers 4
 	$(RUN) pytest -m transformers4

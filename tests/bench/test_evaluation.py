@@ -57,7 +57,6 @@ def test_lengths_together_have_the_losses_of_each(
     assert timing.ours > 0
 
 
-@pytest.mark.slow
 def test_all_is_timed_beside_lm_eval(data_folder: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     options = [f"text={data_folder}", "queries=4", "tokens=2000"]

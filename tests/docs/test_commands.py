@@ -83,7 +83,7 @@ COMPOSED_ONLY = (
     r"executor=(slurm|ray)",  # needs a cluster
     r"curate\.filters=",  # needs the extra `curation`
     r"Salesforce/wikitext",  # needs a network
-    r"momentum_gpt\.bench\.",  # takes minutes
+    r"(momentum_gpt\.bench\.|bench_tokenize)",  # takes minutes
     r"(momentum-gpt |momentum_gpt\.)(analyze|intervene)",  # runs of tests of their own
     r"runs/paper_",  # runs that were only composed
 )
