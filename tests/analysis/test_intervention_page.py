@@ -169,6 +169,19 @@ def test_the_heat_maps_show_the_last_step_of_the_csv() -> None:
     assert next(shown, None) is None
 
 
+def test_the_table_shows_the_last_step_of_the_csv() -> None:
+    page = interventions_page("momentum 0.5", ROWS, "3 runs")
+    lines = [line for line in read(ROWS) if line["step"] == "1000"]
+    shown = re.findall(r"^<tr><td>([\d,]+)</td>(.*)</tr>$", page, re.M)
+    assert [step for step, _ in shown] == ["1,000"] * len(lines)
+    for (_, cells), line in zip(shown, lines, strict=True):
+        assert f"<td>{line['layer']}</td><td>{line['head']}</td><td>{line['part']}</td>" in cells
+        own = f"{float(line['own']):.3f} ± {float(line['own_margin']):.3f}"
+        assert f"<td>{own}</td>" in cells
+    as_it_is = f"{float(lines[0]['without']):.3f} ± {float(lines[0]['without_margin']):.3f}"
+    assert f"With nothing replaced, the accuracy is {as_it_is}." in page
+
+
 def test_the_figures_over_training_show_the_steps_of_the_csv() -> None:
     data = data_of(interventions_page("momentum 0.5", ROWS, "3 runs"))
     everywhere = {"layer": "all", "head": "all"}
