@@ -26,7 +26,7 @@ SHEET = (244, 245, 246)
 SKY = (86, 180, 233)
 """Colours of 0 and of 1, red, green and blue: those of the page that `intervene` writes."""
 
-CELL = (40, 26)
+CELL = (44, 26)
 """Width and height of a cell of a heat map, pixels."""
 
 
@@ -52,9 +52,9 @@ WITHOUT = (
 )
 
 THROUGH = (
-    Line("softmax, layer 0", ORANGE, ("0", "all", "softmax"), "twin", (420, 0.80)),
+    Line("softmax, layer 0", ORANGE, ("0", "all", "softmax"), "twin", (600, 0.64)),
     Line("momentum", BLUE, (*EVERYWHERE, "added"), "twin", (420, 0.06)),
-    Line("weight of the token before", GREEN, ("0", "0", "softmax"), "previous", (520, 0.36)),
+    Line("weight of the token before", GREEN, ("0", "0", "softmax"), "previous", (370, 0.44)),
 )
 
 Results = dict[tuple[int, str, str, str], dict[str, str]]
@@ -71,20 +71,20 @@ def results() -> Results:
 def interventions() -> Drawing:
     """Return what happens over training, and below it by layer and head."""
     found = results()
-    drawing = Drawing(720, 620, "Interventions on recall models, over training and by head")
+    drawing = Drawing(720, 590, "Interventions on recall models, over training and by head")
     left = Axes(drawing, 60, 76, 260, 190, (0, 1000), (0, 1))
     over_steps(left, found, WITHOUT, "share right", "Accuracy without a part")
     right = Axes(drawing, 430, 76, 260, 190, (0, 1000), (0, 1))
-    over_steps(right, found, THROUGH, "share of answers", "Answers that follow the twin, through")
+    over_steps(right, found, THROUGH, "share of answers", "Answers that follow the twin through")
 
     drawing.text((26, 352), "Answers that follow the twin, by layer and head", size=14, bold=True)
     for row, part in enumerate(NAMES):
         top = 404 + row * 112
-        drawing.text((26, top - 8), NAMES[part], size=13, bold=True)
+        drawing.text((26, top - 24), NAMES[part], size=13, bold=True)
         for layer, name in enumerate(("layer 0", "layer 1")):
             drawing.text((26, top + layer * CELL[1] + 17), name, GREY, size=12)
         for column, step in enumerate(STEPS):
-            heat_map(drawing, found, (100 + column * 154, top), step, part)
+            heat_map(drawing, found, (118 + column * 150, top), step, part)
     return drawing
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from momentum_gpt import intervene
+from momentum_gpt.analysis.intervention import draw, effects_on
 from momentum_gpt.core.config import TaskConfig
 from momentum_gpt.data.synthetic_tasks import HELD_OUT, NO_TARGET, SyntheticTask
 from momentum_gpt.models import load_model
@@ -86,6 +87,7 @@ def test_two_seeds_over_training(runs: dict[str, Path], invoke: Invoke, tmp_path
         assert float(line["without"]) == pytest.approx(np.mean(means), abs=1e-5)
         margin = 12.7062 * np.std(means, ddof=1) / np.sqrt(2)  # Student's t, 1 degree of freedom
         assert float(line["without_margin"]) == pytest.approx(margin, abs=1e-5)
+        assert line["own"] == line["without"]
 
     # Nothing is added in layer 1: without it, everything stays as it is.
     last = {(line["layer"], line["head"], line["part"]): line for line in lines[15:]}
@@ -113,6 +115,14 @@ def test_the_last_checkpoint_of_one_vanilla_run(
     assert float(lines[0]["without"]) == pytest.approx(values.mean(), abs=1e-5)
     margin = 2.20099 * values.std(ddof=1) / np.sqrt(N)  # Student's t, 11 degrees of freedom
     assert float(lines[0]["without_margin"]) == pytest.approx(margin, abs=1e-5)
+
+    model = load_model(runs["vanilla"] / "checkpoints" / "step_00000004" / "model").eval()
+    effect = effects_on(model, draw(TASK, N))[-1]  # of the softmax, everywhere
+    expected = (effect.out, effect.followed, effect.exchanged, effect.unrelated)
+    for name, values in zip(("without", "twin", "own", "unrelated"), expected, strict=True):
+        assert float(lines[-1][name]) == pytest.approx(float(values.mean()), abs=1e-5)
+    assert len({lines[-1][name] for name in ("without", "twin", "own", "unrelated")}) > 2
+
     page = (tmp_path / "interventions" / "interventions.html").read_text()
     assert "over 12 sequences" in page
     assert '"figures": []' in page

@@ -54,6 +54,7 @@ def interventions_page(variant: str, rows: Sequence[Row], units: str) -> str:
     """
     last = max(row.step for row in rows)
     of_last = [row for row in rows if row.step == last]
+    parts = parts_of_rows(rows)
     names = {"softmax": "The softmax part", "added": f"What {variant} adds"}
     return render(
         "intervention.html.jinja",
@@ -62,11 +63,11 @@ def interventions_page(variant: str, rows: Sequence[Row], units: str) -> str:
         caution=None,
         live=False,
         data=interventions_data(rows, units),
-        parts=[(names[part], heat_maps(of_last, part)) for part in parts_of_rows(rows)],
+        parts=[(names[part], heat_maps(of_last, part)) for part in parts],
         step=last,
         accuracy=cell_text(of_last[0].estimates["without"]),
         table=results_table(of_last, f"All parts, at step {last:,}"),
-        legend=MEASURES,
+        legend=MEASURES | ({"added": names["added"].lower()} if "added" in parts else {}),
         units=units,
     )
 
