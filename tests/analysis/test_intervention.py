@@ -134,4 +134,6 @@ def test_attention_to_the_token_before_is_the_softmax_weight() -> None:
         for block in model.blocks:
             block.attention.qkv.weight.zero_()
     expected = np.mean([1 / t for t in range(2, 33)])
-    assert attention_to_previous(model, draw(TASK, 2)).numpy() == pytest.approx(expected)
+    weights = attention_to_previous(model, draw(TASK, 3))
+    assert weights.shape == (2, 3, 2)  # layers, sequences, heads
+    assert weights.numpy() == pytest.approx(expected)

@@ -97,7 +97,7 @@ ELSEWHERE = (
     r"(sbatch|srun|launch/hosts\.sh) ",
     r"momentum-gpt lm-eval --model momentum_gpt ",
     r"\.venv/bin/python -m pytest tests/ops$",
-    r"python docs/(dual_form_)?figures\.py$",
+    r"python docs/((dual_form|intervention)_)?figures\.py$",
     r"python -c import torch; ",
 )
 """Commands of other programs, and of ours that other tests run."""

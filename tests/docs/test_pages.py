@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import re
 from collections.abc import Iterator
@@ -96,10 +97,10 @@ def test_every_page_is_checked() -> None:
 
 
 def rows(page: str, first: str) -> list[list[str]]:
-    """Return the cells of the table rows whose first cell begins with `first`."""
+    """Return the cells of the table rows whose first cell begins as the expression `first`."""
     found = []
     for line in text_of(page).splitlines():
-        if line.startswith(f"| {first}"):
+        if re.match(rf"\| {first}", line):
             cells = line.strip("| ").split("|")
             found.append([cell.strip() for cell in cells])
     return found
@@ -134,7 +135,7 @@ def test_the_estimates_follow_from_their_formulas(model: str) -> None:
         assert shown_gib == pytest.approx(n_bytes * parameters / 2**30, abs=0.1)
 
 
-@pytest.mark.parametrize("module", ["figures", "dual_form_figures"])
+@pytest.mark.parametrize("module", ["figures", "dual_form_figures", "intervention_figures"])
 def test_the_figures_are_current(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     figures = importlib.import_module(module)
@@ -166,3 +167,25 @@ def test_the_figures_show_the_numbers_of_the_log() -> None:
             assert re.search(row, log), (positions, decay)
         row = rf"\| {positions} \| vanilla \| [^|]* \| {figures.RECALL_VANILLA[positions]:.3f} "
         assert re.search(row, log), positions
+
+
+def test_the_table_of_interventions_has_the_numbers_of_its_file() -> None:
+    with (ROOT / "docs" / "figures" / "interventions.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    keys = ("step", "layer", "head", "part")
+    found = {tuple(line[key] for key in keys): line for line in lines}
+    columns = {
+        "as it is": ("-", "-", "nothing", "without"),
+        "without momentum": ("all", "all", "added", "without"),
+        "follow the twin through momentum": ("all", "all", "added", "twin"),
+        "follow the twin through softmax, layer 0": ("0", "all", "softmax", "twin"),
+        "largest weight of the token before, layer 0": ("0", "0", "softmax", "previous"),
+    }
+    assert rows("docs/analysis.md", "step") == [["step", *columns]]
+    shown = rows("docs/analysis.md", r"[\d,]+ ")
+    assert len(shown) >= 4
+    for step, *cells in shown:
+        for cell, (*place, measure) in zip(cells, columns.values(), strict=True):
+            numbers = found[step.replace(",", ""), *place]
+            value, margin = (float(numbers[name]) for name in (measure, f"{measure}_margin"))
+            assert cell == f"{value:.3f} ± {margin:.3f}", (step, measure)

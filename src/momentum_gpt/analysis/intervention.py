@@ -164,13 +164,13 @@ def share(choices: Tensor, answers: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention_to_previous(model: GPT, sequences: Sequences) -> Tensor:
-    """Return the mean softmax weight of the token before, (layers, H): that of a token from the
-    second on."""
+    """Return the softmax weight of the token before, (layers, n, H): the mean over a sequence's
+    tokens from the second on."""
     found: list[Tensor] = []
 
     def see(attend: Variant, given: Any, mixed: Tensor) -> None:
         weights = softmax_weights(*given[:2])  # (n, H, T, T)
-        found.append(weights.diagonal(-1, dim1=-2, dim2=-1).mean((0, -1)))
+        found.append(weights.diagonal(-1, dim1=-2, dim2=-1).mean(-1))
 
     with hooked(variants_of(model), see):
         model(sequences.tokens)

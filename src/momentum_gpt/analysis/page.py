@@ -100,8 +100,14 @@ def _page(title: str, rows: Sequence[Row], figures: Mapping[str, Curves], axis: 
     )
 
 
-def page_data(figures: Mapping[str, Curves], axis: str) -> dict[str, Any]:
-    """Return what the page draws: a line of the same name has the same colour in all figures."""
+def page_data(figures: Mapping[str, Curves], axis: str, note: str = BANDS) -> dict[str, Any]:
+    """Return what the page draws: a line of the same name has the same colour in all figures.
+
+    Args:
+        figures: title -> its lines.
+        axis: what the horizontal axis counts.
+        note: what stands below each figure.
+    """
     names = list(dict.fromkeys(name for curves in figures.values() for name in curves))
     drawn = []
     for number, (title, curves) in enumerate(figures.items()):
@@ -114,7 +120,7 @@ def page_data(figures: Mapping[str, Curves], axis: str) -> dict[str, Any]:
                 "kind": "curve",
                 "title": title,
                 "unit": unit(title),
-                "note": BANDS,
+                "note": note,
                 "series": series,
             }
         )

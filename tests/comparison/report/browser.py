@@ -13,7 +13,9 @@ LOCAL = ("file:", "data:", "http://127.0.0.1:")
 
 
 @contextmanager
-def opened(source: Path | str, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
+def opened(
+    source: Path | str, width: int = 1280, scheme: str = "light", drawn: str = "#figures svg"
+) -> Iterator[Any]:
     """Yield a page whose figures are drawn.
 
     When the block ends, the page must have had no error, have asked nothing of another machine, and
@@ -23,6 +25,7 @@ def opened(source: Path | str, width: int = 1280, scheme: str = "light") -> Iter
         source: a file, or an address on this machine.
         width: of the window, in pixels.
         scheme: light | dark.
+        drawn: what is waited for, as a CSS selector.
     """
     from playwright.sync_api import sync_playwright
 
@@ -38,7 +41,7 @@ def opened(source: Path | str, width: int = 1280, scheme: str = "light") -> Iter
         page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         page.on("request", lambda request: _note_foreign(request.url, wrong))
         page.goto(address)
-        page.wait_for_selector("#figures svg")
+        page.wait_for_selector(drawn)
         yield page
 
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
