@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from momentum_gpt.analysis.heat_map import Cell, cell_of
 from momentum_gpt.analysis.page import layers_page, tokens_page
 from momentum_gpt.analysis.protocols import MISMATCHED, measure
 from momentum_gpt.analysis.similarity import Recall
@@ -32,6 +33,7 @@ from momentum_gpt.analysis.tables import (
     with_adjusted_verdicts,
 )
 from momentum_gpt.evaluation.finding import ABOVE, NOT_ABOVE, Finding
+from momentum_gpt.evaluation.statistics import Estimate
 from tests.analysis.passes import L, random_draws
 from tests.comparison.report.browser import opened
 
@@ -197,6 +199,23 @@ def test_the_page_of_layers_has_each_measure_and_its_nulls() -> None:
     assert line["low"][1] < line["y"][1] < line["high"][1]
     assert "top-10 overlap, sst2" not in figures
     assert "<td>SimAOU</td>" in page
+
+
+def test_the_page_of_layers_shows_each_head() -> None:
+    """A map of SimAM, which alone is measured head by head; its nulls have none."""
+    page = layers_page("a run", rows_of(DRAWS, "sst2"), {"sst2": DRAWS})
+    assert page.count('<table class="heat">') == 1
+    cells = re.findall(r'<td style="--share: (.*?)" title="(.*?), .*?">(.*?)</td>', page)
+    values = np.stack([one["SimAM of changes"].numpy() for one in DRAWS])  # (draws, Q, L, H)
+    by_layer_and_head = np.nanmean(values, axis=(0, 1)).ravel()
+    assert [float(text) for _, _, text in cells] == pytest.approx(by_layer_and_head, abs=6e-4)
+    assert [float(read) for _, read, _ in cells] == [float(text) for _, _, text in cells]
+    assert [share for share, _, _ in cells] == [text for _, _, text in cells]
+
+
+def test_a_cell_below_zero_has_no_colour_and_stays_within_its_bounds() -> None:
+    cell = cell_of(Estimate(-0.5, (-1.25, 0.25), 0.1, 0.2), (-1.0, 1.0))
+    assert cell == Cell("-0.500", "-0.500, 95% interval -1.000 to 0.250", "0.000")
 
 
 def checkpoints() -> list[Row]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from momentum_gpt.analysis.heat_map import HeatMap, cell_of
 from momentum_gpt.analysis.intervention import PARTS, Place
 from momentum_gpt.analysis.intervention_results import MEASURES, Row, cell_text, results_table
 from momentum_gpt.analysis.page import Curves, Point, page_data
@@ -21,27 +21,6 @@ EFFECTS = {
 
 HIGHEST = 1.02
 """Top of the figures over training: a line at 1 is not cut."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a heat map."""
-
-    text: str
-    """A share, from 0 to 1, which its colour says, too."""
-    interval: str
-    """What the pointer reads."""
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """One effect of one part, by layer and head."""
-
-    title: str
-    heads: list[str]
-    """Names of the columns."""
-    rows: list[tuple[str, list[Cell | None]]]
-    """Name and cells of each layer, the first one at the top; None where nothing is measured."""
 
 
 def interventions_page(variant: str, rows: Sequence[Row], units: str) -> str:
@@ -90,7 +69,7 @@ def heat_maps(rows: Sequence[Row], part: str) -> list[HeatMap]:
     heads = _numbers([place.head for place in of_part])
     found = []
     for effect, title in EFFECTS.items():
-        cells = {place: _cell(estimates[effect]) for place, estimates in of_part.items()}
+        cells = {place: cell_of(estimates[effect]) for place, estimates in of_part.items()}
         by_layer = []
         for layer in layers:
             in_layer = [cells.get(Place(layer, head, part)) for head in heads]
@@ -149,9 +128,3 @@ def _numbers(found: Sequence[int | None]) -> list[int | None]:
 
 def _name(kind: str, number: int | None) -> str:
     return f"all {kind}s" if number is None else f"{kind} {number}"
-
-
-def _cell(estimate: Estimate) -> Cell:
-    low, high = _within(estimate)
-    text = f"{estimate.value:.3f}"
-    return Cell(text, f"{text}, 95% interval {low:.3f} to {high:.3f}")

@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from momentum_gpt.analysis.heat_map import HeatMap, of_heads
 from momentum_gpt.analysis.protocols import SEPARATOR, Measures
-from momentum_gpt.analysis.summary import by_layer
+from momentum_gpt.analysis.summary import by_head, by_layer
 from momentum_gpt.analysis.tables import Row, has_several_ways, notes_on, results_table, unit
 from momentum_gpt.comparison.report.drawn import student_quantiles
 from momentum_gpt.comparison.report.page import render
@@ -31,7 +32,7 @@ def layers_page(
     draws: Mapping[str, Sequence[Measures]],
     measured: str = "model",
 ) -> str:
-    """Return a page with the results of one model, and each measure layer by layer.
+    """Return a page with the results of one model, each measure layer by layer and head by head.
 
     Args:
         title: of the page.
@@ -40,13 +41,18 @@ def layers_page(
         measured: the name of the line that is not a null.
     """
     figures: dict[str, Curves] = {}
+    heads = []
     for task, of_task in draws.items():
         for name, values in of_task[0].items():
-            if values.dim() > 1:
-                measure, _, null = name.partition(SEPARATOR)
-                curves = figures.setdefault(f"{measure}, {task}", {})
-                curves[null or measured] = _over_layers([one[name] for one in of_task])
-    return _page(title, rows, figures, "layer")
+            if values.dim() < 2:
+                continue
+            of_draws = [one[name] for one in of_task]
+            measure, _, null = name.partition(SEPARATOR)
+            curves = figures.setdefault(f"{measure}, {task}", {})
+            curves[null or measured] = _over_layers(of_draws)
+            if values.dim() > 2 and not null:
+                heads.append(of_heads(f"{measure}, {task}", by_head(of_draws), (-1.0, 1.0)))
+    return _page(title, rows, figures, "layer", heads)
 
 
 def tokens_page(title: str, rows: Sequence[Row]) -> str:
@@ -87,7 +93,13 @@ def _add(curves: Curves, name: str, point: Point) -> None:
         points.sort()
 
 
-def _page(title: str, rows: Sequence[Row], figures: Mapping[str, Curves], axis: str) -> str:
+def _page(
+    title: str,
+    rows: Sequence[Row],
+    figures: Mapping[str, Curves],
+    axis: str,
+    heads: Sequence[HeatMap] = (),
+) -> str:
     return render(
         "analysis.html.jinja",
         title=title,
@@ -95,6 +107,7 @@ def _page(title: str, rows: Sequence[Row], figures: Mapping[str, Curves], axis: 
         caution=None,
         live=False,
         data=page_data(figures, axis),
+        heads=heads,
         table=results_table(rows, "Results"),
         notes=notes_on(rows),
     )
