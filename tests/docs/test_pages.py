@@ -156,9 +156,13 @@ def test_the_figures_show_the_numbers_of_the_log() -> None:
     import figures
 
     log = text_of("LOG.md")
-    for losses in figures.LOSS_DIFFERENCES.values():
-        for difference in losses.values():
-            assert f"({difference:+.4f})" in log
+    # A row of the study's table: momentum DECAY, learned positions, rotary positions, ...
+    learned, rotary = figures.LOSS_DIFFERENCES.values()
+    for decay in learned:
+        row = f"| momentum {decay} |"
+        for value, low, high in (learned[decay], rotary[decay]):
+            row += f" {value:+.4f} [{low:.4f}, {high:.4f}] |"
+        assert row in log, decay
 
     # A row of the recall table: positions, attention, step 250, step 500, ...
     for positions, accuracy in figures.RECALL.items():
