@@ -4,8 +4,8 @@
     momentum-gpt bench growth axes=[context,vocabulary] attention=momentum
 
 One size of a small model grows at a time: the context, the width, the number of
-layers, the vocabulary, the passes of a step, the ranks, the steps of a run. With
-the exponent p the time grows like FLOPs^p: at most about 1 is as it should be,
+layers, the vocabulary, the passes of a step, the ranks, the steps of a run. The
+time grows like FLOPs^p: an exponent p of at most about 1 is as it should be,
 and less is what a larger product gains. Ranks have a CPU core, and a batch of
 the same size, each.
 """
