@@ -27,6 +27,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["model.n_layers=many"], ["model.n_layers", "'many'", "Integer"]),
     (["model.n_layers=1.5"], ["model.n_layers", "1.5", "Integer"]),
     (["optim.lr=fast"], ["optim.lr", "'fast'", "Float"]),
+    (
+        ["evaluation.context_lengths=64"],
+        ["context_lengths=64 is no list: write 'evaluation.context_lengths=[64]'"],
+    ),
     (["training.compile=perhaps"], ["training.compile", "perhaps"]),
     (["model=gpt_huge"], ["there is no model=gpt_huge", "gpt_350m"]),
     (["model=gpt_35m"], ["there is no model=gpt_35m", "did you mean model=gpt_350m?"]),

@@ -40,14 +40,17 @@ class CommandLine:
 
     def chosen(self, group: str) -> str:
         """Return the choice of a group in words, such as "attention=vanilla"."""
-        typed = self._arguments_of(group)
-        if typed:
-            return typed[-1]  # the last one counts
+        if self._arguments_of(group):
+            return self.last(group)
         # An experiment may choose, too, and is not read here.
         if self._arguments_of("experiment"):
             return f"the chosen {group}"
         defaults = {entry.name: entry.chosen for entry in groups_of(self.command)}
         return f"{group}={defaults.get(group)}"
+
+    def last(self, name: str) -> str:
+        """Return the argument that sets an option, the last one; or its name, if none does."""
+        return [name, *self._arguments_of(name)][-1]
 
     def _arguments_of(self, name: str) -> list[str]:
         return [argument for argument in self.arguments if argument.startswith(f"{name}=")]
@@ -107,6 +110,8 @@ def one_line(error: Exception, typed_in: CommandLine) -> str:
     key = re.search(r"full_key: (\S+)", text)
     if key and re.search(r"Key '[^']*' (is not in struct|not in '\w+')", text):
         return no_such_option(key[1], typed_in)
+    if key and "is not a ListConfig" in text:
+        return no_list(typed_in.last(key[1]))
     if key:
         return f"{key[1]}: {text.splitlines()[0]}"
 
@@ -129,6 +134,13 @@ def _escape_quote(match: re.Match[str]) -> str:
     """Double the backslashes in front of a quote or of the end, and escape the quote."""
     quote = '\\"' if match[2] else ""
     return 2 * match[1] + quote
+
+
+def no_list(argument: str) -> str:
+    """Return what to say of an option that takes a list and got a single value."""
+    name, equals, value = argument.partition("=")
+    remedy = shlex.quote(f"{name}=[{value if equals else '...'}]")
+    return f"{argument} is no list: write {remedy}"
 
 
 def no_such_choice(path: str) -> str:
