@@ -38,6 +38,7 @@ from momentum_gpt.core.config import read_config, require
 from momentum_gpt.core.errors import MachineError, UserError
 
 if TYPE_CHECKING:
+    from momentum_gpt.analysis.protocols import Measures
     from momentum_gpt.analysis.tables import Row
     from momentum_gpt.analysis.units import Measured, Method, Unit
 
@@ -292,11 +293,10 @@ def write_results(
         print(f"{subject.name}, {label}: {shown} demonstrations, learning rate(s) {rates}")
 
     files = {"results.csv": results_csv(rows), "results.tex": results_latex(rows, title)}
-    by_subject: dict[Subject, dict[str, list[Measured]]] = {}
+    by_subject: dict[Subject, dict[str, list[Measures]]] = {}
     for subject, label, draws in by_label(found):
-        by_subject.setdefault(subject, {})[label] = draws
-    for number, (subject, of_labels) in enumerate(by_subject.items()):
-        measures = {label: [one.measures for one in draws] for label, draws in of_labels.items()}
+        by_subject.setdefault(subject, {})[label] = [one.measures for one in draws]
+    for number, (subject, measures) in enumerate(by_subject.items()):
         own = [row for row in rows if (row.variant, row.tokens) == subject[:2]]
         files[f"layers-{number}.html"] = layers_page(subject.name, own, measures, subject.name)
     if config.checkpoints == "all":

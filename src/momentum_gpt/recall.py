@@ -87,10 +87,9 @@ def recall(config: RecallConfig) -> None:
     print(f"{config.task}: {len(jobs)} run(s), {config.jobs} at a time, in {folder}", flush=True)
     train_all(jobs, config.jobs, folder, lambda ended: in_a_line(ended, folder))
 
-    runs = {
-        cell: [load_run(str(folder / job.name)) for job in of_cell]
-        for cell, of_cell in by_cell.items()
-    }
+    runs = {}
+    for cell, of_cell in by_cell.items():
+        runs[cell] = [load_run(str(folder / job.name)) for job in of_cell]
     page = folder / "recall.html"
     write_text(page, accuracy_page(config.task, runs))
     print(f"\n{accuracy_table(runs).as_text()}\n\nfigure: {page}")

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,11 +204,10 @@ def choose_rates(config: SweepConfig, variants: Sequence[Variant]) -> None:
             variant.rate = config.rates[0] if config.rates else None
         return
 
-    jobs = {
-        (variant.name, rate): [job_of(config, variant, rate, seed) for seed in config.tuning]
-        for variant in variants
-        for rate in config.rates
-    }
+    jobs = {}
+    for variant, rate in product(variants, config.rates):
+        of_seeds = [job_of(config, variant, rate, seed) for seed in config.tuning]
+        jobs[variant.name, rate] = of_seeds
     train(config, [job for of_one in jobs.values() for job in of_one])
     for variant in variants:
         losses = {rate: mean_loss(config, jobs[variant.name, rate]) for rate in config.rates}

@@ -151,9 +151,11 @@ def _series(points: Sequence[Point]) -> dict[str, list[Any]]:
     """Return the points that are known; the ends of an interval that is not are None."""
     known = [point for point in points if not math.isnan(point[1])]
     places = [at for at, _, _ in known]
-    ends = [
-        [None if math.isnan(interval[end]) else interval[end] for _, _, interval in known]
-        for end in (0, 1)
-    ]
     values = [value for _, value, _ in known]
-    return {"bin": places, "tokens": places, "y": values, "low": ends[0], "high": ends[1]}
+    low = [_if_known(interval[0]) for _, _, interval in known]
+    high = [_if_known(interval[1]) for _, _, interval in known]
+    return {"bin": places, "tokens": places, "y": values, "low": low, "high": high}
+
+
+def _if_known(value: float) -> float | None:
+    return None if math.isnan(value) else value

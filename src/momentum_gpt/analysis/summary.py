@@ -67,11 +67,8 @@ def recall_finding(zero_shot: Draws, icl: Draws, finetuned: Draws) -> Finding:
         icl: with them.
         finetuned: without them, in the finetuned model.
     """
-    was_right, icl_right, finetuned_right = (
-        np.stack([of_draw.cpu().numpy() for of_draw in draws])
-        for draws in (zero_shot, icl, finetuned)
-    )  # (draws, Q) each
-    right = np.where(icl_right, 100.0, 0.0)
+    was_right, finetuned_right = _stacked(zero_shot), _stacked(finetuned)  # (draws, Q) each
+    right = np.where(_stacked(icl), 100.0, 0.0)
     share = np.where(~was_right & finetuned_right, right, np.nan)
     base = np.where(~was_right & ~finetuned_right, right, np.nan)
 
@@ -103,14 +100,19 @@ def recall_finding(zero_shot: Draws, icl: Draws, finetuned: Draws) -> Finding:
 
 def by_layer(values: Draws) -> list[Estimate]:
     """Return the mean of each layer, over heads, queries and draws; (Q, L, ...) in each draw."""
-    n_layers = values[0].shape[1]
-    return [mean_of(over_layers([one[:, layer] for one in values])) for layer in range(n_layers)]
+    found = []
+    for layer in range(values[0].shape[1]):
+        of_layer = [one[:, layer] for one in values]
+        found.append(mean_of(over_layers(of_layer)))
+    return found
 
 
 def by_head(values: Draws) -> list[list[Estimate]]:
     """Return the mean of each layer and head, over queries and draws; (Q, L, H) in each draw."""
-    n_heads = values[0].shape[2]
-    of_heads = [by_layer([one[:, :, head : head + 1] for one in values]) for head in range(n_heads)]
+    of_heads = []
+    for head in range(values[0].shape[2]):
+        of_head = [one[:, :, head : head + 1] for one in values]
+        of_heads.append(by_layer(of_head))
     return [list(of_layer) for of_layer in zip(*of_heads, strict=True)]
 
 
@@ -143,6 +145,11 @@ def _of_partners(values: np.ndarray, partner: Tensor) -> np.ndarray:
     other = partner.cpu().numpy()
     first = np.flatnonzero(np.arange(len(other)) < other)
     return (values[:, first] + values[:, other[first]]) / 2
+
+
+def _stacked(draws: Draws) -> np.ndarray:
+    """Return the draws as one array, (draws, ...)."""
+    return np.stack([of_draw.cpu().numpy() for of_draw in draws])
 
 
 def _rows(values: Tensor) -> Tensor:

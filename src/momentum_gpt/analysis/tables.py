@@ -123,8 +123,11 @@ def rows_of(
         nulls = _nulls(draws[0], name)
         for null in nulls or [""]:
             found.append(Row(name, task, null, _finding(draws, name, null), variant, tokens))
-    sides = [[of_draw[name] for of_draw in draws] for name in (ZERO_SHOT, ICL, FINETUNED)]
-    recall = Row(REC2FTP, task, BASE_RATE, recall_finding(*sides), variant, tokens)
+    zero_shot = [of_draw[ZERO_SHOT] for of_draw in draws]
+    icl = [of_draw[ICL] for of_draw in draws]
+    finetuned = [of_draw[FINETUNED] for of_draw in draws]
+    shares = recall_finding(zero_shot, icl, finetuned)
+    recall = Row(REC2FTP, task, BASE_RATE, shares, variant, tokens)
     place = sum(row.measure in IN_PERCENT for row in found)  # after the accuracies
     return [*found[:place], recall, *found[place:]]
 
@@ -202,7 +205,7 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
 
 def table_of_used(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Return a table of the columns that have a text in some row."""
-    is_used = [any(of_row[column] for of_row in rows) for column in range(len(head))]
+    is_used = [any(column) for column in zip(*rows, strict=True)]
     return Table(title, _chosen(head, is_used), [_chosen(of_row, is_used) for of_row in rows])
 
 

@@ -120,14 +120,13 @@ def bench_evaluation(config: BenchEvaluationConfig) -> None:
     shards = TokenShards(config.text, "validation")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if config.run is None:
-            config = replace(config, run=str(random_model(folder / "model", config.text)))
+        run = config.run or str(random_model(folder / "model", config.text))
         if not config.tasks:
             made = made_task(folder / "made.yaml", shards, config.queries)
             config = replace(config, tasks=[str(made)], data=str(folder))
-        ours = NativeLM(run=config.run)
+        ours = NativeLM(run=run)
         theirs = HFLM(
-            config.run,
+            run,
             trust_remote_code=True,
             dtype="float32",
             device=str(distributed.local_device()),
@@ -137,7 +136,8 @@ def bench_evaluation(config: BenchEvaluationConfig) -> None:
         timings = []
         with progress_bar("timing", len(config.tasks) + 2) as advance:
             for name in config.tasks:
-                timings.append(time_task(name, ours, theirs, config))
+                k, requests = requests_of(name, run, config)
+                timings.append(time_task(f"{Path(name).stem}, k = {k}", ours, theirs, requests))
                 advance(1)
             timings.append(time_texts(ours, theirs, shards, config.tokens))
             advance(1)
@@ -181,15 +181,14 @@ def made_task(path: Path, shards: TokenShards, n_queries: int) -> Path:
     return path
 
 
-def time_task(name: str, ours: Any, theirs: Any, config: BenchEvaluationConfig) -> Timing:
+def time_task(what: str, ours: Any, theirs: Any, requests: list[Any]) -> Timing:
     """Return how long both take for the requests of a few-shot task."""
-    k, requests = requests_of(name, config)
     our_answers, our_seconds = timed(ours.loglikelihood, requests, disable_tqdm=True)
     their_answers, their_seconds = timed(theirs.loglikelihood, requests, disable_tqdm=True)
 
     pairs = zip(our_answers, their_answers, strict=True)
     return Timing(
-        what=f"{Path(name).stem}, k = {k}",
+        what=what,
         other="lm-eval",
         requests=len(requests),
         ours=our_seconds,
@@ -198,7 +197,7 @@ def time_task(name: str, ours: Any, theirs: Any, config: BenchEvaluationConfig) 
     )
 
 
-def requests_of(name: str, config: BenchEvaluationConfig) -> tuple[int, list[Any]]:
+def requests_of(name: str, run: str, config: BenchEvaluationConfig) -> tuple[int, list[Any]]:
     """Return how many demonstrations fit, and lm-eval's requests for each query and candidate."""
     from lm_eval.api.instance import Instance
 
@@ -206,9 +205,8 @@ def requests_of(name: str, config: BenchEvaluationConfig) -> tuple[int, list[Any
     from momentum_gpt.evaluation.few_shot.prompts import prepare_task
     from momentum_gpt.models.weights import load_model_config
 
-    assert config.run
-    tokenizer = load_tokenizer(config.run)
-    seq_len = load_model_config(config.run).seq_len
+    tokenizer = load_tokenizer(run)
+    seq_len = load_model_config(run).seq_len
     icl = IclConfig(tasks=[name], data=config.data, k=[config.k], seeds=1, queries=config.queries)
     prompts = prepare_task(name, tokenizer, icl, seq_len)
     (setting,) = prompts.settings

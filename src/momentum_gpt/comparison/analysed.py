@@ -248,12 +248,11 @@ def _measures(of_variants: OfVariants) -> list[tuple[str, str]]:
 
 def _telling(setting: Setting, among: Sequence[Setting]) -> list[str]:
     """Return what tells a setting from others of the same task, such as ["k=16"]."""
-    others = [dict(other) for other in among]
-    return [
-        f"{name}={value}"
-        for name, value in setting
-        if any(other.get(name) != value for other in others)
-    ]
+    telling = []
+    for pair in setting:
+        if not all(pair in other for other in among):
+            telling.append("=".join(pair))
+    return telling
 
 
 def _notes(
@@ -265,8 +264,9 @@ def _notes(
         notes.append(CELLS)
         if any(len(of_seeds) > 1 for one in shared for of_seeds in found[one].values()):
             notes.append(SEEDS)
-        same = [pair for pair in shared[0] if all(pair in other for other in shared)]
-        notes.append(f"Measured with {', '.join(map('='.join, same))}.")
+        telling = _telling(shared[0], shared)
+        same = [option for option in map("=".join, shared[0]) if option not in telling]
+        notes.append(f"Measured with {', '.join(same)}.")
     notes += _apart(found)
     analysed_ones = {name for of_variants in found.values() for name in of_variants}
     missing = [name for name in names if name not in analysed_ones]

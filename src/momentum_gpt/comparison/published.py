@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -65,7 +65,7 @@ def beside_published(runs: Sequence[Run], name: str) -> Table:
     rows = []
     losses = []  # nats per token at the whole context
     for measure, pair in published.perplexity.items():
-        ours = [fmean(_perplexity(run, measure) for run in group) for group in of_variant.values()]
+        ours = _means(of_variant, _perplexity, measure)
         rows.append([f"perplexity, {measure}", *_cells([*pair, *ours], 2)])
         losses = [math.log(value) for value in (*pair, *ours)]
 
@@ -76,7 +76,7 @@ def beside_published(runs: Sequence[Run], name: str) -> Table:
 
     tasks = {}
     for task, pair in published.accuracy.items():
-        ours = [fmean(_accuracy(run, task) for run in group) for group in of_variant.values()]
+        ours = _means(of_variant, _accuracy, task)
         if not any(map(math.isnan, ours)):
             tasks[task] = [*pair, *ours]
             rows.append([f"{task}, accuracy in %", *_cells(tasks[task], 1)])
@@ -86,6 +86,16 @@ def beside_published(runs: Sequence[Run], name: str) -> Table:
 
     head = ["", "paper: vanilla", "momentum", *(_named(key, of_variant) for key in of_variant)]
     return Table(f"Beside {published.source}; means over seeds", head, rows)
+
+
+def _means(
+    of_variant: Mapping[str, Sequence[Run]], value: Callable[[Run, str], float], name: str
+) -> list[float]:
+    """Return the mean of what `value(run, name)` is over the runs of each variant."""
+    found = []
+    for group in of_variant.values():
+        found.append(fmean(value(run, name) for run in group))
+    return found
 
 
 def _perplexity(run: Run, measure: str) -> float:

@@ -63,16 +63,22 @@ def signal_table(runs: Sequence[Run]) -> Table | None:
         # What `evaluate` measures is a larger sample.
         last = _last(measured, metric) or _last(own, metric)
         if last:
-            means = [fmean(run.final[metric] for run in of_variant) for of_variant in of_variants]
-            rows.append(
-                _row(metric, max(means) - min(means), noise_of_steps(last), len(last[0][0]))
-            )
+            signal = _signal(metric, of_variants)
+            rows.append(_row(metric, signal, noise_of_steps(last), len(last[0][0])))
     if not rows:
         return None
     head = ["measure", "unit", "signal", "noise", "signal / noise", "evaluations"]
     return Table(
         f"Signal to noise of {len(of_variants)} variants, {len(compared)} runs", head, rows
     )
+
+
+def _signal(metric: str, of_variants: Sequence[Sequence[Run]]) -> float:
+    """Return the largest difference between two variants' means."""
+    means = []
+    for runs in of_variants:
+        means.append(fmean(run.final[metric] for run in runs))
+    return max(means) - min(means)
 
 
 Series = tuple[list[int], list[float]]

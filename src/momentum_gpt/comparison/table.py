@@ -47,7 +47,9 @@ class Column:
 
     def means(self, groups: Sequence[Sequence[int]]) -> Column:
         """Return the means over groups of runs, without intervals, which are of one model."""
-        values = [fmean(self.values[row] for row in rows) for rows in groups]
+        values = []
+        for rows in groups:
+            values.append(fmean(self.values[row] for row in rows))
         return Column(self.title, self.unit, values, self.digits)
 
     def difference(self, row: int) -> str:
@@ -111,7 +113,8 @@ def results_text(runs: Sequence[Run]) -> str:
     names = [run.name for run in runs]
     if len(variants) < len(runs):
         names = [f"{one.name} ({len(one.runs)})" for one in variants]
-        measures = [column.means([one.runs for one in variants]) for column in measures]
+        groups = [one.runs for one in variants]
+        measures = [column.means(groups) for column in measures]
 
     head = ["run" if len(names) == len(runs) else "variant (runs)"]
     units = [""]

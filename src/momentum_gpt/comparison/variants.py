@@ -59,13 +59,12 @@ def _telling(
     for place, run in enumerate(runs):
         places[_attention_of(run)].append(place)
 
-    found = {}
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for attention, of_attention in places.items():
-        found[attention] = [
-            option
-            for option, values in differences.items()
-            if len({str(values[place]) for place in of_attention}) > 1 and option not in NAMING
-        ]
+        for option, values in differences.items():
+            own = {str(values[place]) for place in of_attention}
+            if len(own) > 1 and option not in NAMING:
+                found[attention].append(option)
     return found
 
 

@@ -141,11 +141,11 @@ def tokens_saved(better: BySeed, other: BySeed) -> float | None:
         for run in (better, other)
         for seed in seeds
     ]
-    tokens = sorted(set.intersection(*(set(curve) for curve in curves)))
+    tokens = sorted(set.intersection(*map(set, curves)))
     if len(tokens) < FEWEST_EVALUATIONS:
         return None
 
-    losses = np.array([[curve[t] for t in tokens] for curve in curves])
+    losses = np.array([list(map(curve.__getitem__, tokens)) for curve in curves])
     of_better, of_other = losses[: len(seeds)].mean(0), losses[len(seeds) :].mean(0)
     reached = of_better <= of_other[-1]
     if not reached.any():

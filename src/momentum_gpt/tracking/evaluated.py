@@ -84,7 +84,8 @@ def few_shot_answers(run_dir: Path) -> Table:
         newest[tuple(line.get(key) for key in setting)] = line.get("examples", [])
     rows = []
     for key, examples in newest.items():
-        rows += [[*key, *(example[entry] for entry in entries)] for example in examples]
+        for example in examples:
+            rows.append([*key, *(example[entry] for entry in entries)])
     return Table("few_shot_answers", [*setting, *entries], rows)
 
 
