@@ -34,7 +34,7 @@ dashboard: .venv/.ready  ## Watch the runs of runs/ in the browser, at http://12
 check-attention: .venv/.ready  ## Check a variant against its formula: NAME=momentum
 	$(RUN) momentum_gpt.check_attention attention=$(NAME) $(OPTIONS)
 
-bench: .venv/.ready-for-tests $(DATA)/manifest.json  ## Time everything beside its like: PEERS=DIR
+bench: .venv/.ready-for-tests $(DATA)/manifest.json  ## Time training, evaluation and tokenization: PEERS=DIR
 	$(PIP) -e '.[harness]'
 	$(RUN) momentum_gpt.bench.training data=$(DATA) $(if $(PEERS),peers=$(PEERS)) $(OPTIONS)
 	$(RUN) momentum_gpt.bench.evaluation text=$(DATA)

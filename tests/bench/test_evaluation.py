@@ -29,6 +29,9 @@ def test_a_made_task_is_text_of_the_shards_with_two_answers(
     icl = IclConfig(tasks=[str(made)], data=str(tmp_path), k=[4], seeds=1, queries=10)
     prompts = prepare_task(str(made), tokenizer, icl, 1024)
     assert len(prompts.queries.asked) == 10
+    shown = (tmp_path / "made" / "train.jsonl").read_text().splitlines()
+    asked = (tmp_path / "made" / "validation.jsonl").read_text().splitlines()
+    assert (len(shown), len(asked)) == (TRAIN, 10)
     text = tokenizer.decode(validation.read(0, 8 * 20 * (TRAIN + 10)).tolist())
     for query in prompts.queries.asked:
         ((row, answers),) = query.example.rows

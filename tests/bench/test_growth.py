@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from momentum_gpt.bench.growth import AXES, BASE, Cost, flops_of_step, table
+from momentum_gpt.bench.growth import AXES, BASE, Cost, flops_of_step, seconds_at, table
 from momentum_gpt.core.files import read_json
 from tests.conftest import command
 
@@ -20,6 +20,11 @@ def test_an_exponent_is_the_slope_between_two_sizes() -> None:
     rows = table("width", [small, large]).splitlines()[-2:]
     assert rows[0].split() == ["1", "1,000.0", "1.00", "1.00", "-", "100"]
     assert rows[1].split() == ["2", "9,000.0", "9.00", "3.00", "2.00", "100"]
+
+
+def test_a_run_takes_the_sum_of_its_parts() -> None:
+    """100 tokens at 100 tokens/s, and 100 at 50."""
+    assert seconds_at([100.0, 50.0], 200) == pytest.approx(1 + 2)
 
 
 def test_each_size_computes_more_than_the_one_before() -> None:

@@ -182,9 +182,14 @@ def test_a_document_that_every_length_holds_whole_is_read_once(validation: Token
     assert longest.layout.n_rows == 1
     assert shorter.layout.n_rows == 0
 
-    _, (at_32, at_64) = measure(small_model(64), texts, config, 64, 1000)
+    model = small_model(64)
+    _, (at_32, at_64) = measure(model, texts, config, 64, 1000)
     assert (at_32.context_length, at_64.context_length) == (32, 64)
     assert at_32.nats == at_64.nats
+    for text, nats in zip(("one two three", "four five"), at_64.nats, strict=True):
+        alone = Texts([text], validation.tokenizer, 10, "one of them")
+        _, (record, _) = measure(model, alone, config, 64, 1000)
+        assert record.nats == pytest.approx([nats], abs=5e-4)
 
 
 def test_bits_per_byte_and_per_word_perplexity_count_the_text_alone(

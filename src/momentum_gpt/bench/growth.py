@@ -136,9 +136,14 @@ def cost_of_run(size: int, shape: Shape, config: BenchGrowthConfig) -> Cost:
     """Measure a whole run, from its first step to its last."""
     tokens_per_step = shape.tokens_per_step // size
     logged = logged_by_run(shape, tokens_per_step, size, 1, config)
-    rates = [line["train/tokens_per_s"] for line in logged[1:]]
-    seconds = shape.tokens_per_step / statistics.harmonic_mean(rates)
+    rates = [line["train/tokens_per_s"] for line in logged[1:]]  # the first one warms up
+    seconds = seconds_at(rates, shape.tokens_per_step)
     return Cost(size, seconds, flops_of_step(shape), peak_of(logged))
+
+
+def seconds_at(rates: list[float], tokens: int) -> float:
+    """Return how long tokens take, of which equal parts are trained on at each rate."""
+    return tokens / statistics.harmonic_mean(rates)
 
 
 def peak_of(logged: list[dict[str, float]]) -> int:

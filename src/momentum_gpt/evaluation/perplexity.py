@@ -122,7 +122,7 @@ def plan_passes(targets: Targets, config: EvaluationConfig, seq_len: int) -> lis
 def plan_pass(
     targets: Targets, length: int, stride: int | None, known: Pass | None, is_reported: bool
 ) -> Pass:
-    """Return a pass that reads the windows with targets that see more or less than in another.
+    """Return a pass that reads only windows whose targets see more or less than in a known pass.
 
     Args:
         targets: what is scored.
@@ -135,10 +135,10 @@ def plan_pass(
     context = context_of(windows)
     is_other = np.full(len(context), True) if known is None else context != known.context
     of_window = np.repeat(np.arange(len(windows.starts)), windows.scored)  # (targets,)
-    window_is_read = np.bincount(of_window, is_other) > 0
-    read_again = Windows(*(of[window_is_read] for of in windows))
-    layout = lay_out(read_again, length, targets.apart)
-    return Pass(length, stride, context, window_is_read[of_window], layout, is_reported)
+    has_other = np.bincount(of_window, is_other) > 0  # (windows,)
+    to_read = Windows(*(column[has_other] for column in windows))
+    layout = lay_out(to_read, length, targets.apart)
+    return Pass(length, stride, context, has_other[of_window], layout, is_reported)
 
 
 def context_of(windows: Windows) -> np.ndarray:
