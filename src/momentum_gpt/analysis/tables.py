@@ -32,7 +32,7 @@ from momentum_gpt.analysis.published import MODELS, published
 from momentum_gpt.analysis.similarity import Recall, order_sensitivity
 from momentum_gpt.analysis.summary import finding, in_percent, recall_finding
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.evaluation.finding import Finding, adjusted
+from momentum_gpt.evaluation.finding import Finding, adjusted_in_families
 from momentum_gpt.evaluation.statistics import FEW_DRAWS, over_seeds
 from momentum_gpt.evaluation.tables import interval_text
 
@@ -166,16 +166,7 @@ def hardest(rows: Sequence[Row]) -> list[Row]:
 
 def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of one table, with p-values adjusted for those of one measure and null."""
-    families: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        families[row.measure, row.null].append(place)
-
-    found = list(rows)
-    for places in families.values():
-        findings = adjusted([rows[place].finding for place in places])
-        for place, one in zip(places, findings, strict=True):
-            found[place] = replace(rows[place], finding=one)
-    return found
+    return adjusted_in_families(rows, lambda row: (row.measure, row.null))
 
 
 def has_several_ways(rows: Sequence[Row]) -> bool:

@@ -28,7 +28,7 @@ from momentum_gpt.analysis.summary import Draws, finding, over_layers
 from momentum_gpt.analysis.tables import ICL_ORDERS, Row, csv_text, table_of_used, unit
 from momentum_gpt.analysis.units import WAYS, Measured
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.evaluation.finding import ABOVE, NOT_ABOVE, Finding, adjusted
+from momentum_gpt.evaluation.finding import ABOVE, NOT_ABOVE, Finding, adjusted_in_families
 from momentum_gpt.evaluation.tables import interval_text
 
 WITHOUT_FINETUNING = (ZERO_SHOT, ICL, ICL_ORDERS)
@@ -156,16 +156,7 @@ def between_variants(gains: Sequence[Gain]) -> list[Gain]:
 
 def with_adjusted_gains(gains: Sequence[Gain]) -> list[Gain]:
     """Return the rows of one table, with p-values adjusted for those of one measure and way."""
-    families: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, gain in enumerate(gains):
-        families[gain.measure, gain.way].append(place)
-
-    found = list(gains)
-    for places in families.values():
-        findings = adjusted([gains[place].finding for place in places])
-        for place, one in zip(places, findings, strict=True):
-            found[place] = replace(gains[place], finding=one)
-    return found
+    return adjusted_in_families(gains, lambda gain: (gain.measure, gain.way))
 
 
 def gains_table(gains: Sequence[Gain], title: str) -> Table:

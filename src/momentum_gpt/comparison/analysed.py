@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from momentum_gpt.comparison.by_seed import variants
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import numbered_json_lines
-from momentum_gpt.evaluation.finding import Finding, adjusted
+from momentum_gpt.evaluation.finding import Finding, adjusted_in_families
 from momentum_gpt.evaluation.records import ANALYSIS
 from momentum_gpt.evaluation.statistics import over_seeds
 from momentum_gpt.evaluation.tables import interval_text
@@ -112,8 +112,10 @@ def analysed(runs: Sequence[Run]) -> Section | None:
         return None
 
     shared = [setting for setting in found if _is_shared(setting, found)]
-    cells = _hardest(_adjusted(_cells({setting: found[setting] for setting in shared})))
-    tables = [_table(setting, shared, found[setting], cells) for setting in shared]
+    cells = _cells({setting: found[setting] for setting in shared})
+    cells = adjusted_in_families(cells, lambda cell: (cell.measure, cell.null))
+    hardest = _hardest(cells)
+    tables = [_table(setting, shared, found[setting], hardest) for setting in shared]
     return Section(tables, _notes(found, shared, list(of_variants)))
 
 
@@ -199,19 +201,6 @@ def _cells(found: Mapping[Setting, OfVariants]) -> list[Cell]:
                 one = over_runs([findings[key] for findings in of_seeds if key in findings], unit)
                 cells.append(Cell(setting, variant, measure, unit, null, one))
     return cells
-
-
-def _adjusted(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the cells with p-values adjusted for those of one measure and null."""
-    families: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        families[cell.measure, cell.null].append(cell)
-    found = []
-    for family in families.values():
-        findings = adjusted([cell.finding for cell in family])
-        pairs = zip(family, findings, strict=True)
-        found += [replace(cell, finding=finding) for cell, finding in pairs]
-    return found
 
 
 def _hardest(cells: Sequence[Cell]) -> dict[tuple[Setting, str, str], Cell]:

@@ -6,8 +6,10 @@ The command `analyze` finds such numbers, and `compare` reads them back.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from momentum_gpt.evaluation.statistics import LEVEL, Interval, holm
 
@@ -50,6 +52,25 @@ class Finding:
         That is a null that it is not above, if there is one, and else the highest one.
         """
         return self.verdict == ABOVE, -math.inf if math.isnan(self.null) else -self.null
+
+
+def adjusted_in_families(rows: Sequence[Any], family: Callable[[Any], Hashable]) -> list[Any]:
+    """Return rows with p-values adjusted for those of the same family, in the same order.
+
+    Args:
+        rows: dataclasses with a Finding under the name `finding`.
+        family: tells which rows belong together.
+    """
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        places[family(row)].append(place)
+
+    found = list(rows)
+    for of_family in places.values():
+        findings = adjusted([rows[place].finding for place in of_family])
+        for place, one in zip(of_family, findings, strict=True):
+            found[place] = replace(rows[place], finding=one)
+    return found
 
 
 def adjusted(findings: Sequence[Finding]) -> list[Finding]:
