@@ -26,6 +26,7 @@ from momentum_gpt.analysis.similarity import (
     demonstration_attention,
     kendall,
     output_updates,
+    partial_kendall,
     simam,
     simam_of_changes,
     simaou,
@@ -60,7 +61,7 @@ def test_the_default_protocol_measures_without_the_artefacts() -> None:
     same(found["SimAOU, centred"], simaou(*PASSES, centred=True))
     same(found["SimAM of changes"], simam_of_changes(*PASSES))
     attention = demonstration_attention(DRAW.icl, DRAW.finetuned, DRAW.training)
-    same(found["Kendall, without position"], kendall(attention, without_position=True))
+    same(found["Kendall, without position"], partial_kendall(attention))
     momentum = [with_part(one, "momentum") for one in PASSES]
     same(found["SimAOU, momentum part"], simaou(*momentum))
     updates = output_updates(*PASSES)
@@ -124,3 +125,13 @@ def test_measuring_changes_nothing_of_what_was_recorded() -> None:
     for one, logits in zip(PASSES, before, strict=True):
         same(one.logits, logits)
     same(cosine(Pair(before[0], before[0])), cosine(Pair(PASSES[0].logits, PASSES[0].logits)))
+
+
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+def test_a_draw_that_is_a_null_has_the_same_measures_without_nulls(protocol: str) -> None:
+    full = measure(DRAW, protocol)
+    alone = measure(DRAW, protocol, with_nulls=False)
+    made = (GAUSSIAN, MISMATCHED, UNIFORM)
+    assert list(alone) == [name for name in full if name.split(SEPARATOR)[-1] not in made]
+    for name, values in alone.items():
+        same(values, full[name])

@@ -11,9 +11,8 @@ by `against(measure, null)`: a flat dictionary of tensors, which safetensors tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from momentum_gpt.analysis.similarity import (
     is_right,
     kendall,
     output_updates,
+    partial_kendall,
     simam,
     top_overlap,
     total_variation,
@@ -100,13 +100,26 @@ class Draw:
     """Recorded during the finetuning."""
 
 
+@dataclass
+class _Comparison:
+    """What one or more measures compare, with the nulls that replace one side of it."""
+
+    pair: Pair
+    compare: Callable[[Pair], Measures]
+    nulls: Mapping[str, Null] = field(default_factory=dict)
+
+
 def against(measure: str, null: str) -> str:
     """Return the name of a measure without likeness."""
     return f"{measure}{SEPARATOR}{null}"
 
 
 def measure(
-    draw: Draw, protocol: str = "default", variant: str = "code", seed: int = 0
+    draw: Draw,
+    protocol: str = "default",
+    variant: str = "code",
+    seed: int = 0,
+    with_nulls: bool = True,
 ) -> Measures:
     """Return all measures of one draw of the demonstrations, and their nulls.
 
@@ -116,9 +129,19 @@ def measure(
         variant: code | paper, where they differ in dai2022: the code takes Kendall's correlation of
             the first 100 queries, and the paper of all.
         seed: of the noise; another one for each draw.
+        with_nulls: compare noise and mismatched queries, too; a draw that is itself a null has no
+            need of them.
     """
     found = _answers(draw)
-    found |= _of_dai2022(draw, variant, seed) if protocol == "dai2022" else _of_default(draw, seed)
+    compared = _of_dai2022(draw, variant) if protocol == "dai2022" else _of_default(draw)
+    for one in compared:
+        found |= one.compare(one.pair)
+        if with_nulls:
+            found |= _nulls_of(one, seed)
+    if protocol == "dai2022":
+        found[against(SIMAM_RAW, BEFORE)] = simam(draw.icl, draw.zero_shot)
+    else:
+        found |= _agreement(draw.zero_shot, draw.icl, draw.finetuned)
     return found
 
 
@@ -147,51 +170,42 @@ def _answers(draw: Draw) -> Measures:
     }
 
 
-def _of_dai2022(draw: Draw, variant: str, seed: int) -> Measures:
+def _of_dai2022(draw: Draw, variant: str) -> Iterator[_Comparison]:
     before, icl, finetuned = draw.zero_shot, draw.icl, draw.finetuned
     noise = {UNIFORM: uniform, GAUSSIAN: gaussian}
     updates = output_updates(before, icl, finetuned, normalised=True)
-    found = _beside_nulls(SIMAOU_NORMALISED, updates, cosine, noise, seed)
-
-    found |= _beside_nulls(SIMAM_RAW, attention_maps(icl, finetuned), cosine, {}, seed)
-    found[against(SIMAM_RAW, BEFORE)] = simam(icl, before)
+    yield _Comparison(updates, _named(SIMAOU_NORMALISED, cosine), noise)
+    yield _Comparison(attention_maps(icl, finetuned), _named(SIMAM_RAW, cosine))
 
     if variant == "code":
         icl, finetuned = _first(icl), _first(finetuned)
     attention = demonstration_attention(icl, finetuned, draw.training)
-    return found | _beside_nulls(KENDALL, attention, kendall, {UNIFORM: uniform}, seed)
+    yield _Comparison(attention, _named(KENDALL, kendall), {UNIFORM: uniform})
 
 
-def _of_default(draw: Draw, seed: int) -> Measures:
+def _of_default(draw: Draw) -> Iterator[_Comparison]:
     before, icl, finetuned = draw.zero_shot, draw.icl, draw.finetuned
-    noise = {GAUSSIAN: gaussian}
-    found = _of_updates("", seed, before, icl, finetuned)
+    yield from _of_updates("", before, icl, finetuned)
     if "momentum" in icl.parts:
         for part in ("softmax", "momentum"):
             of_parts = (with_part(one, part) for one in (before, icl, finetuned))
-            found |= _of_updates(f", {part} part", seed, *of_parts)
+            yield from _of_updates(f", {part} part", *of_parts)
 
     changed = attention_changes(before, icl, finetuned)
-    found |= _beside_nulls(SIMAM, changed, correlation, noise, seed)
+    yield _Comparison(changed, _named(SIMAM, correlation), {GAUSSIAN: gaussian})
     del changed
 
     first = _first(icl), _first(finetuned), draw.training
-    attention = demonstration_attention(*first)
-    without_position = partial(kendall, without_position=True)
-    found |= _beside_nulls(KENDALL, attention, kendall, {}, seed)
-    found |= _beside_nulls(KENDALL_PARTIAL, attention, without_position, {}, seed)
+    yield _Comparison(demonstration_attention(*first), _both_kendalls)
     summed = demonstration_attention(*first, by_demonstration=True)
-    found |= _beside_nulls(KENDALL_DEMONSTRATIONS, summed, without_position, {}, seed)
-    return found | _agreement(before, icl, finetuned)
+    yield _Comparison(summed, _named(KENDALL_DEMONSTRATIONS, partial_kendall))
 
 
-def _of_updates(which: str, seed: int, before: Pass, icl: Pass, finetuned: Pass) -> Measures:
-    """Return the similarity of updates in each form, under names that end in `which`."""
-    found: Measures = {}
+def _of_updates(which: str, before: Pass, icl: Pass, finetuned: Pass) -> Iterator[_Comparison]:
+    """Yield the similarity of updates in each form, under names that end in `which`."""
     for name, form in UPDATES.items():
         updates = output_updates(before, icl, finetuned, **form)
-        found |= _beside_nulls(f"{name}{which}", updates, cosine, {GAUSSIAN: gaussian}, seed)
-    return found
+        yield _Comparison(updates, _named(f"{name}{which}", cosine), {GAUSSIAN: gaussian})
 
 
 def _agreement(before: Pass, icl: Pass, finetuned: Pass) -> Measures:
@@ -204,15 +218,25 @@ def _agreement(before: Pass, icl: Pass, finetuned: Pass) -> Measures:
     return found
 
 
-def _beside_nulls(
-    name: str, pair: Pair, compare: Callable[[Pair], Tensor], nulls: Mapping[str, Null], seed: int
-) -> Measures:
-    """Return a measure, its `nulls`, and that of mismatched queries."""
-    found = {name: compare(pair)}
-    for null, replaced in nulls.items():
-        found[against(name, null)] = compare(replaced(pair, seed))
-    found[against(name, MISMATCHED)] = compare(mismatched(pair, PARTNER_SEED))
+def _nulls_of(compared: _Comparison, seed: int) -> Measures:
+    """Return the measures of a comparison beside its nulls, and of mismatched queries."""
+    pairs = {null: replaced(compared.pair, seed) for null, replaced in compared.nulls.items()}
+    pairs[MISMATCHED] = mismatched(compared.pair, PARTNER_SEED)
+    found: Measures = {}
+    for null, pair in pairs.items():
+        for name, values in compared.compare(pair).items():
+            found[against(name, null)] = values
     return found
+
+
+def _named(name: str, compare: Callable[[Pair], Tensor]) -> Callable[[Pair], Measures]:
+    return lambda pair: {name: compare(pair)}
+
+
+def _both_kendalls(pair: Pair) -> Measures:
+    """Return Kendall's correlation, and what of it places do not explain."""
+    tau = kendall(pair)
+    return {KENDALL: tau, KENDALL_PARTIAL: partial_kendall(pair, tau)}
 
 
 def _first(of: Pass) -> Pass:

@@ -324,7 +324,7 @@ def correlation(pair: Pair) -> Tensor:
     return found.masked_fill_(size[..., 0] < FEWEST_TOKENS, math.nan)
 
 
-def kendall(pair: Pair, without_position: bool = False) -> Tensor:
+def kendall(pair: Pair) -> Tensor:
     """Return Kendall's rank correlation between both sides over the last axis, (Q, L).
 
         tau = (concordant pairs - discordant pairs) / (M (M - 1) / 2)
@@ -334,21 +334,30 @@ def kendall(pair: Pair, without_position: bool = False) -> Tensor:
 
     Args:
         pair: (Q, L, M) each.
-        without_position: return Kendall's partial correlation instead, which takes out what both
-            owe to the place of a token, such as a preference for the last ones:
-
-                (tau - tau_ICL tau_FT) / sqrt((1 - tau_ICL^2) (1 - tau_FT^2))
-
-            with the correlations tau_ICL and tau_FT of each side with the place.
     """
-    rows = pair.icl.shape[:-1]
-    icl = pair.icl.flatten(end_dim=-2).cpu().numpy()  # (Q L, M)
-    finetuned = pair.finetuned.flatten(end_dim=-2).cpu().numpy()
-    tau = _kendall(icl, finetuned)
-    if without_position:
-        place = np.broadcast_to(np.arange(icl.shape[-1]), icl.shape)
-        tau = _partial(tau, _kendall(icl, place), _kendall(finetuned, place))
-    return torch.from_numpy(tau).float().reshape(rows)
+    tau = _kendall(_rows(pair.icl), _rows(pair.finetuned))
+    return torch.from_numpy(tau).float().reshape(pair.icl.shape[:-1])
+
+
+def partial_kendall(pair: Pair, tau: Tensor | None = None) -> Tensor:
+    """Return Kendall's partial correlation, (Q, L): without what both sides owe to places.
+
+        (tau - tau_ICL tau_FT) / sqrt((1 - tau_ICL^2) (1 - tau_FT^2))
+
+    with the correlations tau_ICL and tau_FT of each side with the place of a token. Both may prefer
+    the last tokens, whatever they say.
+
+    Args:
+        pair: (Q, L, M) each.
+        tau: `kendall(pair)`, if it is known.
+    """
+    tau = kendall(pair) if tau is None else tau
+    places = torch.arange(pair.icl.shape[-1]).expand(pair.icl.shape)
+    icl = kendall(Pair(pair.icl, places))
+    finetuned = kendall(Pair(pair.finetuned, places))
+    rest = (1 - icl**2) * (1 - finetuned**2)
+    rest[rest < ROUNDING] = math.nan  # the place alone says the order
+    return (tau - icl * finetuned) / rest.sqrt()
 
 
 def simaou(
@@ -473,15 +482,13 @@ def _cosine(first: Tensor, other: Tensor) -> Tensor:
     return products / (first.norm(dim=-1) * other.norm(dim=-1))
 
 
+def _rows(side: Tensor) -> np.ndarray:
+    """Return the vectors (..., M) of a side as rows."""
+    return side.flatten(end_dim=-2).cpu().numpy()
+
+
 def _kendall(first: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return Kendall's tau of each row; NaN where a row has NaN or fewer than two places."""
     if first.shape[-1] < 2:
         return np.full(len(first), math.nan)
     return np.array([kendalltau(*rows).statistic for rows in zip(first, other, strict=True)])
-
-
-def _partial(tau: np.ndarray, with_first: np.ndarray, with_other: np.ndarray) -> np.ndarray:
-    """Return Kendall's partial correlation; NaN where the place alone says the order."""
-    rest = (1 - with_first**2) * (1 - with_other**2)
-    rest[rest < ROUNDING] = math.nan
-    return (tau - with_first * with_other) / np.sqrt(rest)

@@ -151,7 +151,8 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
     # A model that was never trained is finetuned with the same learning rate.
     of_fresh = draw_of(untrained(model, seed + 1), prompts, shown, finetuning, method)
     for null, other in (("shuffled labels", of_shuffled), ("untrained model", of_fresh)):
-        add_null(found, null, measure(other, method.protocol, method.variant, seed))
+        alone = measure(other, method.protocol, method.variant, with_nulls=False)
+        add_null(found, null, alone)
     orders = np.random.SeedSequence(seed).generate_state(method.orders).tolist()
     facts = {"k": setting.k, "lr": finetuning.lr}
     return Measured(found, facts | in_other_orders(orders, model, prompts, shown, finetuning))
