@@ -205,6 +205,16 @@ def test_what_is_found_of_a_run_is_in_the_run_and_on_wandb(
     assert [row["step"] for row in copy.history if "analysis/task/SimAOU" in row] == [1, 2]
     assert len(copy.table("tables/analysis")) == 1 + len(lines)
 
+    ways = ["finetuning=[backprop,momentum]", f"runs=[{run}]", f"tasks=[{task}]"]
+    options = [*ways, f"output={output}", "k=3", "draws=1", "lr=0.01", "orders=0"]
+    done = command("momentum_gpt.analyze", *options)
+    assert done.code == 0, done.err
+    gain = next(row for row in rows_in(output / "ways.csv") if row["measure"] == "SimAOU")
+    copy = read_copy(run)
+    key = "analysis/task/momentum/SimAOU_gain_over_backprop"
+    assert copy.summary[key] == float(gain["difference"])
+    assert copy.summary[f"{key}_null"] == 0
+
 
 def test_a_run_that_cannot_be_written_is_named(
     small_disk: Path, capsys: pytest.CaptureFixture[str]

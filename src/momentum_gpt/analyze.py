@@ -133,7 +133,7 @@ def analyze(config: AnalyzeConfig) -> None:
         raise UserError("none of the tasks can be analysed with these models: see the lines above")
     write_results(config, rows, found, folder)
     if len(methods) > 1:
-        write_ways(config, found, folder)
+        rows += write_ways(config, found, folder)
     keep_in_runs(units, found, rows)
 
 
@@ -317,8 +317,12 @@ def by_label(
 
 def write_ways(
     config: AnalyzeConfig, found: dict[tuple[Subject, str], ByWay], folder: Path
-) -> None:
-    """Print which way of finetuning ICL is more like, and write ways.csv."""
+) -> list[Row]:
+    """Print which way of finetuning ICL is more like, and write ways.csv.
+
+    Returns:
+        What each model gains, as rows of the analysis; p-values are not adjusted.
+    """
     from momentum_gpt.analysis.ways import (
         ADJUSTED,
         between_variants,
@@ -326,6 +330,7 @@ def write_ways(
         gains_of,
         gains_table,
         note_on_rates,
+        row_of_gain,
         with_adjusted_gains,
     )
     from momentum_gpt.core.files import write_text
@@ -333,6 +338,7 @@ def write_ways(
     gains = []
     for (subject, task), by_way in found.items():
         gains += gains_of(by_way, task, subject.name, subject.tokens)
+    rows = [row_of_gain(gain) for gain in gains]
     of_variants = with_adjusted_gains(between_variants(gains))
     gains = with_adjusted_gains(gains)
 
@@ -343,6 +349,7 @@ def write_ways(
     print(ADJUSTED, note_on_rates(list(found.values()), config.lr), sep="\n")
     write_text(folder / "ways.csv", gains_csv(gains + of_variants))
     print(f"written: {folder / 'ways.csv'}")
+    return rows
 
 
 def keep_in_runs(

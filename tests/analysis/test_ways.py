@@ -23,6 +23,7 @@ from momentum_gpt.analysis.ways import (
     gains_of,
     gains_table,
     note_on_rates,
+    row_of_gain,
     rows_side_by_side,
     with_adjusted_gains,
 )
@@ -74,6 +75,23 @@ def test_a_gain_is_told_query_by_query_and_draw_by_draw() -> None:
     assert low < 0.05 < high
     assert high - low < 0.03
     assert (of_momentum.first, of_momentum.finding.draws) == ("backprop", DRAWS)
+
+
+@pytest.mark.parametrize(("measure", "sign"), [(SIMAOU, 1), (DIVERGENCE, -1)])
+def test_a_gain_is_a_row_beside_no_gain(measure: str, sign: int) -> None:
+    """Above it, ICL is closer to the way, whether more or less of the measure is closer."""
+    gains = gains_of(planted(GAINS, measure), "sst2", "momentum 0.5", 2000)
+    rows = {row.way: row for row in map(row_of_gain, gains)}
+    row = rows["momentum"]
+    assert (row.measure, row.null) == (f"{measure}, gain over backprop", "no gain")
+    assert (row.task, row.variant, row.tokens) == ("sst2", "momentum 0.5", 2000)
+    assert row.finding.value == pytest.approx(sign * 0.05, abs=0.01)
+    low, high = row.finding.interval
+    assert low < sign * 0.05 < high
+    closer, farther = ("above", "below") if sign > 0 else ("below", "above")
+    assert row.finding.verdict == f"{closer} its null"
+    assert rows["label"].finding.verdict == f"{farther} its null"
+    assert rows["layer_causal"].finding.verdict == "not above its null"
 
 
 @pytest.mark.parametrize("measure", [DIVERGENCE, "total variation"])

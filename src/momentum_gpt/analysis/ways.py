@@ -40,6 +40,9 @@ ACCURACIES = (ZERO_SHOT, FINETUNED, ICL)
 DISTANCES = (TOTAL_VARIATION, DIVERGENCE)
 """Measures that are the smaller, the more alike two models answer."""
 
+NO_GAIN = "no gain"
+"""The null of a gain that stands as a row among the measures."""
+
 UNRESOLVED = "no difference resolved"
 
 DIGITS = 3
@@ -152,6 +155,19 @@ def between_variants(gains: Sequence[Gain]) -> list[Gain]:
             told, gaps = _paired(_by_query(gain.gaps), base)
             found.append(replace(gain, finding=told, gaps=gaps, first_variant=first.variant))
     return found
+
+
+def row_of_gain(gain: Gain) -> Row:
+    """Return a gain as a measure beside the null of no gain; above it, ICL is closer to the way."""
+    found = gain.finding
+    sign = -1 if gain.measure in DISTANCES else 1
+    interval = sorted(sign * bound for bound in found.difference)
+    difference = interval[0], interval[1]
+    told = replace(
+        found, value=sign * gain.difference, interval=difference, null=0.0, difference=difference
+    )
+    name = f"{gain.measure}, gain over {gain.first}"
+    return Row(name, gain.task, NO_GAIN, told, gain.variant, gain.tokens, gain.way)
 
 
 def with_adjusted_gains(gains: Sequence[Gain]) -> list[Gain]:
