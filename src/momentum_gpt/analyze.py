@@ -131,7 +131,7 @@ def analyze(config: AnalyzeConfig) -> None:
         rows += rows_of_task(subject, task, by_way)
     if not rows:
         raise UserError("none of the tasks can be analysed with these models: see the lines above")
-    write_results(config, rows, found, folder)
+    write_results(config, rows + over_tasks(found), found, folder)
     if len(methods) > 1:
         rows += write_ways(config, found, folder)
     keep_in_runs(units, found, rows)
@@ -262,6 +262,26 @@ def rows_of_task(subject: Subject, task: str, by_way: ByWay) -> list[Row]:
         facts = [one.facts for one in draws]
         of_ways[way] = rows + order_rows(facts, task, subject.name, subject.tokens)
     return rows_side_by_side(of_ways)
+
+
+def over_tasks(found: dict[tuple[Subject, str], ByWay]) -> list[Row]:
+    """Return the mean over the tasks of each model, if there are several."""
+    from momentum_gpt.analysis.tables import rows_over_tasks
+    from momentum_gpt.analysis.ways import rows_side_by_side
+
+    by_subject: dict[Subject, list[ByWay]] = {}
+    for (subject, _), by_way in found.items():
+        by_subject.setdefault(subject, []).append(by_way)
+    rows = []
+    for subject, tasks in by_subject.items():
+        if len(tasks) == 1:
+            continue
+        of_ways = {}
+        for way in tasks[0]:
+            measures = [[one.measures for one in by_way[way]] for by_way in tasks]
+            of_ways[way] = rows_over_tasks(measures, subject.name, subject.tokens)
+        rows += rows_side_by_side(of_ways)
+    return rows
 
 
 def write_results(

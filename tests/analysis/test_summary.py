@@ -18,6 +18,7 @@ from momentum_gpt.analysis.summary import (
     by_head,
     by_layer,
     finding,
+    finding_over_tasks,
     mean_of,
     over_layers,
     recall_finding,
@@ -102,6 +103,40 @@ def test_the_interval_of_a_mean_with_gaps_is_that_of_repeated_studies() -> None:
         margins.append(found.margin)
     assert np.mean(means) == pytest.approx(3.0, abs=0.02)
     assert np.median(margins) / np.std(means) == pytest.approx(2.0, abs=0.15)
+
+
+def test_each_task_counts_the_same() -> None:
+    tasks = [[drawn(task, queries, 2) for _ in range(5)] for task, queries in enumerate((8, 40))]
+    nulls = [[one - 0.25 for one in of_task] for of_task in tasks]
+    found = finding_over_tasks(tasks, nulls)
+    means = [torch.stack(of_task).mean().item() for of_task in tasks]
+    assert found.value == pytest.approx(np.mean(means))
+    assert found.null == pytest.approx(np.mean(means) - 0.25)
+    assert found.difference == pytest.approx((0.25, 0.25))
+    assert (found.draws, found.queries) == (5, 48)
+    assert finding_over_tasks(tasks[:1], nulls[:1]) == finding(tasks[0], nulls[0])
+
+
+def test_the_interval_of_a_mean_over_tasks_is_that_of_repeated_studies() -> None:
+    """Tasks of other sizes, means and spreads, whose demonstrations are drawn apart."""
+    generator = np.random.default_rng(0)
+    truth = np.mean([0.5, -2.0, 4.0])
+    held, values, halves = [], [], []
+    for _ in range(400):
+        tasks = []
+        for mean, spread, queries in ((0.5, 0.2, 60), (-2.0, 1.0, 20), (4.0, 0.5, 40)):
+            of_query = spread * generator.normal(size=queries)
+            of_draw = 0.2 * spread * generator.normal(size=(5, 1))
+            rest = spread * generator.normal(size=(5, queries))
+            tasks.append(list(torch.from_numpy(mean + of_query + of_draw + rest)))
+        found = finding_over_tasks(tasks, None)
+        low, high = found.interval
+        held.append(low <= truth <= high)
+        values.append(found.value)
+        halves.append((high - low) / 2)
+    assert 0.92 < np.mean(held) < 0.99
+    # Two standard errors, and somewhat more where degrees of freedom are few.
+    assert 1.8 < np.mean(halves) / np.std(values) < 2.7
 
 
 def test_what_does_not_depend_on_the_demonstrations_was_drawn_once() -> None:

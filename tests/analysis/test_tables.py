@@ -30,6 +30,7 @@ from momentum_gpt.analysis.tables import (
     results_latex,
     results_table,
     rows_of,
+    rows_over_tasks,
     with_adjusted_verdicts,
 )
 from momentum_gpt.evaluation.finding import ABOVE, NOT_ABOVE, Finding
@@ -78,6 +79,23 @@ def test_a_row_for_each_measure_and_null() -> None:
     assert accuracy.value == pytest.approx(100 * right)
     of_two = {one.measure: one.finding for one in rows_of(DRAWS[:2], "sst2")}
     assert of_two["accuracy, ICL"].interval == (0.0, 100.0)  # of two draws, and no share beyond
+
+
+def test_means_over_tasks_are_rows_of_their_own() -> None:
+    rows = rows_over_tasks([DRAWS, DRAWS[::-1]], "momentum", 2000)
+    alone = {(row.measure, row.null): row.finding for row in rows_of(DRAWS, "sst2")}
+    assert {row.task for row in rows} == {"all tasks"}
+    for one in rows:
+        of_task = alone.pop((one.measure, one.null))
+        assert one.finding.value == pytest.approx(of_task.value, nan_ok=True)
+        assert one.finding.null == pytest.approx(of_task.null, nan_ok=True)
+        if one.null == MISMATCHED:
+            assert np.ptp(one.finding.difference) < np.ptp(of_task.difference)
+    assert alone.keys() == {("Rec2FTP", "base rate")}
+
+    # They are a family of their own.
+    pair = [row("SimAOU", "noise", found_of(0.5, 0.1, 0.03), task) for task in ("mr", "all tasks")]
+    assert [one.finding.p_value for one in with_adjusted_verdicts(pair)] == [0.03, 0.03]
 
 
 def test_verdicts_are_adjusted_for_the_rows_of_one_measure_and_null() -> None:

@@ -12,7 +12,14 @@ from typing import Any
 from momentum_gpt.analysis.heat_map import HeatMap, of_heads
 from momentum_gpt.analysis.protocols import SEPARATOR, Measures
 from momentum_gpt.analysis.summary import by_head, by_layer
-from momentum_gpt.analysis.tables import Row, has_several_ways, notes_on, results_table, unit
+from momentum_gpt.analysis.tables import (
+    ALL_TASKS,
+    Row,
+    has_several_ways,
+    notes_on,
+    results_table,
+    unit,
+)
 from momentum_gpt.comparison.report.drawn import student_quantiles
 from momentum_gpt.comparison.report.page import render
 from momentum_gpt.evaluation.statistics import Interval
@@ -58,7 +65,7 @@ def layers_page(
 def tokens_page(title: str, rows: Sequence[Row]) -> str:
     """Return a page with several checkpoints and variants on one axis of tokens.
 
-    Each way of finetuning has figures of its own, if there are several.
+    Means over tasks come first. If there are several ways of finetuning, each has its own figures.
 
     Args:
         title: of the page.
@@ -66,7 +73,7 @@ def tokens_page(title: str, rows: Sequence[Row]) -> str:
     """
     several = has_several_ways(rows)
     figures: dict[str, Curves] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.task != ALL_TASKS):
         if row.tokens is None:
             continue
         of_way = f", {row.way}" if several and row.way else ""

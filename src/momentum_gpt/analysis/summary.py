@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -38,20 +39,26 @@ def finding(values: Draws, null: Draws | None = None, partner: Tensor | None = N
         partner: of each query, (Q,), if the null is that of `nulls.mismatched`: two partners are
             one unit of the difference.
     """
-    of_values = over_layers(values)
-    of_null = np.full_like(of_values, math.nan) if null is None else over_layers(null)
-    estimate = mean_of(of_values)
-    gaps = of_values - of_null
-    gap = mean_of(gaps if partner is None else _of_partners(gaps, partner))
-    return Finding(
-        value=estimate.value,
-        interval=estimate.interval,
-        null=mean_of(of_null).value,
-        difference=gap.interval,
-        p_value=gap.p_value,
-        draws=len(values),
-        queries=round(float((~np.isnan(of_values)).sum() / len(values))),
-    )
+    return _told([_compared(values, null, partner)])
+
+
+def finding_over_tasks(
+    values: Sequence[Draws], nulls: Sequence[Draws] | None, partners: Sequence[Tensor] | None = None
+) -> Finding:
+    """Return the mean over tasks, each of which counts the same, beside that of the nulls.
+
+    Tasks were not drawn: the interval is over their queries and their draws.
+
+    Args:
+        values: of each task, as in `finding`. All tasks have as many draws.
+        nulls, partners: of each task, too.
+    """
+    found = []
+    for number, of_task in enumerate(values):
+        null = None if nulls is None else nulls[number]
+        partner = None if partners is None else partners[number]
+        found.append(_compared(of_task, null, partner))
+    return _told(found)
 
 
 def recall_finding(zero_shot: Draws, icl: Draws, finetuned: Draws) -> Finding:
@@ -138,6 +145,58 @@ def mean_of(values: np.ndarray) -> Estimate:
     that into account by the delta method. If all are, the result is that of `over_queries`.
     """
     return _estimate(_moved(values))
+
+
+class _Compared(NamedTuple):
+    """What a task says of a measure and its null: means of layers and heads, (draws, Q) each."""
+
+    values: np.ndarray
+    null: np.ndarray
+    gaps: np.ndarray
+    """values - null; (draws, pairs) where two partners are a unit."""
+
+
+def _compared(values: Draws, null: Draws | None, partner: Tensor | None) -> _Compared:
+    of_values = over_layers(values)
+    of_null = np.full_like(of_values, math.nan) if null is None else over_layers(null)
+    gaps = of_values - of_null
+    return _Compared(of_values, of_null, gaps if partner is None else _of_partners(gaps, partner))
+
+
+def _told(tasks: Sequence[_Compared]) -> Finding:
+    """Return the finding on some tasks together, or on a single one."""
+    estimate = _mean_over([task.values for task in tasks])
+    gap = _mean_over([task.gaps for task in tasks])
+    draws = len(tasks[0].values)
+    defined = sum(float((~np.isnan(task.values)).sum()) for task in tasks)
+    return Finding(
+        value=estimate.value,
+        interval=estimate.interval,
+        null=_mean_over([task.null for task in tasks]).value,
+        difference=gap.interval,
+        p_value=gap.p_value,
+        draws=draws,
+        queries=round(defined / draws),
+    )
+
+
+def _mean_over(tasks: Sequence[np.ndarray]) -> Estimate:
+    """Return the estimate of the mean over tasks of the means where each is defined.
+
+    Each task's deviations from its own mean are weighted so that their sum is the deviation of the
+    mean over tasks. Which of its draws stands beside which of another task's does not matter.
+
+    Args:
+        tasks: (draws, Q) of each task.
+    """
+    moved = [_moved(values) for values in tasks]
+    n_columns = sum(values.shape[1] for values in moved)
+    means = [values.mean() for values in moved]
+    columns = []
+    for values, mean in zip(moved, means, strict=True):
+        weight = n_columns / (len(tasks) * values.shape[1])
+        columns.append(np.mean(means) + weight * (values - mean))
+    return _estimate(np.concatenate(columns, axis=1))
 
 
 def _of_partners(values: np.ndarray, partner: Tensor) -> np.ndarray:

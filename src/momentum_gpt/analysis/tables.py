@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from momentum_gpt.analysis.nulls import partners
 from momentum_gpt.analysis.protocols import (
@@ -30,11 +31,19 @@ from momentum_gpt.analysis.protocols import (
 )
 from momentum_gpt.analysis.published import MODELS, published
 from momentum_gpt.analysis.similarity import Recall, order_sensitivity
-from momentum_gpt.analysis.summary import finding, in_percent, recall_finding
+from momentum_gpt.analysis.summary import (
+    finding,
+    finding_over_tasks,
+    in_percent,
+    recall_finding,
+)
 from momentum_gpt.comparison.table import Table
 from momentum_gpt.evaluation.finding import Finding, adjusted_in_families
 from momentum_gpt.evaluation.statistics import FEW_DRAWS, over_seeds
 from momentum_gpt.evaluation.tables import interval_text
+
+ALL_TASKS = "all tasks"
+"""The task of a row that is the mean over tasks."""
 
 IN_PERCENT = (ZERO_SHOT, FINETUNED, ICL, REC2FTP)
 """Measures of which the paper states percentages."""
@@ -54,7 +63,8 @@ ICL_ORDERS = "order sensitivity, ICL"
 FINETUNED_ORDERS = "order sensitivity, finetuned"
 
 ADJUSTED = (
-    "Verdicts are at 5%, adjusted by Holm's method for the rows with the same measure and null."
+    "Verdicts are at 5%, adjusted by Holm's method for the rows with the same measure and null; "
+    "means over all tasks are apart."
 )
 FEW = (
     f"Fewer than {FEW_DRAWS} draws of the demonstrations: their spread is known only roughly, and "
@@ -153,6 +163,26 @@ def order_rows(
     return found
 
 
+def rows_over_tasks(
+    tasks: Sequence[Sequence[Measures]], variant: str = "", tokens: int | None = None
+) -> list[Row]:
+    """Return a row for each measure and null: the mean over tasks, each of which counts the same.
+
+    Rec2FTP has none: its shares are of few queries in some tasks, and of none in others.
+
+    Args:
+        tasks: the draws of each task, as in `rows_of`.
+        variant, tokens: as in `rows_of`.
+    """
+    first = tasks[0][0]
+    found = []
+    for name in _measures(first):
+        for null in _nulls(first, name) or [""]:
+            mean = _finding_over_tasks(tasks, name, null)
+            found.append(Row(name, ALL_TASKS, null, mean, variant, tokens))
+    return found
+
+
 def hardest(rows: Sequence[Row]) -> list[Row]:
     """Return one row for each measure, task, model and way: that of the null it beats least.
 
@@ -165,8 +195,11 @@ def hardest(rows: Sequence[Row]) -> list[Row]:
 
 
 def with_adjusted_verdicts(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of one table, with p-values adjusted for those of one measure and null."""
-    return adjusted_in_families(rows, lambda row: (row.measure, row.null))
+    """Return the rows of one table, with p-values adjusted for those of one measure and null.
+
+    Means over tasks are apart from single tasks.
+    """
+    return adjusted_in_families(rows, lambda row: (row.measure, row.null, row.task == ALL_TASKS))
 
 
 def has_several_ways(rows: Sequence[Row]) -> bool:
@@ -311,13 +344,33 @@ def _nulls(measures: Measures, name: str) -> list[str]:
 
 def _finding(draws: Sequence[Measures], name: str, null: str) -> Finding:
     """Return the finding on a measure; accuracies in percent."""
-    factor = 100 if name in IN_PERCENT else 1
-    values = [factor * of_draw[name] for of_draw in draws]
-    nulls = [factor * of_draw[against(name, null)] for of_draw in draws] if null else None
+    values = _scaled(draws, name, name)
+    nulls = _scaled(draws, name, against(name, null)) if null else None
+    partner = partners(len(values[0]), PARTNER_SEED) if null == MISMATCHED else None
+    return _bounded(finding(values, nulls, partner), name)
+
+
+def _finding_over_tasks(tasks: Sequence[Sequence[Measures]], name: str, null: str) -> Finding:
+    """Return the finding on the mean of a measure over tasks; accuracies in percent."""
+    values = [_scaled(draws, name, name) for draws in tasks]
+    nulls = [_scaled(draws, name, against(name, null)) for draws in tasks] if null else None
+    of_tasks = None
     if null == MISMATCHED:
-        return finding(values, nulls, partners(len(values[0]), PARTNER_SEED))
-    found = finding(values, nulls)
-    return replace(found, interval=in_percent(found.interval)) if factor == 100 else found
+        of_tasks = [partners(len(draws[0]), PARTNER_SEED) for draws in values]
+    return _bounded(finding_over_tasks(values, nulls, of_tasks), name)
+
+
+def _scaled(draws: Sequence[Measures], name: str, key: str) -> list[Tensor]:
+    """Return what stands under a key in each draw, in the unit of the measure."""
+    factor = 100 if name in IN_PERCENT else 1
+    return [factor * of_draw[key] for of_draw in draws]
+
+
+def _bounded(found: Finding, name: str) -> Finding:
+    """Return a finding whose interval keeps to what the measure can be."""
+    if name not in IN_PERCENT:
+        return found
+    return replace(found, interval=in_percent(found.interval))
 
 
 def _cells(row: Row) -> list[str]:
