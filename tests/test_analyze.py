@@ -90,8 +90,21 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
 
     rows_of_task = tmp_path / "test.jsonl"
     rows_of_task.write_text(rows_of_task.read_text().replace("of some kind", "of another kind"))
-    command("momentum_gpt.analyze", *options)
-    assert len(list((output / "units").iterdir())) == 8  # other queries are other pieces
+    other = Path(task).rename(tmp_path / "other.yaml")
+    other.with_stem("task").write_text(other.read_text().replace("Colour:", "Its colour:"))
+    command("momentum_gpt.analyze", *options, f"tasks=[{task},{other}]")
+    assert len(list((output / "units").iterdir())) == 12  # other queries are other pieces
+    values: dict[str, list[float]] = {}
+    for row in rows_in(output / "results.csv"):
+        if (row["measure"], row["variant"], row["null"]) == (
+            "SimAOU",
+            "momentum",
+            "Gaussian noise",
+        ):
+            values.setdefault(row["task"], []).append(float(row["value"]))
+    (first,), (second,), (mean,) = (values[name] for name in ("task", "other", "all tasks"))
+    assert first != second
+    assert mean == pytest.approx((first + second) / 2)
 
 
 def rows_in(path: Path) -> list[dict[str, str]]:
@@ -256,12 +269,13 @@ def test_a_task_that_does_not_fit_is_left_out_by_name(
     long = tmp_path / "long"
     long.mkdir()
     write_colours(long, [" e", " y"], n_test=4)
-    name = write_task(long, "word " * 50 + "{text} Colour:", [" e", " y"])
+    written = Path(write_task(long, "word " * 50 + "{text} Colour:", [" e", " y"]))
+    name = str(written.rename(long / "long.yaml"))
     options = [f"runs=[{models['vanilla']}]", "k=3", "draws=1", "lr=0.01", "orders=0"]
     output = f"output={tmp_path / 'out'}"
     done = command("momentum_gpt.analyze", *options, f"tasks=[{name},{task}]", output)
     assert done.code == 0, done.err
-    assert "left out: vanilla: task task: no demonstration fits" in done.out
+    assert "left out: vanilla: task long: no demonstration fits" in done.out
     alone = command("momentum_gpt.analyze", *options, f"tasks=[{name}]", output)
     assert alone.code == 2
     assert "none of the tasks can be analysed" in alone.err
@@ -307,6 +321,7 @@ def test_it_can_be_interrupted(models: dict[str, Path], task: str, tmp_path: Pat
         ("finetuning=[all]", "finetuning must be a list of backprop, layer_causal, label"),
         ("finetuning=[label,label]", "each once, got ['label', 'label']"),
         ("finetuning=[]", "at least one and each once, got []"),
+        ("tasks=[sst2,a/sst2.yaml]", "tasks must be tasks with different names"),
         ("draws=0", "draws must be at least 1, got 0"),
         ("queries=1", "queries must be at least 2"),
     ],

@@ -99,6 +99,8 @@ class AnalyzeConfig:
         rule = f"a list of {', '.join(WAYS)}, at least one and each once"
         is_once = len(set(self.finetuning)) == len(self.finetuning)
         require(are_ways and is_once, "finetuning", self.finetuning, rule)
+        names = [Path(task).stem for task in self.tasks]
+        require(len(set(names)) == len(names), "tasks", self.tasks, "tasks with different names")
         for name in ("k", "draws", "jobs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.queries >= 2, "queries", self.queries, "at least 2")

@@ -256,6 +256,10 @@ def test_checkpoints_and_variants_are_on_one_axis_of_tokens() -> None:
     assert figure["series"][0]["low"][0] is not None
     assert figure["series"][1]["low"] == [None] * 3
 
+    mean = row("SimAOU", "", found_of(0.3, math.nan, math.nan), "all tasks")
+    data = data_of(tokens_page("over training", [*checkpoints(), mean]))
+    assert data["figures"][0]["title"] == "SimAOU, all tasks"
+
 
 def test_ways_of_finetuning_have_figures_of_their_own_over_training() -> None:
     rows = [row("SimAOU", "", found_of(value, math.nan, math.nan)) for value in (0.1, 0.2)]
