@@ -76,6 +76,12 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
     assert ("order sensitivity, ICL", "momentum") in found
     nulls = {row["null"] for row in rows if row["measure"] == "SimAOU"}
     assert {"mismatched queries", "shuffled labels", "untrained model"} <= nulls
+    examples = [row for row in rows_in(output / "examples.csv") if row["variant"] == "momentum"]
+    assert sorted({int(row["query"]) for row in examples}) == list(range(8))
+    right = [int(row["right_icl"]) for row in examples]
+    of_icl = ("accuracy, ICL", "momentum")
+    (accuracy,) = [row for row in rows if (row["measure"], row["variant"]) == of_icl]
+    assert 100 * sum(right) / len(right) == pytest.approx(float(accuracy["value"]))
     assert r"\toprule" in (output / "results.tex").read_text()
     assert "SimAOU" in (output / "layers-1.html").read_text()
     assert not (models["vanilla"] / "evaluations").exists()  # it is no run

@@ -16,9 +16,9 @@ like, and a third one whether the variants differ in that.
 
 The first table shows the hardest null of each number. Every result is kept in
 the output folder, so that the same command resumes where it was stopped. There
-are also results.csv and results.tex, with every null, ways.csv with the other
-tables, a page with figures by layer for each model, and with checkpoints=all
-one over training. What is found of a run also goes into its folder
+are also results.csv and results.tex, with every null, examples.csv, query by
+query, ways.csv with the other tables, a page with figures by layer for each
+model, and with checkpoints=all one over training. What is found of a run also goes into its folder
 `evaluations/`, for `compare`, and into its W&B run, under `analysis/`.
 """
 
@@ -31,7 +31,7 @@ from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from momentum_gpt.cli import Command
 from momentum_gpt.core.config import read_config, require
@@ -295,6 +295,7 @@ def write_results(
     """Print the table of all measures and write the files."""
     from momentum_gpt.analysis.page import layers_page, tokens_page
     from momentum_gpt.analysis.tables import (
+        csv_text,
         hardest,
         notes_on,
         results_csv,
@@ -315,6 +316,7 @@ def write_results(
         print(f"{subject.name}, {label}: {shown} demonstrations, learning rate(s) {rates}")
 
     files = {"results.csv": results_csv(rows), "results.tex": results_latex(rows, title)}
+    files["examples.csv"] = csv_text(examples_of(found))
     by_subject: dict[Subject, dict[str, list[Measures]]] = {}
     for subject, label, draws in by_label(found):
         by_subject.setdefault(subject, {})[label] = [one.measures for one in draws]
@@ -326,6 +328,17 @@ def write_results(
     for name, content in files.items():
         write_text(folder / name, content)
         print(f"written: {folder / name}")
+
+
+def examples_of(found: dict[tuple[Subject, str], ByWay]) -> list[dict[str, Any]]:
+    """Return a record for each query of each draw, model, task and way of finetuning."""
+    from momentum_gpt.analysis.by_example import records_of
+
+    examples: list[dict[str, Any]] = []
+    for (subject, task), by_way in found.items():
+        for way, draws in by_way.items():
+            examples += records_of(draws, task, way, subject.name, subject.tokens)
+    return examples
 
 
 def by_label(

@@ -297,9 +297,12 @@ def results_csv(rows: Sequence[Row]) -> str:
 
 
 def csv_text(records: Sequence[dict[str, Any]]) -> str:
-    """Return records with the same names as CSV; None is empty."""
+    """Return records as CSV; None is empty, and so is a name that a record lacks."""
+    names: dict[str, None] = {}
+    for record in records:
+        names |= dict.fromkeys(record)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()

@@ -38,6 +38,9 @@ from momentum_gpt.data import load_tokenizer
 from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting, prepare_task
 from momentum_gpt.models import GPT, load_model
 
+FORMAT = 2
+"""Of the files of pieces; those of another format are measured again."""
+
 WAYS = {
     "backprop": Finetuning(lr=0.0),
     "layer_causal": Finetuning(lr=0.0, gradient="layer_causal"),
@@ -90,7 +93,7 @@ class Measured:
 
     measures: Measures
     facts: dict[str, Any]
-    """k, the learning rate, the accuracies in other orders."""
+    """k, the learning rate, the queries' rows in the test split, the accuracies in other orders."""
 
 
 def measured(unit: Unit, folder: Path) -> Measured:
@@ -131,7 +134,7 @@ def name_of(unit: Unit, model: str, prompts: Prompts, setting: Setting) -> str:
         setting: its demonstrations.
     """
     options = asdict(replace(unit.method, data=None))  # the content counts, not the place
-    told = [model, unit.draw, options, prompts.content_sha256(setting)]
+    told = [FORMAT, model, unit.draw, options, prompts.content_sha256(setting)]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return f"{prompts.task.name}-{unit.draw}-{digest}.safetensors"
 
@@ -154,7 +157,7 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
         alone = measure(other, method.protocol, method.variant, with_nulls=False)
         add_null(found, null, alone)
     orders = np.random.SeedSequence(seed).generate_state(method.orders).tolist()
-    facts = {"k": setting.k, "lr": finetuning.lr}
+    facts = {"k": setting.k, "lr": finetuning.lr, "queries": prompts.queries.numbers}
     return Measured(found, facts | in_other_orders(orders, model, prompts, shown, finetuning))
 
 

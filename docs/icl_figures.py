@@ -1,0 +1,131 @@
+"""Draw the figure of likeness over training in docs/icl-results.md as an SVG file.
+
+    python docs/icl_figures.py    # into docs/figures/
+
+Its numbers are those of docs/reports/icl-results.csv, the results.csv of the command on that page.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from figures import BLUE, FIGURES, GREY, INK, ORANGE, Axes, Drawing, Point
+
+RESULTS = FIGURES.parent / "reports" / "icl-results.csv"
+
+MEASURES = (
+    "SimAOU",
+    "SimAOU, centred",
+    "SimAOU, without scaling",
+    "SimAM of changes",
+    "Kendall, without position",
+    "top-10 overlap",
+)
+
+COLORS = {"vanilla": ORANGE, "momentum 0.5": BLUE}
+
+NULL = "shuffled labels"
+"""The null that is drawn: the same finetuning on wrong answers."""
+
+STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Distances of ticks, of which each panel takes the first with at most five ticks."""
+
+MILLION = 1_000_000
+
+
+class Value(NamedTuple):
+    """A measure at one checkpoint, mean over the tasks."""
+
+    tokens: float
+    """Millions."""
+    value: float
+    low: float
+    high: float
+    null: float
+
+
+Results = dict[tuple[str, str], list[Value]]
+"""Measure and variant -> its values over training."""
+
+
+def results() -> Results:
+    """Return the means over all tasks, beside the null that is drawn."""
+    found: Results = {}
+    with RESULTS.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if (row["task"], row["null"]) != ("all tasks", NULL):
+                continue
+            numbers = [float(row[name]) for name in ("value", "low", "high", "null_value")]
+            value = Value(int(row["tokens"]) / MILLION, *numbers)
+            found.setdefault((row["measure"], row["variant"]), []).append(value)
+    return {key: sorted(values) for key, values in found.items()}
+
+
+def over_training() -> Drawing:
+    """Return each measure over training: both variants with their nulls."""
+    found = results()
+    drawing = Drawing(720, 850, "Likeness of in-context learning and finetuning over training")
+    legend(drawing)
+    for number, measure in enumerate(MEASURES):
+        corner = (60 + 360 * (number % 2), 110 + 255 * (number // 2))
+        panel(drawing, found, measure, corner)
+    return drawing
+
+
+def legend(drawing: Drawing) -> None:
+    """Say what the lines are."""
+    for number, (name, color) in enumerate(COLORS.items()):
+        left = 26 + 120 * number
+        drawing.line([(left, 26), (left + 22, 26)], color, 2)
+        drawing.text((left + 28, 30), name, color, bold=True)
+    drawing.line([(290, 26), (312, 26)], GREY, 1.5, dashed=True)
+    drawing.text((318, 30), "finetuned on shuffled labels; bands are 95% intervals", GREY)
+
+
+def panel(drawing: Drawing, found: Results, measure: str, corner: Point) -> None:
+    """Draw one measure."""
+    of_variants = {name: found[measure, name] for name in COLORS}
+    every = [one for values in of_variants.values() for one in values]
+    lowest = min(min(one.low, one.null) for one in every)
+    highest = max(max(one.high, one.null) for one in every)
+    ticks = ticks_of(min(0, lowest), max(0, highest))
+    tokens = [round(one.tokens, 1) for one in of_variants["vanilla"]]
+
+    axes = Axes(drawing, *corner, 270, 150, (0, max(tokens)), (ticks[0], ticks[-1]))
+    axes.frame("million tokens", "", tokens[1:], ticks, measure)
+    drawing.line([axes.at(0, 0), axes.at(max(tokens), 0)], INK, 1)
+    for name, color in COLORS.items():
+        values = of_variants[name]
+        upper = [axes.at(one.tokens, one.high) for one in values]
+        lower = [axes.at(one.tokens, one.low) for one in values]
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper + lower[::-1])
+        drawing.elements.append(f'<polygon points="{corners}" fill="{color}" opacity="0.13"/>')
+        drawing.line([axes.at(one.tokens, one.value) for one in values], color, 2)
+        drawing.line([axes.at(one.tokens, one.null) for one in values], color, 1.5, dashed=True)
+
+
+def ticks_of(low: float, high: float) -> list[float]:
+    """Return ticks at round numbers, the first at most `low` and the last at least `high`."""
+    for step in STEPS:
+        first, last = math.floor(low / step), math.ceil(high / step)
+        if last - first < 5:
+            break
+    return [round(number * step, 2) for number in range(first, last + 1)]
+
+
+def files() -> Iterator[tuple[Path, str]]:
+    """Yield the path and the content of the drawing."""
+    yield FIGURES / "icl.svg", over_training().svg()
+
+
+def main() -> None:
+    for path, content in files():
+        path.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
