@@ -148,17 +148,21 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
     draw = draw_of(model, prompts, shown, finetuning, method)
     found = measure(draw, method.protocol, method.variant, seed)
     shuffled = shuffled_answers(prompts, shown, seed)
-    finetuned, training = finetuned_on(model, prompts, shuffled, finetuning, method)
-    of_shuffled = replace(draw, finetuned=finetuned, training=training)
+    draw.finetuned, draw.training = finetuned_on(model, prompts, shuffled, finetuning, method)
+    add_null(found, "shuffled labels", without_nulls(draw, method))
+    del draw  # the passes of a large model fill gigabytes
 
     # A model that was never trained is finetuned with the same learning rate.
     of_fresh = draw_of(untrained(model, seed + 1), prompts, shown, finetuning, method)
-    for null, other in (("shuffled labels", of_shuffled), ("untrained model", of_fresh)):
-        alone = measure(other, method.protocol, method.variant, with_nulls=False)
-        add_null(found, null, alone)
+    add_null(found, "untrained model", without_nulls(of_fresh, method))
     orders = np.random.SeedSequence(seed).generate_state(method.orders).tolist()
     facts = {"k": setting.k, "lr": finetuning.lr, "queries": prompts.queries.numbers}
     return Measured(found, facts | in_other_orders(orders, model, prompts, shown, finetuning))
+
+
+def without_nulls(draw: Draw, method: Method) -> Measures:
+    """Return the measures of a draw that is itself a null."""
+    return measure(draw, method.protocol, method.variant, with_nulls=False)
 
 
 @lru_cache(maxsize=1)
