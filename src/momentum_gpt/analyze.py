@@ -201,6 +201,7 @@ def measured_all(
         folder: where results are kept.
         jobs: processes.
     """
+    from momentum_gpt.analysis.units import read
     from momentum_gpt.core.terminal import progress_bar
 
     pieces = [(unit, folder) for of_key in units.values() for unit in of_key]
@@ -218,7 +219,7 @@ def measured_all(
                 if isinstance(answer, str):
                     problems.append(answer)
                 else:
-                    by_way.setdefault(unit.method.way, []).append(answer)
+                    by_way.setdefault(unit.method.way, []).append(read(answer))
                 advance(1)
             if problems:
                 print(f"left out: {subject.name}: {problems[0]}", flush=True)
@@ -227,8 +228,11 @@ def measured_all(
     return found
 
 
-def measured_or_why_not(piece: tuple[Unit, Path]) -> Measured | str:
-    """Return what a piece gives, or why it cannot be measured."""
+def measured_or_why_not(piece: tuple[Unit, Path]) -> Path | str:
+    """Return the file with what a piece gives, or why it cannot be measured.
+
+    The tensors themselves would each keep a file open in the process that receives them.
+    """
     from momentum_gpt.analysis.units import measured
 
     try:

@@ -96,8 +96,8 @@ class Measured:
     """k, the learning rate, the queries' rows in the test split, the accuracies in other orders."""
 
 
-def measured(unit: Unit, folder: Path) -> Measured:
-    """Return the results of a piece, from its file if there is one.
+def measured(unit: Unit, folder: Path) -> Path:
+    """Measure a piece, unless that was done before, and return the file with the results.
 
     Raises:
         UserError: the task cannot be analysed with this model.
@@ -107,14 +107,14 @@ def measured(unit: Unit, folder: Path) -> Measured:
     setting = setting_of(prompts, unit)
     path = folder / "units" / name_of(unit, identity(model), prompts, setting)
     if path.is_file():
-        return read(path)
+        return path
     found = compute(unit, model, prompts, setting)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     kept = {"facts": json.dumps(found.facts), "order": json.dumps(list(found.measures))}
     save_file(found.measures, unfinished, kept)
     unfinished.replace(path)
-    return found
+    return path
 
 
 def read(path: Path) -> Measured:
