@@ -269,6 +269,20 @@ def test_processes_share_the_pieces(models: dict[str, Path], task: str, tmp_path
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
+def test_no_file_stays_open_for_what_was_measured(
+    models: dict[str, Path], task: str, tmp_path: Path
+) -> None:
+    """Four pieces have 300 tensors, and the analysis may have 100 files open."""
+    options = [f"runs=[{models['momentum']}]", f"tasks=[{task}]", "k=3", "draws=4", "lr=0.01"]
+    command_line = [sys.executable, "-m", "momentum_gpt.analyze", *options, "orders=0"]
+    limited = ["bash", "-c", 'ulimit -n 100 && exec "$@"', "-", *command_line]
+    done = subprocess.run(
+        [*limited, f"output={tmp_path}"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_task_that_does_not_fit_is_left_out_by_name(
     models: dict[str, Path], task: str, tmp_path: Path
 ) -> None:
