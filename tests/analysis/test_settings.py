@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from momentum_gpt.analysis.settings import (
+    Demonstrations,
     drawn,
     held_out,
     in_other_order,
     none_of,
+    shared_tokens,
     shuffled_answers,
     untrained,
 )
@@ -61,6 +63,25 @@ def test_shuffling_moves_answers_and_nothing_else(prompts: Prompts) -> None:
     assert sorted(d.answer for d in shuffled.shown) == sorted(d.answer for d in shown.shown)
     assert shuffled_answers(prompts, shown, seed=0) == shuffled
     assert shuffled_answers(prompts, shown, seed=1) != shuffled
+
+
+def test_tokens_are_shared_where_the_same_demonstration_has_them(prompts: Prompts) -> None:
+    """Of answers of other lengths, as many tokens as the shorter one has."""
+    shown = drawn(prompts, SETTING)
+    shuffled = shuffled_answers(prompts, shown, seed=0)
+    own, of_other = shared_tokens(shown, shuffled)
+
+    def places(demonstrations: Demonstrations) -> list[tuple[int, int]]:
+        """Return each token's demonstration and place in it."""
+        found = []
+        for number, one in enumerate(demonstrations.shown):
+            found += [(number, place) for place in range(len(one.tokens))]
+        return found
+
+    first, second = places(shown), places(shuffled)
+    assert first != second
+    assert [first[i] for i in own] == [second[i] for i in of_other]
+    assert {first[i] for i in own} == set(first) & set(second)
 
 
 def test_another_order_has_the_same_demonstrations(prompts: Prompts) -> None:

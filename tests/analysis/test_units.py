@@ -17,6 +17,7 @@ from momentum_gpt.analysis.settings import (
     drawn,
     in_other_order,
     none_of,
+    shared_tokens,
     shuffled_answers,
     untrained,
 )
@@ -25,6 +26,7 @@ from momentum_gpt.analysis.units import (
     Method,
     Unit,
     compute,
+    finetune_on_shuffled,
     in_other_orders,
     name_of,
     position_of,
@@ -73,6 +75,25 @@ def test_the_nulls_are_another_finetuning_and_another_model(prompts: Prompts) ->
     for name, draw in expected.items():
         torch.testing.assert_close(found[name], measure(draw)["SimAOU"], equal_nan=True)
     assert not torch.equal(found["SimAOU"], found[against("SimAOU", "shuffled labels")])
+
+
+def test_shuffled_labels_are_compared_token_by_token(prompts: Prompts) -> None:
+    """Without an update, the first layer's query of a token depends on it and its place alone."""
+    model = small_model()
+    shown = drawn(prompts, SETTING)
+    frozen = Finetuning(lr=0.0)
+    of_right = finetune(model, shown, frozen).training
+    own, _ = shared_tokens(shown, shuffled_answers(prompts, shown, 0))
+    draw = draw_by_hand(model, prompts, shown, shown)
+    attended = draw.icl.on_demonstrations
+    finetune_on_shuffled(draw, model, prompts, shown, frozen, UNIT)
+
+    torch.testing.assert_close(draw.icl.on_demonstrations, attended[..., own])
+    expected = of_right.queries[0, own]
+    is_same = (draw.training.queries[0] == expected).all(dim=-1)  # (M,)
+    n_answers = len(own) - sum(len(one.prompt) for one in shown.shown)
+    assert 0 < (~is_same).sum() <= n_answers
+    torch.testing.assert_close(draw.training.demonstration, of_right.demonstration[own])
 
 
 def test_other_orders_are_asked_and_learnt_in(prompts: Prompts) -> None:

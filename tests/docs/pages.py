@@ -24,6 +24,7 @@ PAGES = [
     "docs/few-shot-tasks.md",
     "docs/comparing.md",
     "docs/analysis.md",
+    "docs/icl-results.md",
     "docs/exporting.md",
     "docs/benchmarks.md",
     "docs/reproducing-the-paper.md",

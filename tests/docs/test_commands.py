@@ -86,6 +86,7 @@ COMPOSED_ONLY = (
     r"(momentum_gpt\.bench\.|bench_tokenize)",  # takes minutes
     r"(momentum-gpt |momentum_gpt\.)(analyze|intervene)",  # runs of tests of their own
     r"runs/paper_",  # runs that were only composed
+    r"name=icl_",  # takes an hour
 )
 """Commands whose options are composed and checked, and that do not run."""
 
@@ -97,7 +98,7 @@ ELSEWHERE = (
     r"(sbatch|srun|launch/hosts\.sh) ",
     r"momentum-gpt lm-eval --model momentum_gpt ",
     r"\.venv/bin/python -m pytest tests/ops$",
-    r"python docs/((dual_form|intervention)_)?figures\.py$",
+    r"python docs/((dual_form|intervention|icl)_)?figures\.py$",
     r"python -c import torch; ",
 )
 """Commands of other programs, and of ours that other tests run."""

@@ -135,7 +135,9 @@ def test_the_estimates_follow_from_their_formulas(model: str) -> None:
         assert shown_gib == pytest.approx(n_bytes * parameters / 2**30, abs=0.1)
 
 
-@pytest.mark.parametrize("module", ["figures", "dual_form_figures", "intervention_figures"])
+@pytest.mark.parametrize(
+    "module", ["figures", "dual_form_figures", "intervention_figures", "icl_figures"]
+)
 def test_the_figures_are_current(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     figures = importlib.import_module(module)

@@ -116,6 +116,29 @@ def shuffled_answers(prompts: Prompts, shown: Demonstrations, seed: int) -> Demo
     return demonstrations_of(prompts, examples)
 
 
+def shared_tokens(shown: Demonstrations, other: Demonstrations) -> tuple[list[int], list[int]]:
+    """Return which tokens of either stand at the same place of the same demonstration.
+
+    Answers may have more tokens than others, so that those after a shuffled answer are shifted.
+
+    Args:
+        shown, other: the same demonstrations with other answers.
+
+    Returns:
+        Numbers of the tokens among all of `shown`, and among all of `other`.
+    """
+    own: list[int] = []
+    of_other: list[int] = []
+    start = start_of_other = 0
+    for first, second in zip(shown.shown, other.shown, strict=True):
+        n = min(len(first.tokens), len(second.tokens))
+        own += range(start, start + n)
+        of_other += range(start_of_other, start_of_other + n)
+        start += len(first.tokens)
+        start_of_other += len(second.tokens)
+    return own, of_other
+
+
 def in_other_order(prompts: Prompts, shown: Demonstrations, seed: int) -> Demonstrations:
     """Return the same demonstrations in a random order."""
     order = np.random.default_rng(seed).permutation(len(shown.examples))

@@ -28,6 +28,7 @@ from momentum_gpt.analysis.settings import (
     drawn,
     in_other_order,
     none_of,
+    shared_tokens,
     shuffled_answers,
     untrained,
 )
@@ -38,7 +39,7 @@ from momentum_gpt.data import load_tokenizer
 from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting, prepare_task
 from momentum_gpt.models import GPT, load_model
 
-FORMAT = 2
+FORMAT = 3
 """Of the files of pieces; those of another format are measured again."""
 
 WAYS = {
@@ -147,8 +148,7 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
 
     draw = draw_of(model, prompts, shown, finetuning, method)
     found = measure(draw, method.protocol, method.variant, seed)
-    shuffled = shuffled_answers(prompts, shown, seed)
-    draw.finetuned, draw.training = finetuned_on(model, prompts, shuffled, finetuning, method)
+    finetune_on_shuffled(draw, model, prompts, shown, finetuning, unit)
     add_null(found, "shuffled labels", without_nulls(draw, method))
     del draw  # the passes of a large model fill gigabytes
 
@@ -158,6 +158,22 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
     orders = np.random.SeedSequence(seed).generate_state(method.orders).tolist()
     facts = {"k": setting.k, "lr": finetuning.lr, "queries": prompts.queries.numbers}
     return Measured(found, facts | in_other_orders(orders, model, prompts, shown, finetuning))
+
+
+def finetune_on_shuffled(
+    draw: Draw,
+    model: GPT,
+    prompts: Prompts,
+    shown: Demonstrations,
+    finetuning: Finetuning,
+    unit: Unit,
+) -> None:
+    """Put finetuning on shuffled labels into a draw, token by token beside ICL."""
+    shuffled = shuffled_answers(prompts, shown, unit.draw)
+    draw.finetuned, training = finetuned_on(model, prompts, shuffled, finetuning, unit.method)
+    own, learnt = shared_tokens(shown, shuffled)
+    draw.training = TrainingQueries(training.queries[:, learnt], training.demonstration[learnt])
+    draw.icl = replace(draw.icl, on_demonstrations=draw.icl.on_demonstrations[..., own])
 
 
 def without_nulls(draw: Draw, method: Method) -> Measures:
