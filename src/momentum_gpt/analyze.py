@@ -18,8 +18,9 @@ The first table shows the hardest null of each number. Every result is kept in
 the output folder, so that the same command resumes where it was stopped. There
 are also results.csv and results.tex, with every null, examples.csv, query by
 query, ways.csv with the other tables, a page with figures by layer for each
-model, and with checkpoints=all one over training. What is found of a run also goes into its folder
-`evaluations/`, for `compare`, and into its W&B run, under `analysis/`.
+model, and with checkpoints=all one over training. What is found of a run also
+goes into its folder `evaluations/`, for `compare`, and into its W&B run, under
+`analysis/`.
 """
 
 from __future__ import annotations
