@@ -226,6 +226,9 @@ def measured_all(
                 print(f"left out: {subject.name}: {problems[0]}", flush=True)
             else:
                 found[subject, Path(path).stem] = by_way
+        # Processes that end by themselves take their semaphores with them.
+        pool.close()
+        pool.join()
     return found
 
 
