@@ -68,7 +68,7 @@ def results() -> Results:
 def over_training() -> Drawing:
     """Return each measure over training: both variants with their nulls."""
     found = results()
-    drawing = Drawing(720, 850, "Likeness of in-context learning and finetuning over training")
+    drawing = Drawing(720, 835, "Likeness of in-context learning and finetuning over training")
     legend(drawing)
     for number, measure in enumerate(MEASURES):
         corner = (60 + 360 * (number % 2), 110 + 255 * (number // 2))
@@ -79,11 +79,11 @@ def over_training() -> Drawing:
 def legend(drawing: Drawing) -> None:
     """Say what the lines are."""
     for number, (name, color) in enumerate(COLORS.items()):
-        left = 26 + 120 * number
+        left = 26 + 110 * number
         drawing.line([(left, 26), (left + 22, 26)], color, 2)
         drawing.text((left + 28, 30), name, color, bold=True)
-    drawing.line([(290, 26), (312, 26)], GREY, 1.5, dashed=True)
-    drawing.text((318, 30), "finetuned on shuffled labels; bands are 95% intervals", GREY)
+    drawing.line([(310, 26), (332, 26)], GREY, 1.5, dashed=True)
+    drawing.text((338, 30), "finetuned on shuffled labels; bands are 95% intervals", GREY)
 
 
 def panel(drawing: Drawing, found: Results, measure: str, corner: Point) -> None:

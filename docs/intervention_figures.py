@@ -1,4 +1,4 @@
-"""Draw the figure of interventions in docs/analysis.md as an SVG file.
+"""Draw the figure of interventions in docs/icl-results.md as an SVG file.
 
     python docs/intervention_figures.py    # into docs/figures/
 

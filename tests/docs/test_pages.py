@@ -187,11 +187,42 @@ def test_the_table_of_interventions_has_the_numbers_of_its_file() -> None:
         "follow the twin through softmax, layer 0": ("0", "all", "softmax", "twin"),
         "largest weight of the token before, layer 0": ("0", "0", "softmax", "previous"),
     }
-    assert rows("docs/analysis.md", "step") == [["step", *columns]]
-    shown = rows("docs/analysis.md", r"[\d,]+ ")
+    assert rows("docs/icl-results.md", "step") == [["step", *columns]]
+    shown = rows("docs/icl-results.md", r"[\d,]+ ")
     assert len(shown) >= 4
     for step, *cells in shown:
         for cell, (*place, measure) in zip(cells, columns.values(), strict=True):
             numbers = found[step.replace(",", ""), *place]
             value, margin = (float(numbers[name]) for name in (measure, f"{measure}_margin"))
             assert cell == f"{value:.3f} ± {margin:.3f}", (step, measure)
+
+
+def test_the_tables_of_likeness_have_the_numbers_of_their_file() -> None:
+    with (ROOT / "docs" / "reports" / "icl-results.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["task"] == "all tasks"]
+    found = {}
+    for line in lines:
+        key = f"{line['measure']}, {line['variant']}", line["null"], int(line["tokens"])
+        found[key] = line
+    checkpoints = sorted({tokens for _, _, tokens in found})
+    nulls = ("mismatched queries", "shuffled labels", "untrained model")
+
+    shown = rows("docs/icl-results.md", r"(SimAOU|SimAM|Kendall|top-10)")
+    assert len(shown) == 28
+    for name, *cells in shown:
+        if len(cells) == len(checkpoints):
+            for tokens, cell in zip(checkpoints, cells, strict=True):
+                line = found[name, "shuffled labels", tokens]
+                assert cell == f"{number(line['value'])}, {number(line['null_value'])}", name
+            continue
+        line = found[name, "shuffled labels", checkpoints[-1]]
+        interval = f"[{number(line['low'])}, {number(line['high'])}]"
+        assert cells[0] == f"{number(line['value'])} {interval}", name
+        for null, cell in zip(nulls, cells[1:], strict=True):
+            if cell:
+                line = found[name, null, checkpoints[-1]]
+                assert cell == f"{number(line['null_value'])}, {line['verdict']}", name
+
+
+def number(text: str) -> str:
+    return f"{float(text):.3f}"
