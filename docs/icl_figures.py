@@ -2,7 +2,7 @@
 
     python docs/icl_figures.py    # into docs/figures/
 
-Its numbers are those of docs/reports/icl-results.csv, the results.csv of the command on that page.
+It shows the numbers of docs/reports/icl-results.csv, from the results.csv of `analyze`.
 """
 
 from __future__ import annotations

@@ -220,13 +220,17 @@ def _agreement(before: Pass, icl: Pass, finetuned: Pass) -> Measures:
 
 def _nulls_of(compared: _Comparison, seed: int) -> Measures:
     """Return the measures of a comparison beside its nulls, and of mismatched queries."""
-    pairs = {null: replaced(compared.pair, seed) for null, replaced in compared.nulls.items()}
-    pairs[MISMATCHED] = mismatched(compared.pair, PARTNER_SEED)
     found: Measures = {}
-    for null, pair in pairs.items():
-        for name, values in compared.compare(pair).items():
+    # One null at a time: a pair of attention maps is large.
+    for null, replaced in {**compared.nulls, MISMATCHED: _of_partners}.items():
+        for name, values in compared.compare(replaced(compared.pair, seed)).items():
             found[against(name, null)] = values
     return found
+
+
+def _of_partners(pair: Pair, seed: int) -> Pair:
+    """Return the pair of mismatched queries, whose partners are the same in all draws."""
+    return mismatched(pair, PARTNER_SEED)
 
 
 def _named(name: str, compare: Callable[[Pair], Tensor]) -> Callable[[Pair], Measures]:

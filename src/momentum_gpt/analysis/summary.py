@@ -148,7 +148,7 @@ def mean_of(values: np.ndarray) -> Estimate:
 
 
 class _Compared(NamedTuple):
-    """What a task says of a measure and its null: means of layers and heads, (draws, Q) each."""
+    """A measure of one task and its null: means over layers and heads, (draws, Q) each."""
 
     values: np.ndarray
     null: np.ndarray
@@ -183,8 +183,8 @@ def _told(tasks: Sequence[_Compared]) -> Finding:
 def _mean_over(tasks: Sequence[np.ndarray]) -> Estimate:
     """Return the estimate of the mean over tasks of the means where each is defined.
 
-    Each task's deviations from its own mean are weighted so that their sum is the deviation of the
-    mean over tasks. Which of its draws stands beside which of another task's does not matter.
+    Deviations from the mean of a task are weighted so that all tasks count the same. Each task has
+    demonstrations of its own, so that the order of its draws does not matter.
 
     Args:
         tasks: (draws, Q) of each task.
