@@ -256,14 +256,15 @@ def test_ctrl_c_on_two_ranks_ends_cleanly_too(data_folder: Path, tmp_path: Path)
 def test_a_request_during_an_evaluation_is_obeyed_and_the_evaluation_comes_later(
     data_folder: Path, tmp_path: Path, ranks: int
 ) -> None:
-    """The evaluation of step 10 takes minutes; its records are those of a run without a stop."""
+    """The evaluation of step 10 takes seconds; its records are those of a run without a stop."""
     more = ["training.save_every=0", "training.eval_every=10", "training.max_steps=12"]
     more += [f"launch.nproc_per_node={ranks}"]
-    slow = ["evaluation.tokens=16384", "evaluation.context_lengths=[1,2,4,8,16,32,64]"]
+    slow = ["evaluation.tokens=32768", "evaluation.context_lengths=[1,2,4,8,16,32,64]"]
+    slow += ["evaluation.induction_sequences=8192"]
     process = start(tmp_path, data_folder, "x", *more, *slow)
     metrics = tmp_path / "x" / "metrics.jsonl"
     wait_until(lambda: len(read_json_lines(metrics)) == 10, process)
-    time.sleep(0.5)
+    time.sleep(0.1)
     process.send_signal(signal.SIGUSR1)
     asked = time.monotonic()
     out, _ = process.communicate(timeout=60)
