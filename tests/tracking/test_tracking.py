@@ -309,6 +309,23 @@ def retry_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_file, "RETRY_EVERY", 0.1)
 
 
+def test_a_disk_that_is_slower_than_the_training_holds_every_record_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync of each record would take 100 seconds, and a run waits 5 at its end."""
+    sync_file = os.fsync
+
+    def slow_sync(descriptor: int) -> None:
+        time.sleep(0.05)
+        sync_file(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow_sync)
+    tracker = Tracker(config(tmp_path, "disabled"), 0)
+    log_steps(tracker, range(1, 2001))
+    tracker.close()
+    assert [record["step"] for record in metrics(tmp_path)] == list(range(1, 2001))
+
+
 @pytest.mark.usefixtures("retry_soon")
 def test_records_that_do_not_fit_on_the_disk_are_written_when_there_is_room(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

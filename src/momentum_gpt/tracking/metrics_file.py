@@ -81,8 +81,12 @@ class MetricsFile:
             item = self._next()
             if isinstance(item, bytes):
                 self.waiting.append(item)
-            # Somebody waits for the others.
-            if time.monotonic() >= self.retry_at or not isinstance(item, bytes):
+                # A disk may take longer over a sync than the training over a step: all lines that
+                # are there share one.
+                is_time = self.items.empty() and time.monotonic() >= self.retry_at
+            else:
+                is_time = True  # somebody waits
+            if is_time:
                 self._try_to_write()
             if isinstance(item, threading.Event):
                 item.set()
@@ -109,10 +113,12 @@ class MetricsFile:
     def _write(self) -> None:
         if self.descriptor is None:
             self.descriptor = self._open()
-        while self.waiting:
-            self._append(self.waiting[0])
+        try:
+            while self.waiting:
+                self._append(self.waiting[0])
+                self.waiting.popleft()
+        finally:
             os.fsync(self.descriptor)
-            self.waiting.popleft()
 
     def _open(self) -> int:
         write_text(self.path, "".join(map(line_of, self.kept)))
