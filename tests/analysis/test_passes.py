@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -70,7 +70,14 @@ def test_records_are_those_of_plain_passes(prompts: Prompts, attention: str, pos
     model = small_model(attention, "rotary")
     shown = drawn(prompts, SETTING)
     done: list[float] = []
-    record = ask(model, prompts.queries, shown, position, 100, done.append)
+    record = ask(
+        model,
+        prompts.queries,
+        shown,
+        position,
+        tokens_per_forward=100,
+        advance=done.append,
+    )
     assert sum(done) == n_tokens_of(prompts.queries, shown)
 
     prefix = shown.prefix
@@ -97,6 +104,23 @@ def test_records_are_those_of_plain_passes(prompts: Prompts, attention: str, pos
                 total = total + part[number, layer]
             close(total, expected.output[-1])
     assert record.logits.isnan().any()
+
+
+def test_only_the_first_queries_are_recorded_in_full(prompts: Prompts) -> None:
+    """Batches have queries in another order, by length."""
+    model = small_model("momentum")
+    shown = drawn(prompts, SETTING)
+    whole = ask(model, prompts.queries, shown, tokens_per_forward=100)
+    part = ask(model, prompts.queries, shown, in_full=4, tokens_per_forward=100)
+    assert len(whole.queries) == 9
+    assert_same(
+        part,
+        replace(
+            whole,
+            queries=whole.queries[:4],
+            on_demonstrations=whole.on_demonstrations[:4],
+        ),
+    )
 
 
 def last_logits(model: GPT, tokens: list[int]) -> Tensor:

@@ -50,8 +50,6 @@ def test_the_paper_s_protocol_measures_what_the_paper_does() -> None:
     same(found[against("SimAM", BEFORE)], simam(DRAW.icl, DRAW.zero_shot))
     attention = demonstration_attention(DRAW.icl, DRAW.finetuned, DRAW.training)
     same(found["Kendall"], kendall(attention))
-    updates = output_updates(*PASSES, normalised=True)
-    same(found[against("SimAOU, normalised", UNIFORM)], cosine(uniform(updates, 3)))
     assert against("Kendall", UNIFORM) in found
 
 
@@ -84,14 +82,17 @@ def test_every_measure_has_a_null(protocol: str) -> None:
     assert len(names) >= 5
 
 
-def test_the_code_takes_the_first_queries_and_the_paper_all(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(protocols, "FIRST_QUERIES", 4)
-    of_code = measure(DRAW, "dai2022", "code")["Kendall"]
-    of_paper = measure(DRAW, "dai2022", "paper")["Kendall"]
-    assert (len(of_code), len(of_paper)) == (4, N_QUERIES)
-    same(of_code, of_paper[:4])
+def test_each_draw_and_layer_has_noise_of_its_own() -> None:
+    updates = output_updates(*PASSES, normalised=True)
+    noise = []
+    for seed in range(3):
+        found = measure(DRAW, "dai2022", seed)[against("SimAOU, normalised", UNIFORM)]
+        for layer in range(L):
+            of_layer = Pair(*(side[:, [layer]] for side in updates))
+            expected = uniform(of_layer, L * seed + layer)
+            same(found[:, [layer]], cosine(expected))
+            noise.append(expected.finetuned)
+    assert len({one.sum().item() for one in noise}) == 3 * L
 
 
 def test_noise_depends_on_the_seed_and_partners_do_not() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from momentum_gpt import analyze
+from momentum_gpt.analysis import units
 from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
 from momentum_gpt.analysis.passes import ask
 from momentum_gpt.analysis.protocols import Draw, against, measure
@@ -26,7 +27,9 @@ from momentum_gpt.analysis.units import (
     Method,
     Unit,
     compute,
+    draw_of,
     finetune_on_shuffled,
+    in_full_of,
     in_other_orders,
     name_of,
     position_of,
@@ -64,7 +67,7 @@ def draw_by_hand(
 def test_the_nulls_are_another_finetuning_and_another_model(prompts: Prompts) -> None:
     model = small_model("momentum")
     shown = drawn(prompts, SETTING)
-    found = compute(UNIT, model, prompts, SETTING).measures
+    found = compute(UNIT, small_model("momentum"), prompts, SETTING).measures
     shuffled = shuffled_answers(prompts, shown, 0)
     fresh = untrained(model, 1)
     expected = {
@@ -128,6 +131,31 @@ def test_other_orders_are_asked_and_learnt_in(prompts: Prompts) -> None:
 )
 def test_the_papers_code_looks_at_the_label(protocol: str, variant: str, position: str) -> None:
     assert position_of(replace(METHOD, protocol=protocol, variant=variant)) == position
+
+
+@pytest.mark.parametrize(
+    ("protocol", "variant", "in_full"),
+    [("default", "paper", 100), ("dai2022", "paper", None), ("dai2022", "code", 100)],
+)
+def test_the_papers_code_takes_the_first_queries_and_the_paper_all(
+    protocol: str, variant: str, in_full: int | None
+) -> None:
+    """Of Kendall's correlation."""
+    assert in_full_of(replace(METHOD, protocol=protocol, variant=variant)) == in_full
+
+
+def test_all_passes_of_a_draw_record_the_first_queries_in_full(
+    prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "IN_FULL", 4)
+    model, shown = small_model(), drawn(prompts, SETTING)
+    draw = draw_of(model, prompts, shown, Finetuning(lr=0.5), METHOD)
+    all_of = draw_by_hand(model, prompts, shown, shown)
+    found = measure(draw)["Kendall"]
+    assert (len(found), len(measure(all_of)["Kendall"])) == (4, len(prompts.queries.asked))
+    torch.testing.assert_close(found, measure(all_of)["Kendall"][:4], equal_nan=True)
+    for name in ("zero_shot", "icl", "finetuned"):
+        assert len(getattr(draw, name).queries) == 4
 
 
 def test_a_name_tells_all_that_changes_a_result(prompts: Prompts) -> None:

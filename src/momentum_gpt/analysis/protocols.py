@@ -12,8 +12,9 @@ by `against(measure, null)`: a flat dictionary of tensors, which safetensors tak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from momentum_gpt.analysis.nulls import gaussian, mismatched, uniform
@@ -38,12 +39,6 @@ from momentum_gpt.analysis.similarity import (
 
 PROTOCOLS = ("dai2022", "default")
 VARIANTS = ("code", "paper")
-
-FIRST_QUERIES = 100
-"""Queries of which the paper's code, and the default protocol, take Kendall's correlation.
-
-Each layer of each query takes about a millisecond.
-"""
 
 PARTNER_SEED = 0
 """Chooses the partners of mismatched queries, the same ones in all draws."""
@@ -99,6 +94,15 @@ class Draw:
     training: TrainingQueries
     """Recorded during the finetuning."""
 
+    def layer(self, number: int) -> Draw:
+        """Return one layer of all passes, in the same memory; L is 1."""
+        return Draw(
+            self.zero_shot.layer(number),
+            self.icl.layer(number),
+            self.finetuned.layer(number),
+            self.training.layer(number),
+        )
+
 
 @dataclass
 class _Comparison:
@@ -115,32 +119,29 @@ def against(measure: str, null: str) -> str:
 
 
 def measure(
-    draw: Draw,
-    protocol: str = "default",
-    variant: str = "code",
-    seed: int = 0,
-    with_nulls: bool = True,
+    draw: Draw, protocol: str = "default", seed: int = 0, with_nulls: bool = True
 ) -> Measures:
     """Return all measures of one draw of the demonstrations, and their nulls.
+
+    One layer is measured after another, as what is compared of all of them fills gigabytes.
 
     Args:
         draw: what was recorded.
         protocol: dai2022 | default.
-        variant: code | paper, where they differ in dai2022: the code takes Kendall's correlation of
-            the first 100 queries, and the paper of all.
         seed: of the noise; another one for each draw.
         with_nulls: compare noise and mismatched queries, too; a draw that is itself a null has no
             need of them.
     """
     found = _answers(draw)
-    compared = _of_dai2022(draw, variant) if protocol == "dai2022" else _of_default(draw)
-    for one in compared:
-        found |= one.compare(one.pair)
-        if with_nulls:
-            found |= _nulls_of(one, seed)
-    if protocol == "dai2022":
-        found[against(SIMAM_RAW, BEFORE)] = simam(draw.icl, draw.zero_shot)
-    else:
+    L = draw.icl.outputs.shape[1]
+    by_layer = []
+    for number in range(L):
+        seed_of_layer = L * seed + number
+        by_layer.append(_of_layer(draw.layer(number), protocol, seed_of_layer, with_nulls))
+    for name in by_layer[0]:
+        found[name] = torch.cat([measures[name] for measures in by_layer], dim=1)
+
+    if protocol == "default":
         found |= _agreement(draw.zero_shot, draw.icl, draw.finetuned)
     return found
 
@@ -170,15 +171,25 @@ def _answers(draw: Draw) -> Measures:
     }
 
 
-def _of_dai2022(draw: Draw, variant: str) -> Iterator[_Comparison]:
+def _of_layer(draw: Draw, protocol: str, seed: int, with_nulls: bool) -> Measures:
+    """Return the measures of a draw's only layer, and their nulls: (Q, 1[, H]) each."""
+    found: Measures = {}
+    for compared in _of_dai2022(draw) if protocol == "dai2022" else _of_default(draw):
+        found |= compared.compare(compared.pair)
+        if with_nulls:
+            found |= _nulls_of(compared, seed)
+    if protocol == "dai2022":
+        found[against(SIMAM_RAW, BEFORE)] = simam(draw.icl, draw.zero_shot)
+    return found
+
+
+def _of_dai2022(draw: Draw) -> Iterator[_Comparison]:
     before, icl, finetuned = draw.zero_shot, draw.icl, draw.finetuned
     noise = {UNIFORM: uniform, GAUSSIAN: gaussian}
     updates = output_updates(before, icl, finetuned, normalised=True)
     yield _Comparison(updates, _named(SIMAOU_NORMALISED, cosine), noise)
     yield _Comparison(attention_maps(icl, finetuned), _named(SIMAM_RAW, cosine))
 
-    if variant == "code":
-        icl, finetuned = _first(icl), _first(finetuned)
     attention = demonstration_attention(icl, finetuned, draw.training)
     yield _Comparison(attention, _named(KENDALL, kendall), {UNIFORM: uniform})
 
@@ -193,11 +204,10 @@ def _of_default(draw: Draw) -> Iterator[_Comparison]:
 
     changed = attention_changes(before, icl, finetuned)
     yield _Comparison(changed, _named(SIMAM, correlation), {GAUSSIAN: gaussian})
-    del changed
 
-    first = _first(icl), _first(finetuned), draw.training
-    yield _Comparison(demonstration_attention(*first), _both_kendalls)
-    summed = demonstration_attention(*first, by_demonstration=True)
+    attention = demonstration_attention(icl, finetuned, draw.training)
+    yield _Comparison(attention, _both_kendalls)
+    summed = demonstration_attention(icl, finetuned, draw.training, by_demonstration=True)
     yield _Comparison(summed, _named(KENDALL_DEMONSTRATIONS, partial_kendall))
 
 
@@ -221,7 +231,6 @@ def _agreement(before: Pass, icl: Pass, finetuned: Pass) -> Measures:
 def _nulls_of(compared: _Comparison, seed: int) -> Measures:
     """Return the measures of a comparison beside its nulls, and of mismatched queries."""
     found: Measures = {}
-    # One null at a time: a pair of attention maps is large.
     for null, replaced in {**compared.nulls, MISMATCHED: _of_partners}.items():
         for name, values in compared.compare(replaced(compared.pair, seed)).items():
             found[against(name, null)] = values
@@ -241,14 +250,3 @@ def _both_kendalls(pair: Pair) -> Measures:
     """Return Kendall's correlation, and what of it places do not explain."""
     tau = kendall(pair)
     return {KENDALL: tau, KENDALL_PARTIAL: partial_kendall(pair, tau)}
-
-
-def _first(of: Pass) -> Pass:
-    """Return the first queries of a pass, as far as attention to demonstrations needs them."""
-    first = slice(FIRST_QUERIES)
-    return replace(
-        of,
-        logits=of.logits[first],
-        on_demonstrations=of.on_demonstrations[first],
-        queries=of.queries[first],
-    )

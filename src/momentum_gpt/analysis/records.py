@@ -3,13 +3,13 @@
 All is in float32 and on the CPU. The tokens of demonstrations that count are all but the end of a
 document and the separators.
 
-Shapes: Q queries, L layers, H heads, C width of the model, A answers, N tokens of the longest
-query, M tokens of all demonstrations together.
+Shapes: Q queries, R of them recorded in full, the first ones, L layers, H heads, C width of the
+model, A answers, N tokens of the longest query, M tokens of all demonstrations together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -37,11 +37,11 @@ class Pass:
     queries have NaN on their left."""
 
     on_demonstrations: Tensor
-    """(Q, L, M): the same logits on the demonstrations' tokens, summed over heads. M is 0 without
+    """(R, L, M): the same logits on the demonstrations' tokens, summed over heads. M is 0 without
     demonstrations."""
 
     queries: Tensor
-    """(Q, L, C): attention queries, all heads side by side, before rotary positions."""
+    """(R, L, C): attention queries, all heads side by side, before rotary positions."""
 
     scores: Tensor
     """(Q, A): log-probability of each answer in nats, normalised as the task is scored: by default
@@ -54,6 +54,17 @@ class Pass:
     top: Tensor
     """(Q, 10): the ten most probable tokens after the prompt, the most probable first."""
 
+    def layer(self, number: int) -> Pass:
+        """Return what is recorded of one layer, in the same memory; L is 1."""
+        return replace(
+            self,
+            outputs=self.outputs[:, number : number + 1],
+            parts={name: part[:, number : number + 1] for name, part in self.parts.items()},
+            logits=self.logits[:, number : number + 1],
+            on_demonstrations=self.on_demonstrations[:, number : number + 1],
+            queries=self.queries[:, number : number + 1],
+        )
+
 
 @dataclass
 class TrainingQueries:
@@ -65,3 +76,7 @@ class TrainingQueries:
 
     demonstration: Tensor
     """(M,): the number of the demonstration that each token belongs to, from 0."""
+
+    def layer(self, number: int) -> TrainingQueries:
+        """Return what is recorded of one layer, in the same memory; L is 1."""
+        return replace(self, queries=self.queries[number : number + 1])
