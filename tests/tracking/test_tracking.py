@@ -314,9 +314,12 @@ def test_a_disk_that_is_slower_than_the_training_holds_every_record_at_the_end(
 ) -> None:
     """A sync of each record would take 100 seconds, and a run waits 5 at its end."""
     sync_file = os.fsync
+    synced: dict[int, int] = {}
 
     def slow_sync(descriptor: int) -> None:
         time.sleep(0.05)
+        status = os.fstat(descriptor)
+        synced[status.st_ino] = status.st_size
         sync_file(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow_sync)
@@ -324,6 +327,8 @@ def test_a_disk_that_is_slower_than_the_training_holds_every_record_at_the_end(
     log_steps(tracker, range(1, 2001))
     tracker.close()
     assert [record["step"] for record in metrics(tmp_path)] == list(range(1, 2001))
+    status = tracker.file.path.stat()
+    assert synced[status.st_ino] == status.st_size
 
 
 @pytest.mark.usefixtures("retry_soon")
