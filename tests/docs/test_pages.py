@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from data_prep.prepare import PrepareConfig
+from momentum_gpt.analysis.published import TASKS
 from momentum_gpt.core.files import conf_folder
 from momentum_gpt.evaluate import EvaluateConfig
 from momentum_gpt.generate import GenerateConfig
@@ -222,6 +223,35 @@ def test_the_tables_of_likeness_have_the_numbers_of_their_file() -> None:
             if cell:
                 line = found[name, null, checkpoints[-1]]
                 assert cell == f"{number(line['null_value'])}, {line['verdict']}", name
+
+
+def test_the_tables_of_orders_and_of_the_papers_protocol_have_the_numbers_of_their_files() -> None:
+    reports = ROOT / "docs" / "reports"
+    with (reports / "icl-orders.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    orders = {(line["measure"], line["variant"], line["task"]): line for line in lines}
+    shown = rows("docs/icl-results.md", r"(ICL|finetuned), ")
+    assert len(shown) == 4
+    for name, *cells in shown:
+        setting, variant = name.split(", ")
+        for task, cell in zip(TASKS, cells, strict=True):
+            line = orders[f"order sensitivity, {setting}", variant, task]
+            assert cell == f"{100 * float(line['value']):.1f}", (name, task)
+
+    with (reports / "icl-dai2022.csv").open() as file:
+        means = [line for line in csv.DictReader(file) if line["task"] == "all tasks"]
+    found = {}
+    for line in means:
+        name = f"{line['variant']}, {line['measure']}"
+        found[line["protocol_variant"], name, line["null"]] = line
+    shown = rows("docs/icl-results.md", r"(vanilla|momentum 0.5), (SimAOU|SimAM|Kendall)")
+    assert len(shown) == 6
+    for name, *cells in shown:
+        expected = []
+        for variant in ("code", "paper"):
+            line = found[variant, name, "shuffled labels"]
+            expected += [number(line["value"]), number(line["null_value"])]
+        assert cells == expected, name
 
 
 def number(text: str) -> str:
