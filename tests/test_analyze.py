@@ -164,7 +164,7 @@ def test_ways_of_finetuning_stand_side_by_side(
 
     assert "Which way of finetuning ICL is more like:" in done.out
     assert "Whether variants differ in that:" in done.out
-    assert "vanilla, task, momentum: 3 demonstrations, learning rate(s) 0.01, 0.01" in done.out
+    assert "vanilla, task, momentum: 3 demonstrations, learning rate(s) 0.01\n" in done.out
     assert "with momentum, steps grow to 2 times that" in done.out
     page = (output / "layers-0.html").read_text()
     assert "SimAOU, task, backprop" in page
@@ -319,6 +319,8 @@ def test_it_can_be_interrupted(models: dict[str, Path], task: str, tmp_path: Pat
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test in the background of a script inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list(output.glob("units/*.safetensors")):
         assert process.poll() is None

@@ -319,7 +319,8 @@ def write_results(
     table = results_table(hardest(rows), f"{title}, each with its hardest null")
     print(table.as_text(), *notes_on(rows), sep="\n")
     for subject, label, draws in by_label(found):
-        rates = ", ".join(f"{one.facts['lr']:g}" for one in draws)
+        chosen = sorted({one.facts["lr"] for one in draws})
+        rates = ", ".join(f"{lr:g}" for lr in chosen)
         shown = draws[0].facts["k"]
         print(f"{subject.name}, {label}: {shown} demonstrations, learning rate(s) {rates}")
 
