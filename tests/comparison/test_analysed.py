@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from momentum_gpt.comparison.analysed import SEEDS, analysed, over_runs
+from momentum_gpt.comparison.analysed import ONE_DRAW, SEEDS, analysed, over_runs
 from momentum_gpt.comparison.report import report
 from momentum_gpt.comparison.runs import Run, load_runs
 from momentum_gpt.core.errors import UserError
@@ -59,6 +59,16 @@ def test_a_report_has_a_column_for_each_variant_and_the_hardest_null(tmp_path: P
     ]
     assert "over seeds (Student" not in page
     assert "Measured with k=32, draws=5, queries=200, protocol=default" in page
+
+
+@pytest.mark.parametrize("draws", [1, 5])
+def test_intervals_of_one_draw_are_said_to_be_over_queries(tmp_path: Path, draws: int) -> None:
+    folders = pair(tmp_path)
+    for path in folders:
+        write_analysis(path, 0.2, draws=draws)
+    section = analysed(load(folders))
+    assert section is not None
+    assert (ONE_DRAW in section.notes) == (draws == 1)
 
 
 def test_several_seeds_are_one_column_over_seeds(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ SEEDS = (
     "Where a variant has several seeds, a value is their mean, and its interval and its verdict "
     "are over seeds (Student's t)."
 )
+ONE_DRAW = (
+    "With draws=1, intervals are over the queries alone, and say nothing of other demonstrations."
+)
 
 Setting = tuple[tuple[str, str], ...]
 """What must be the same side by side, as pairs of name and value: the task, the options of
@@ -253,6 +256,8 @@ def _notes(
         notes.append(CELLS)
         if any(len(of_seeds) > 1 for one in shared for of_seeds in found[one].values()):
             notes.append(SEEDS)
+        if any(("draws", "1") in setting for setting in shared):
+            notes.append(ONE_DRAW)
         telling = _telling(shared[0], shared)
         same = [option for option in map("=".join, shared[0]) if option not in telling]
         notes.append(f"Measured with {', '.join(same)}.")
