@@ -30,7 +30,10 @@ Point = tuple[int, float, Interval]
 Curves = dict[str, list[Point]]
 """Name of a line -> its points."""
 
-BANDS = "Bands are 95% intervals over queries and draws of the demonstrations."
+BANDS = (
+    "Bands are 95% intervals over queries, and over draws of the demonstrations if there are "
+    "several."
+)
 
 
 def layers_page(
