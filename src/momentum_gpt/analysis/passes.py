@@ -228,9 +228,7 @@ def check_room(model: GPT, queries: Queries, shown: Demonstrations) -> None:
         )
 
 
-def empty_pass(
-    model: GPT, queries: Queries, M: int, position: str, in_full: int | None = None
-) -> Pass:
+def empty_pass(model: GPT, queries: Queries, M: int, position: str, in_full: int | None) -> Pass:
     """Return the record of a pass, to be filled in."""
     Q = len(queries.asked)
     R = Q if in_full is None else min(in_full, Q)

@@ -38,7 +38,6 @@ from momentum_gpt.analysis.similarity import (
 )
 
 PROTOCOLS = ("dai2022", "default")
-VARIANTS = ("code", "paper")
 
 PARTNER_SEED = 0
 """Chooses the partners of mismatched queries, the same ones in all draws."""
