@@ -46,10 +46,12 @@ def wait_for_an_empty_queue() -> None:
     wait_until(lambda: not run("squeue", "--noheader").strip(), 60, "the queue is empty")
 
 
-def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(
+    holds: Callable[[], bool], seconds: float, what: str, log: Path | None = None
+) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, f"{what}\n{run('squeue')}"
+        assert time.monotonic() < end, f"{what}\n{run('squeue')}\n{log and log.read_text()}"
         time.sleep(1)
 
 
@@ -91,8 +93,9 @@ def test_an_array_is_complete_whatever_is_requeued_and_signalled(
         ended = outcome.read(there / f"t-{name}")
         return ended is not None and ended.exit_code == 0
 
-    for name in NAMES:
-        wait_until(lambda name=name: is_complete(name), 600, name)
+    for number, name in enumerate(NAMES):
+        log = tmp_path / f"{number}.log"
+        wait_until(lambda name=name: is_complete(name), 600, name, log)
         attention, _, seed = name.partition("-")
         more = [f"attention={attention}", f"training.seed={seed}", "launch.nproc_per_node=2"]
         options = [f"name={name}", f"runs={here}", f"data={data_folder}", *OPTIONS, *more]

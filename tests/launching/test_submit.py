@@ -174,6 +174,86 @@ def test_a_job_of_an_array_is_one_variant_with_one_seed(
     )
 
 
+@pytest.fixture
+def data_of_many_files(tmp_path: Path) -> Path:
+    folder = tmp_path / "network" / "data"
+    for number in range(300):
+        path = folder / str(number % 10) / f"{number}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number % 256]) * 10_000)
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Folder of an srun that runs the copy, and prints the arguments of the training."""
+    program(tmp_path / "bin" / "srun", '[[ $1 == --ntasks=1 ]] && exec "${@:3}"\necho "$@"')
+    return tmp_path / "bin"
+
+
+def start_with_a_cache(programs: Path, data: Path, cache: Path) -> subprocess.Popen[str]:
+    path = f"{programs}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["bash", launch_folder() / "slurm.sbatch", "name=x", f"data={data}"],
+        env={"PATH": path, "SLURM_NNODES": "1", "CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_jobs_that_start_together_on_a_host_share_one_copy_of_the_data(
+    programs: Path, data_of_many_files: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "disk" / "my data"
+    jobs = [start_with_a_cache(programs, data_of_many_files, cache) for _ in range(4)]
+    for job in jobs:
+        out, err = job.communicate(timeout=60)
+        assert (job.returncode, err) == (0, "")
+        assert out.endswith(f" data={cache}\n")
+    assert contents(cache) == contents(data_of_many_files)
+    assert sorted(path.name for path in cache.parent.iterdir()) == ["my data", "my data.lock"]
+
+
+def test_a_copy_that_was_cut_short_is_made_again(
+    programs: Path, data_of_many_files: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "disk" / "data"
+    program(programs / "cp", 'mkdir -p "$3/0"; echo half > "$3/0/0.bin"; touch "$3/more"; exit 1')
+    assert start_with_a_cache(programs, data_of_many_files, cache).wait(60) == 1
+    assert not cache.exists()
+    (programs / "cp").unlink()
+    job = start_with_a_cache(programs, data_of_many_files, cache)
+    assert job.communicate(timeout=60)[1] == ""
+    assert contents(cache) == contents(data_of_many_files)
+
+
+def test_a_copy_of_other_data_is_neither_used_nor_replaced(
+    programs: Path, data_of_many_files: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "data"
+    cache.mkdir()
+    (cache / "manifest.json").write_text("others")
+    job = start_with_a_cache(programs, data_of_many_files, cache)
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out) == (2, "")
+    rule = f"CACHE={cache} holds other data than {data_of_many_files}"
+    assert err == f"error: {rule}: delete it, or name another folder\n"
+    assert contents(cache) == {"manifest.json": b"others"}
+
+
 def test_a_kubernetes_job_has_a_pod_for_each_host(
     invoke: Invoke, data_folder: Path, tmp_path: Path
 ) -> None:
