@@ -33,7 +33,7 @@ from momentum_gpt.analysis.tables import (
     rows_over_tasks,
     with_adjusted_verdicts,
 )
-from momentum_gpt.evaluation.finding import ABOVE, NOT_ABOVE, Finding
+from momentum_gpt.evaluation.finding import ABOVE, BELOW, NOT_ABOVE, NOT_BELOW, Finding
 from momentum_gpt.evaluation.statistics import Estimate
 from tests.analysis.passes import L, random_draws
 from tests.comparison.report.browser import opened
@@ -117,6 +117,40 @@ def test_the_hardest_null_is_one_that_is_not_beaten_or_the_highest() -> None:
         row("order sensitivity, ICL", "", found_of(0.2, math.nan, math.nan)),
     ]
     assert [one.null for one in hardest(rows)] == ["low, and not beaten", "higher", ""]
+
+
+@pytest.mark.parametrize("measure", ["total variation", "KL divergence"])
+def test_of_a_distance_less_is_more_alike(measure: str) -> None:
+    def distance(null: str, found: Finding, task: str) -> Row:
+        return row(measure, null, replace(found, is_distance=True), task)
+
+    rows = [
+        distance("before finetuning", found_of(0.2, 0.6, 0.001), "sst2"),
+        distance("shuffled labels", found_of(0.2, 0.4, 0.001), "sst2"),
+        distance("before finetuning", found_of(0.2, 0.3, 0.001), "mr"),
+        distance("shuffled labels", found_of(0.2, 0.4, 0.5), "mr"),
+        distance("before finetuning", found_of(0.2, 0.1, 0.001), "cb"),
+        distance("shuffled labels", found_of(0.2, 0.3, 0.001), "cb"),
+    ]
+    told = [(one.null, one.finding.verdict) for one in hardest(rows)]
+    assert told == [
+        ("shuffled labels", BELOW),
+        ("shuffled labels", NOT_BELOW),
+        ("before finetuning", ABOVE),
+    ]
+    written = results_latex(hardest(rows), "Results")
+    assert [r"\textbf" in line for line in written.splitlines() if "0.200" in line] == [
+        True,
+        False,
+        False,
+    ]
+
+    # An untrained model answers nearly the same with anything in its context.
+    facts = [{**one, f"{measure} | untrained model": one[measure]} for one in DRAWS]
+    made = [one for one in rows_of(facts, "sst2") if one.measure == measure]
+    assert "untrained model" not in [one.null for one in made]
+    assert made
+    assert all(one.finding.is_distance for one in made)
 
 
 def test_the_terminal_shows_the_paper_in_the_margin() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +98,24 @@ def test_seeds_are_paired_with_their_own_nulls() -> None:
     assert found.null == pytest.approx(0.5)
     assert found.p_value == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue)
     assert over_runs(seeds[:1], "cosine") == seeds[0]
+    distances = [replace(one, is_distance=True) for one in seeds]
+    assert over_runs(distances, "share").is_distance
     percent = [Finding(value, (0, 100), 50, (0, 1), 0.9, 5, 9) for value in (80.0, 100.0)]
     assert over_runs(percent, "%").interval == (0.0, 100.0)
+
+
+def test_a_distance_is_told_to_be_below_its_null(tmp_path: Path) -> None:
+    folders = pair(tmp_path)
+    for path in folders:
+        write_analysis(path, 0.2)
+        lines = path / "evaluations" / "analysis.jsonl"
+        lines.write_text(lines.read_text().replace('"SimAOU"', '"total variation"'))
+    page = report(load(folders), [], [])
+    assert "Gaussian noise 0.000: above its null" in page  # the lowest one is the hardest
+    for path in folders:
+        lines = path / "evaluations" / "analysis.jsonl"
+        lines.write_text(lines.read_text().replace('"p_value": 0.001', '"p_value": 0.5'))
+    assert "Gaussian noise 0.000: not below its null" in report(load(folders), [], [])
 
 
 def test_verdicts_are_adjusted_for_the_whole_section(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from momentum_gpt.analysis.similarity import (
     total_variation,
     with_part,
 )
+from momentum_gpt.evaluation.finding import DIVERGENCE, TOTAL_VARIATION
 
 PROTOCOLS = ("dai2022", "default")
 
@@ -56,8 +57,6 @@ KENDALL = "Kendall"
 KENDALL_PARTIAL = "Kendall, without position"
 KENDALL_DEMONSTRATIONS = "Kendall, demonstrations"
 TOP_10 = "top-10 overlap"
-TOTAL_VARIATION = "total variation"
-DIVERGENCE = "KL divergence"
 
 UPDATES = {
     SIMAOU: {},
@@ -70,6 +69,7 @@ BASE_RATE = "base rate"
 BEFORE = "before finetuning"
 GAUSSIAN = "Gaussian noise"
 MISMATCHED = "mismatched queries"
+UNTRAINED = "untrained model"
 UNIFORM = "uniform noise (paper)"
 
 SEPARATOR = " | "

@@ -25,6 +25,7 @@ from momentum_gpt.analysis.protocols import (
     PARTNER_SEED,
     REC2FTP,
     SEPARATOR,
+    UNTRAINED,
     ZERO_SHOT,
     Measures,
     against,
@@ -38,7 +39,7 @@ from momentum_gpt.analysis.summary import (
     recall_finding,
 )
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.evaluation.finding import Finding, adjusted_in_families
+from momentum_gpt.evaluation.finding import DISTANCES, Finding, adjusted_in_families
 from momentum_gpt.evaluation.statistics import FEW_DRAWS, over_seeds
 from momentum_gpt.evaluation.tables import interval_text
 
@@ -186,7 +187,7 @@ def rows_over_tasks(
 def hardest(rows: Sequence[Row]) -> list[Row]:
     """Return one row for each measure, task, model and way: that of the null it beats least.
 
-    That is a null that it is not above, if there is one, and else the highest one.
+    See `Finding.ease`.
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
@@ -311,7 +312,8 @@ def csv_text(records: Sequence[dict[str, Any]]) -> str:
 def results_latex(rows: Sequence[Row], caption: str) -> str:
     """Return a table for LaTeX with the package booktabs.
 
-    Measures are apart by a line, and a value that is above its null is bold.
+    Measures are apart by a line, and a value that is above its null is bold, or a distance that
+    is below.
     """
     table = results_table(rows, caption)
     value = table.head.index("value")
@@ -328,7 +330,7 @@ def results_latex(rows: Sequence[Row], caption: str) -> str:
         if number and row.measure != rows[number - 1].measure:
             lines.append(r"    \addlinespace")
         shown = [_escaped(cell) for cell in cells]
-        if row.finding.verdict.startswith("above"):
+        if row.finding.is_alike:
             shown[value] = rf"\textbf{{{shown[value]}}}"
         lines.append(_latex_row(shown))
     lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
@@ -342,7 +344,9 @@ def _measures(measures: Measures) -> list[str]:
 def _nulls(measures: Measures, name: str) -> list[str]:
     """Return the names of a measure's nulls."""
     start = f"{name}{SEPARATOR}"
-    return [key.removeprefix(start) for key in measures if key.startswith(start)]
+    found = [key.removeprefix(start) for key in measures if key.startswith(start)]
+    # An untrained model answers nearly the same to everything: it has no distance to compare with.
+    return [null for null in found if not (name in DISTANCES and null == UNTRAINED)]
 
 
 def _finding(draws: Sequence[Measures], name: str, null: str) -> Finding:
@@ -372,7 +376,7 @@ def _scaled(draws: Sequence[Measures], name: str, key: str) -> list[Tensor]:
 def _bounded(found: Finding, name: str) -> Finding:
     """Return a finding whose interval keeps to what the measure can be."""
     if name not in IN_PERCENT:
-        return found
+        return replace(found, is_distance=name in DISTANCES)
     return replace(found, interval=in_percent(found.interval))
 
 

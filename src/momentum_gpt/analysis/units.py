@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
 from momentum_gpt.analysis.learning_rate import choose_learning_rate
 from momentum_gpt.analysis.passes import accuracy, answer_scores, ask, gold_of
-from momentum_gpt.analysis.protocols import Draw, Measures, add_null, measure
+from momentum_gpt.analysis.protocols import UNTRAINED, Draw, Measures, add_null, measure
 from momentum_gpt.analysis.records import Pass, TrainingQueries
 from momentum_gpt.analysis.settings import (
     Demonstrations,
@@ -168,7 +168,7 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
     # of the trained one, as there may not be memory for two.
     model.load_state_dict(untrained(model, seed + 1).state_dict())
     of_untrained = draw_of(model, prompts, shown, finetuning, method)
-    add_null(found, "untrained model", without_nulls(of_untrained, method))
+    add_null(found, UNTRAINED, without_nulls(of_untrained, method))
     return Measured(found, facts)
 
 

@@ -17,18 +17,22 @@ import torch
 from torch import Tensor
 
 from momentum_gpt.analysis.protocols import (
-    DIVERGENCE,
     FINETUNED,
     ICL,
     SEPARATOR,
-    TOTAL_VARIATION,
     ZERO_SHOT,
 )
 from momentum_gpt.analysis.summary import Draws, finding, over_layers
 from momentum_gpt.analysis.tables import ICL_ORDERS, Row, csv_text, table_of_used, unit
 from momentum_gpt.analysis.units import WAYS, Measured
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.evaluation.finding import ABOVE, NOT_ABOVE, Finding, adjusted_in_families
+from momentum_gpt.evaluation.finding import (
+    ABOVE,
+    DISTANCES,
+    NOT_ABOVE,
+    Finding,
+    adjusted_in_families,
+)
 from momentum_gpt.evaluation.tables import interval_text
 
 WITHOUT_FINETUNING = (ZERO_SHOT, ICL, ICL_ORDERS)
@@ -36,9 +40,6 @@ WITHOUT_FINETUNING = (ZERO_SHOT, ICL, ICL_ORDERS)
 
 ACCURACIES = (ZERO_SHOT, FINETUNED, ICL)
 """Measures that are no likeness."""
-
-DISTANCES = (TOTAL_VARIATION, DIVERGENCE)
-"""Measures that are the smaller, the more alike two models answer."""
 
 NO_GAIN = "no gain"
 """The null of a gain that stands as a row among the measures."""

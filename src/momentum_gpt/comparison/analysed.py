@@ -18,7 +18,7 @@ from momentum_gpt.comparison.by_seed import variants
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import numbered_json_lines
-from momentum_gpt.evaluation.finding import Finding, adjusted_in_families
+from momentum_gpt.evaluation.finding import DISTANCES, Finding, adjusted_in_families
 from momentum_gpt.evaluation.records import ANALYSIS
 from momentum_gpt.evaluation.statistics import over_seeds
 from momentum_gpt.evaluation.tables import interval_text
@@ -145,6 +145,7 @@ def over_runs(findings: Sequence[Finding], unit: str) -> Finding:
         p_value=gap.p_value,
         draws=min(one.draws for one in findings),
         queries=min(one.queries for one in findings),
+        is_distance=findings[0].is_distance,
     )
 
 
@@ -179,7 +180,8 @@ def _finding(line: Mapping[str, Any]) -> Finding:
     numbers = [math.nan if line[name] is None else line[name] for name in names]
     value, low, high, null, gap_low, gap_high, p_value = numbers
     counts = line["draws"], line["queries"]
-    return Finding(value, (low, high), null, (gap_low, gap_high), p_value, *counts)
+    is_distance = line["measure"] in DISTANCES
+    return Finding(value, (low, high), null, (gap_low, gap_high), p_value, *counts, is_distance)
 
 
 def _is_shared(setting: Setting, found: Mapping[Setting, OfVariants]) -> bool:

@@ -16,6 +16,13 @@ from momentum_gpt.evaluation.statistics import LEVEL, Interval, holm
 ABOVE = "above its null"
 NOT_ABOVE = "not above its null"
 BELOW = "below its null"
+NOT_BELOW = "not below its null"
+
+TOTAL_VARIATION = "total variation"
+DIVERGENCE = "KL divergence"
+
+DISTANCES = (TOTAL_VARIATION, DIVERGENCE)
+"""Measures that are the smaller, the more alike two models answer."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +42,36 @@ class Finding:
     """Draws of the demonstrations. With a single one the intervals are over queries alone."""
     queries: int
     """Queries where the number is defined, in the mean over the draws, rounded."""
+    is_distance: bool = False
+    """Whether less is more alike, see `DISTANCES`."""
 
     @property
     def verdict(self) -> str:
-        """Whether the number is above its null, in plain words; "" without a null."""
+        """Whether the number is above its null, in plain words; "" without a null.
+
+        Of a distance: whether it is below.
+        """
         if math.isnan(self.p_value):
             return ""
         if self.p_value >= LEVEL:
-            return NOT_ABOVE
+            return NOT_BELOW if self.is_distance else NOT_ABOVE
         return ABOVE if sum(self.difference) > 0 else BELOW
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether the verdict tells a likeness."""
+        return self.verdict == (BELOW if self.is_distance else ABOVE)
 
     @property
     def ease(self) -> tuple[bool, float]:
         """How easily the null is beaten: of several nulls of one number, the least is the hardest.
 
-        That is a null that it is not above, if there is one, and else the highest one.
+        That is a null that it is not above, if there is one, and else the highest one. Of a
+        distance: that it is not below, and the lowest one.
         """
-        return self.verdict == ABOVE, -math.inf if math.isnan(self.null) else -self.null
+        if math.isnan(self.null):
+            return self.is_alike, -math.inf
+        return self.is_alike, self.null if self.is_distance else -self.null
 
 
 def adjusted_in_families(rows: Sequence[Any], family: Callable[[Any], Hashable]) -> list[Any]:
