@@ -87,6 +87,7 @@ COMPOSED_ONLY = (
     r"(momentum-gpt |momentum_gpt\.)(analyze|intervene)",  # runs of tests of their own
     r"runs/paper_",  # runs that were only composed
     r"name=icl_",  # takes an hour
+    r"control/train\.jsonl",  # takes minutes
 )
 """Commands whose options are composed and checked, and that do not run."""
 
@@ -99,6 +100,7 @@ ELSEWHERE = (
     r"momentum-gpt lm-eval --model momentum_gpt ",
     r"\.venv/bin/python -m pytest tests/ops$",
     r"python docs/((dual_form|intervention|icl)_)?figures\.py$",
+    r"python docs/icl_control\.py control$",
     r"python -c import torch; ",
 )
 """Commands of other programs, and of ours that other tests run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -252,6 +253,56 @@ def test_the_tables_of_orders_and_of_the_papers_protocol_have_the_numbers_of_the
             line = found[variant, name, "shuffled labels"]
             expected += [number(line["value"]), number(line["null_value"])]
         assert cells == expected, name
+
+
+def test_the_tables_of_models_that_learn_in_context_have_the_numbers_of_their_files() -> None:
+    reports = ROOT / "docs" / "reports"
+    with (reports / "icl-control.csv").open() as file:
+        of_models = {}
+        for line in csv.DictReader(file):
+            model = f"seed {line['seed']}, {line['variant']}"
+            of_models[model, line["measure"], line["null"]] = line
+    measures = ("SimAOU", "SimAOU, without scaling", "SimAM of changes", "total variation")
+    shown = rows("docs/icl-results.md", "seed ")
+    assert len(shown) == 6
+    for model, *cells in shown:
+        accuracies = []
+        for setting, null in (("zero-shot", ""), ("ICL", "zero-shot"), ("finetuned", "zero-shot")):
+            line = of_models[model, f"accuracy, {setting}", null]
+            accuracies.append(f"{float(line['value']):.1f}")
+        expected = [", ".join(accuracies)]
+        for measure in measures:
+            line = of_models[model, measure, "shuffled labels"]
+            expected.append(f"{beside(line)}, {line['verdict']}")
+        assert cells == expected, model
+
+    with (reports / "icl-control-training.csv").open() as file:
+        over_training: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+        for line in csv.DictReader(file):
+            over_training[f"{line['measure']}, {line['variant']}", line["null"]].append(line)
+    names = {
+        "accuracy of ICL": ("accuracy, ICL", "zero-shot"),
+        "distance of answers": ("total variation", "shuffled labels"),
+        "likeness of outputs": ("SimAOU, without scaling", "shuffled labels"),
+    }
+    shown = rows("docs/icl-results.md", f"({'|'.join(names)}), ")
+    assert len(shown) == 6
+    for name, *cells in shown:
+        what, variant = name.split(", ")
+        measure, null = names[what]
+        lines = sorted(
+            over_training[f"{measure}, {variant}", null], key=lambda one: int(one["tokens"])
+        )
+        is_accuracy = what == "accuracy of ICL"
+        expected = [
+            f"{float(line['value']):.1f}" if is_accuracy else beside(line) for line in lines[1::2]
+        ]
+        assert cells == expected, name
+
+
+def beside(line: dict[str, str]) -> str:
+    """Return a value and its null as the tables show them."""
+    return f"{number(line['value'])}, {number(line['null_value'])}"
 
 
 def number(text: str) -> str:
