@@ -2,12 +2,12 @@
 
     python docs/icl_control.py FOLDER
 
-A document is a sentence, three words about one topic, and the name that its topic has just now:
+A document is a sentence of three words about one topic, followed by the topic's current name:
 
     zolu dafe zolu Label: rosa
 
-Every 24 documents, other topics have other names, drawn at random. So weights cannot know the names
-of a task's topics, and documents just before can tell them. The results are on docs/icl-results.md.
+Every 24 documents, new topics and new names are drawn at random. The weights therefore cannot know
+which name is meant, but the documents just before can tell. Results are in docs/icl-results.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOCUMENTS_OF_AN_EPISODE = 24
 
 EPISODES = {"train": 32_000, "validation": 300}
 TASKS = {"two": 2, "four": 4}
-"""Kind of task -> its number of topics; episodes of the corpus have one of these, too."""
+"""Kind of task -> its number of topics, and the numbers that an episode of the corpus can have."""
 TASKS_OF_A_KIND = 3
 
 TEMPLATE = "{sentence} Label:"
@@ -84,7 +84,7 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_task(folder: Path, name: str, language: Language, n_topics: int) -> None:
-    """Write a task: half of all sentences about its topics are to show, the others to ask."""
+    """Write a task: it demonstrates half of all sentences about its topics, and asks the others."""
     topics, names = language.draw(n_topics)
     task = {
         "dataset": str(folder / name),

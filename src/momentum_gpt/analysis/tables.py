@@ -312,8 +312,8 @@ def csv_text(records: Sequence[dict[str, Any]]) -> str:
 def results_latex(rows: Sequence[Row], caption: str) -> str:
     """Return a table for LaTeX with the package booktabs.
 
-    Measures are apart by a line, and a value that is above its null is bold, or a distance that
-    is below.
+    Measures are apart by a line, and a value that is above its null, or a distance that is
+    below it, is bold.
     """
     table = results_table(rows, caption)
     value = table.head.index("value")

@@ -22,7 +22,7 @@ TOTAL_VARIATION = "total variation"
 DIVERGENCE = "KL divergence"
 
 DISTANCES = (TOTAL_VARIATION, DIVERGENCE)
-"""Measures that are the smaller, the more alike two models answer."""
+"""Measures that are smaller the more alike two models answer."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Finding:
     def verdict(self) -> str:
         """Whether the number is above its null, in plain words; "" without a null.
 
-        Of a distance: whether it is below.
+        For a distance: whether it is below.
         """
         if math.isnan(self.p_value):
             return ""
@@ -59,15 +59,15 @@ class Finding:
 
     @property
     def is_alike(self) -> bool:
-        """Whether the verdict tells a likeness."""
+        """Whether the verdict speaks for likeness."""
         return self.verdict == (BELOW if self.is_distance else ABOVE)
 
     @property
     def ease(self) -> tuple[bool, float]:
         """How easily the null is beaten: of several nulls of one number, the least is the hardest.
 
-        That is a null that it is not above, if there is one, and else the highest one. Of a
-        distance: that it is not below, and the lowest one.
+        That is a null that the number is not above, if there is one, and else the highest one. For
+        a distance, it is one that the number is not below, and else the lowest one.
         """
         if math.isnan(self.null):
             return self.is_alike, -math.inf
