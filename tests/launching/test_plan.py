@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -78,7 +79,7 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-def peak_of_a_step(options: dict[str, Any]) -> int:
+def peak_of_a_step(options: dict[str, Any], folder: Path) -> int:
     """Bytes at the peak of a step on one rank: what the engine holds, and what torch allocates."""
     c = config(distributed.world_size(), **options)
     before = live_bytes()
@@ -95,16 +96,29 @@ def peak_of_a_step(options: dict[str, Any]) -> int:
 
     step()
     held = live_bytes() - before
+    # gloo frees what was exchanged in threads of its own, which the profiler does not see, so that
+    # the peak of a step may be too high, and is never too low.
+    return held + min(peak_allocated(step, folder) for _ in range(8))
+
+
+def peak_allocated(step: Callable[[], None], folder: Path) -> int:
+    """Bytes at the peak of a step that torch has allocated in this step."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
-    found = [
-        event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"
-    ]
-    running = peak = 0
-    for event in sorted(found, key=lambda event: event.start_ns()):
-        running += event.nbytes()
-        peak = max(peak, running)
-    return held + peak
+    trace = folder / f"trace_{distributed.rank()}.json"
+    profiled.export_chrome_trace(str(trace))
+    events = json.loads(trace.read_text())["traceEvents"]
+    found = [event for event in events if event["name"] == "[memory]"]
+    live: dict[int, int] = {}  # bytes by address
+    peak = 0
+    for event in sorted(found, key=lambda event: event["ts"]):
+        address, n_bytes = event["args"]["Addr"], event["args"]["Bytes"]
+        if n_bytes > 0:
+            live[address] = n_bytes
+        else:
+            live.pop(address, None)  # it may be from before
+        peak = max(peak, sum(live.values()))
+    return peak
 
 
 CASES: list[tuple[int, dict[str, Any]]] = [
@@ -115,6 +129,7 @@ CASES: list[tuple[int, dict[str, Any]]] = [
     (2, {"stage": 3}),
     (1, {"stage": 1, "checkpointing": True}),
     (2, {"stage": 1, "shared": 2}),
+    (4, {"stage": 1, "shared": 4, "attention": "momentum"}),
     (2, {"stage": 1, "optim": "muon"}),
 ]
 
@@ -124,14 +139,12 @@ CASES: list[tuple[int, dict[str, Any]]] = [
 def test_the_memory_is_what_is_allocated(
     tmp_path: Path, ranks: int, options: dict[str, Any]
 ) -> None:
-    allocated = on_ranks(ranks, peak_of_a_step, tmp_path, options)[0]
+    allocated = on_ranks(ranks, peak_of_a_step, tmp_path, options, tmp_path)[0]
     cluster = replace(H100, device="CPU", gpus_per_node=ranks)
     made = plan_of(config(ranks, **options), cluster)
     planned = made.memory(made.way, SEQUENCES * made.config.ranks_per_sequence).total
     print(f"{ranks} rank(s), {options}: {allocated / 1e6:.1f} MB, planned {planned / 1e6:.1f} MB")
-    # gloo lets go of what was exchanged when its threads get to it: 99 to 106 MB in six runs.
-    tolerance = 0.15 if "shared" in options else 0.05
-    assert planned == pytest.approx(allocated, rel=tolerance)
+    assert planned == pytest.approx(allocated, rel=0.03)
 
 
 ON_AN_H200: list[tuple[tuple[int, int, int], str, int, float]] = [

@@ -391,11 +391,11 @@ def passing(config: TrainConfig, checkpointing: bool) -> tuple[float, float]:
     """Return the bytes of a token that are kept, and that the backward pass of a block takes."""
     model: ModelConfig = config.model
     s = WEIGHT_BYTES[config.training.precision]
-    kept = IN_A_BLOCK + (1 if ATTENTIONS[config.attention["name"]].has_decay else 0)
+    kept = IN_A_BLOCK
+    if ATTENTIONS[config.attention["name"]].has_decay or config.ranks_per_sequence > 1:
+        kept += 1  # what softmax mixed, beside what goes into the projection
     if model.positions == "rotary":
         kept += 2  # rotated q and k
-    if config.ranks_per_sequence > 1:
-        kept += 4  # q, k, v and the output, exchanged, beside those that are not
     statistics = 4 * (4 + model.n_heads)  # of two norms and the softmax, in fp32
     block = s * kept * model.d_model + statistics
     ends = 2 * s * model.d_model  # what goes into the last norm, and comes out
