@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from momentum_gpt.analysis.by_example import records_of
-from momentum_gpt.analysis.protocols import FINETUNED, ICL, KENDALL, SIMAOU, ZERO_SHOT, against
+from momentum_gpt.analysis.protocols import FINETUNED, KENDALL, SIMAOU, against
 from momentum_gpt.analysis.tables import csv_text
 from momentum_gpt.analysis.units import Measured
+from momentum_gpt.evaluation.finding import ICL, ZERO_SHOT
 
 NAN = float("nan")
 

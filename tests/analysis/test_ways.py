@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from momentum_gpt.analysis.protocols import ICL, SIMAOU, against
+from momentum_gpt.analysis.protocols import SIMAOU, against
 from momentum_gpt.analysis.tables import Row
 from momentum_gpt.analysis.units import Measured
 from momentum_gpt.analysis.ways import (
@@ -27,7 +27,7 @@ from momentum_gpt.analysis.ways import (
     rows_side_by_side,
     with_adjusted_gains,
 )
-from momentum_gpt.evaluation.finding import DIVERGENCE, Finding
+from momentum_gpt.evaluation.finding import DIVERGENCE, ICL, Finding
 
 NAN = math.nan
 DRAWS, QUERIES = 5, 40

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from momentum_gpt.analysis.protocols import FINETUNED, ICL, SEPARATOR, ZERO_SHOT
+from momentum_gpt.analysis.protocols import FINETUNED, SEPARATOR
 from momentum_gpt.analysis.summary import over_layers
 from momentum_gpt.analysis.units import Measured
+from momentum_gpt.evaluation.finding import ICL, ZERO_SHOT
 
 ANSWERS = {ZERO_SHOT: "right_zero_shot", ICL: "right_icl", FINETUNED: "right_finetuned"}
 """Accuracies, and the columns that say of one query whether it is right."""

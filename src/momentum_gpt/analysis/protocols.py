@@ -36,16 +36,14 @@ from momentum_gpt.analysis.similarity import (
     total_variation,
     with_part,
 )
-from momentum_gpt.evaluation.finding import DIVERGENCE, TOTAL_VARIATION
+from momentum_gpt.evaluation.finding import DIVERGENCE, ICL, TOTAL_VARIATION, ZERO_SHOT
 
 PROTOCOLS = ("dai2022", "default")
 
 PARTNER_SEED = 0
 """Chooses the partners of mismatched queries, the same ones in all draws."""
 
-ZERO_SHOT = "accuracy, zero-shot"
 FINETUNED = "accuracy, finetuned"
-ICL = "accuracy, ICL"
 REC2FTP = "Rec2FTP"
 SIMAOU = "SimAOU"
 SIMAOU_CENTRED = "SimAOU, centred"

@@ -9,15 +9,14 @@ from __future__ import annotations
 from momentum_gpt.analysis.protocols import (
     BEFORE,
     FINETUNED,
-    ICL,
     KENDALL,
     REC2FTP,
     SIMAM_RAW,
     SIMAOU_NORMALISED,
     UNIFORM,
-    ZERO_SHOT,
     against,
 )
+from momentum_gpt.evaluation.finding import ICL, ZERO_SHOT
 
 TASKS = ("sst2", "sst5", "mr", "subj", "agnews", "cb")
 

@@ -20,13 +20,11 @@ from momentum_gpt.analysis.nulls import partners
 from momentum_gpt.analysis.protocols import (
     BASE_RATE,
     FINETUNED,
-    ICL,
     MISMATCHED,
     PARTNER_SEED,
     REC2FTP,
     SEPARATOR,
     UNTRAINED,
-    ZERO_SHOT,
     Measures,
     against,
 )
@@ -39,7 +37,14 @@ from momentum_gpt.analysis.summary import (
     recall_finding,
 )
 from momentum_gpt.comparison.table import Table
-from momentum_gpt.evaluation.finding import DISTANCES, Finding, adjusted_in_families
+from momentum_gpt.evaluation.finding import (
+    DISTANCES,
+    ICL,
+    ICL_ORDERS,
+    ZERO_SHOT,
+    Finding,
+    adjusted_in_families,
+)
 from momentum_gpt.evaluation.statistics import FEW_DRAWS, over_seeds
 from momentum_gpt.evaluation.tables import interval_text
 
@@ -60,7 +65,6 @@ UNITS = {
 }
 """Unit by the beginning of a measure's name; the first that fits counts, others are shares."""
 
-ICL_ORDERS = "order sensitivity, ICL"
 FINETUNED_ORDERS = "order sensitivity, finetuned"
 
 ADJUSTED = (

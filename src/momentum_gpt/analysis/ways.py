@@ -16,27 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momentum_gpt.analysis.protocols import (
-    FINETUNED,
-    ICL,
-    SEPARATOR,
-    ZERO_SHOT,
-)
+from momentum_gpt.analysis.protocols import FINETUNED, SEPARATOR
 from momentum_gpt.analysis.summary import Draws, finding, over_layers
-from momentum_gpt.analysis.tables import ICL_ORDERS, Row, csv_text, table_of_used, unit
+from momentum_gpt.analysis.tables import Row, csv_text, table_of_used, unit
 from momentum_gpt.analysis.units import WAYS, Measured
 from momentum_gpt.comparison.table import Table
 from momentum_gpt.evaluation.finding import (
     ABOVE,
     DISTANCES,
+    ICL,
     NOT_ABOVE,
+    WITHOUT_FINETUNING,
+    ZERO_SHOT,
     Finding,
     adjusted_in_families,
 )
 from momentum_gpt.evaluation.tables import interval_text
-
-WITHOUT_FINETUNING = (ZERO_SHOT, ICL, ICL_ORDERS)
-"""Measures that are the same beside every way."""
 
 ACCURACIES = (ZERO_SHOT, FINETUNED, ICL)
 """Measures that are no likeness."""

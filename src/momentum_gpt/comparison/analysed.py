@@ -10,16 +10,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from momentum_gpt.comparison.analyses import Key, Setting, last_analysis, telling
 from momentum_gpt.comparison.by_seed import variants
 from momentum_gpt.comparison.runs import Run
-from momentum_gpt.core.errors import UserError
-from momentum_gpt.core.files import numbered_json_lines
-from momentum_gpt.evaluation.finding import DISTANCES, Finding, adjusted_in_families
-from momentum_gpt.evaluation.records import ANALYSIS
+from momentum_gpt.evaluation.finding import Finding, adjusted_in_families
 from momentum_gpt.evaluation.statistics import over_seeds
 from momentum_gpt.evaluation.tables import interval_text
 
@@ -35,13 +32,6 @@ SEEDS = (
 ONE_DRAW = (
     "With draws=1, intervals are over the queries alone, and say nothing of other demonstrations."
 )
-
-Setting = tuple[tuple[str, str], ...]
-"""What must be the same side by side, as pairs of name and value: the task, the options of
-`analyze`, the hash of the data, the tokens that the checkpoint was trained on."""
-
-Key = tuple[str, str, str]
-"""Measure, its unit, null."""
 
 OfVariants = dict[str, list[dict[Key, Finding]]]
 """Variant -> what was found in each of its seeds that was analysed."""
@@ -109,7 +99,7 @@ def analysed(runs: Sequence[Run]) -> Section | None:
     found: dict[Setting, OfVariants] = {}
     for name, of_seeds in of_variants.items():
         for run in of_seeds.values():
-            for setting, findings in _last_analysis(run).items():
+            for setting, findings in last_analysis(run).items():
                 found.setdefault(setting, {}).setdefault(name, []).append(findings)
     if not found:
         return None
@@ -147,41 +137,6 @@ def over_runs(findings: Sequence[Finding], unit: str) -> Finding:
         queries=min(one.queries for one in findings),
         is_distance=findings[0].is_distance,
     )
-
-
-def _last_analysis(run: Run) -> dict[Setting, dict[Key, Finding]]:
-    """Return what was found of the last checkpoint that was analysed, by setting."""
-    path = run.folder / "evaluations" / ANALYSIS
-    lines = numbered_json_lines(path)
-    last = max((line["step"] for _, line in lines), default=0)
-    found: dict[Setting, dict[Key, Finding]] = defaultdict(dict)
-    for number, line in lines:
-        if line["step"] != last:
-            continue
-        try:
-            key = line["measure"], line["unit"], line["null"]
-            found[_setting(line)][key] = _finding(line)
-        except KeyError as error:
-            raise UserError(
-                f"line {number} of {path} is not a record of this version (it has no {error}): "
-                "delete the file and analyse the run again"
-            ) from None
-    return found
-
-
-def _setting(line: Mapping[str, Any]) -> Setting:
-    facts = {"task": line["task"], **line["method"]}
-    facts |= {"data": line["data_sha256"][:8], "tokens": f"{line['tokens']:,}"}
-    return tuple((name, "null" if value is None else str(value)) for name, value in facts.items())
-
-
-def _finding(line: Mapping[str, Any]) -> Finding:
-    names = ("value", "low", "high", "null_value", "difference_low", "difference_high", "p_value")
-    numbers = [math.nan if line[name] is None else line[name] for name in names]
-    value, low, high, null, gap_low, gap_high, p_value = numbers
-    counts = line["draws"], line["queries"]
-    is_distance = line["measure"] in DISTANCES
-    return Finding(value, (low, high), null, (gap_low, gap_high), p_value, *counts, is_distance)
 
 
 def _is_shared(setting: Setting, found: Mapping[Setting, OfVariants]) -> bool:
@@ -228,8 +183,8 @@ def _table(
     for measure, unit in _measures(of_variants):
         rows[measure, unit] = [cells.get((setting, name, measure)) for name in of_variants]
     head = [(name, len(of_seeds)) for name, of_seeds in of_variants.items()]
-    telling = _telling(setting, _of_task(setting, shared))
-    return TaskTable(", ".join([setting[0][1], *telling]), head, rows)
+    options = telling(setting, _of_task(setting, shared))
+    return TaskTable(", ".join([setting[0][1], *options]), head, rows)
 
 
 def _measures(of_variants: OfVariants) -> list[tuple[str, str]]:
@@ -238,15 +193,6 @@ def _measures(of_variants: OfVariants) -> list[tuple[str, str]]:
     for of_seeds in of_variants.values():
         found |= dict.fromkeys((measure, unit) for measure, unit, _ in of_seeds[0])
     return list(found)
-
-
-def _telling(setting: Setting, among: Sequence[Setting]) -> list[str]:
-    """Return what tells a setting from others of the same task, such as ["k=16"]."""
-    telling = []
-    for pair in setting:
-        if not all(pair in other for other in among):
-            telling.append("=".join(pair))
-    return telling
 
 
 def _notes(
@@ -260,8 +206,8 @@ def _notes(
             notes.append(SEEDS)
         if any(("draws", "1") in setting for setting in shared):
             notes.append(ONE_DRAW)
-        telling = _telling(shared[0], shared)
-        same = [option for option in map("=".join, shared[0]) if option not in telling]
+        differing = telling(shared[0], shared)
+        same = [option for option in map("=".join, shared[0]) if option not in differing]
         notes.append(f"Measured with {', '.join(same)}.")
     notes += _apart(found)
     analysed_ones = {name for of_variants in found.values() for name in of_variants}
@@ -276,8 +222,8 @@ def _apart(found: Mapping[Setting, OfVariants]) -> list[str]:
     parts: dict[str, list[str]] = defaultdict(list)
     for setting, of_variants in found.items():
         if not _is_shared(setting, found):
-            telling = _telling(setting, _of_task(setting, found))
-            parts[setting[0][1]].append(f"{', '.join(telling)} ({', '.join(of_variants)})")
+            options = ", ".join(telling(setting, _of_task(setting, found)))
+            parts[setting[0][1]].append(f"{options} ({', '.join(of_variants)})")
     return [
         f"Not side by side, as not measured alike: {task} with {' and '.join(of_task)}."
         for task, of_task in parts.items()

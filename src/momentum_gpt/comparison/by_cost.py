@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from momentum_gpt.comparison.by_seed import BySeed, seed_difference
+from momentum_gpt.comparison.by_seed import BySeed, seed_difference, unit_of
 from momentum_gpt.comparison.paired import PairedDifference
 from momentum_gpt.comparison.report.curves import clock, readings
 from momentum_gpt.comparison.runs import Run
@@ -115,7 +115,8 @@ def _difference(
     if np.isnan([of_first, of_other]).any():
         return None
     sample = form.format(np.mean(budgets))
-    return seed_difference(f"{METRIC}@{name}", of_first, of_other, looked_at, sample)
+    unit = unit_of(METRIC)
+    return seed_difference(f"{METRIC}@{name}", unit, of_first, of_other, looked_at, sample)
 
 
 def _budgets(cost: Cost, first: BySeed, other: BySeed) -> list[tuple[float, float]]:

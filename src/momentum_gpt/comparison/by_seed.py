@@ -100,7 +100,8 @@ def by_seed(
 
         # A metric that one of the runs lacks cannot be paired.
         if of_first is not None and of_other is not None:
-            differences.append(seed_difference(metric, of_first, of_other, looked_at))
+            unit = unit_of(metric)
+            differences.append(seed_difference(metric, unit, of_first, of_other, looked_at))
             advance(1)
     return differences
 
@@ -125,12 +126,18 @@ def _final(runs: BySeed, seeds: Sequence[int], metric: str) -> np.ndarray | None
 
 
 def seed_difference(
-    metric: str, first: np.ndarray, other: np.ndarray, looked_at: bool = False, sample: str = ""
+    metric: str,
+    unit: str,
+    first: np.ndarray,
+    other: np.ndarray,
+    looked_at: bool = False,
+    sample: str = "",
 ) -> PairedDifference:
     """Return the mean difference between two variants, whose values are paired by seed.
 
     Args:
         metric: what the values are of.
+        unit: of the values.
         first: of the variant that the other is compared with, (seeds,).
         other: of the other variant, in the same order.
         looked_at: whether the number of seeds was chosen by looking at the results.
@@ -146,7 +153,7 @@ def seed_difference(
         p_values |= anytime
     return PairedDifference(
         measure=metric,
-        unit=unit_of(metric),
+        unit=unit,
         paired_by="training seed",
         pairs=len(gaps),
         first=fmean(first),

@@ -18,6 +18,7 @@ from momentum_gpt.comparison.by_seed import (
     by_seed,
     variants,
 )
+from momentum_gpt.comparison.likeness import likeness_by_seed
 from momentum_gpt.comparison.noise_model import NoiseModel, by_noise
 from momentum_gpt.comparison.paired import Comparison, PairedDifference, with_holm
 from momentum_gpt.comparison.runs import Run, have_other_tokenizers
@@ -101,6 +102,7 @@ def _variants(
             looked_at=looked_at,
         )
         families.append(family(what, rows_of, basis))
+    families.append(likeness_by_seed(variants(runs), looked_at))
     if across_tokenizers:  # nats per token are other units for each
         return families
 

@@ -18,6 +18,13 @@ NOT_ABOVE = "not above its null"
 BELOW = "below its null"
 NOT_BELOW = "not below its null"
 
+ZERO_SHOT = "accuracy, zero-shot"
+ICL = "accuracy, ICL"
+ICL_ORDERS = "order sensitivity, ICL"
+
+WITHOUT_FINETUNING = (ZERO_SHOT, ICL, ICL_ORDERS)
+"""Measures that are the same whatever the way of finetuning."""
+
 TOTAL_VARIATION = "total variation"
 DIVERGENCE = "KL divergence"
 

@@ -127,6 +127,16 @@ def evaluation(
 def finish(path: Path, seed: int, gain: float, few_shot: bool) -> None:
     """Add what a finished run has beside its metrics."""
     steps = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    checkpoint = write_checkpoint(path, steps, seed)
+    write_text(path / "checkpoints" / "latest", checkpoint.name)
+    outcome.write(path, Outcome(0, steps, "complete", "2026-11-26 12:00:00+0000"))
+    write_documents(path, steps, gain)
+    if few_shot:
+        write_answers(path, steps, gain)
+
+
+def write_checkpoint(path: Path, steps: int, seed: int = 0) -> Path:
+    """Write the manifest of a checkpoint, and return the checkpoint's folder."""
     checkpoint = path / "checkpoints" / f"step_{steps:08d}"
     checkpoint.mkdir(parents=True)
     CheckpointManifest(
@@ -140,11 +150,7 @@ def finish(path: Path, seed: int, gain: float, few_shot: bool) -> None:
         tokenizer_sha256="e" * 64,
         versions={"torch": "2.13.0"},
     ).write(checkpoint)
-    write_text(path / "checkpoints" / "latest", checkpoint.name)
-    outcome.write(path, Outcome(0, steps, "complete", "2026-11-26 12:00:00+0000"))
-    write_documents(path, steps, gain)
-    if few_shot:
-        write_answers(path, steps, gain)
+    return checkpoint
 
 
 def write_documents(path: Path, step: int, gain: float, size: int = 120) -> None:
@@ -201,14 +207,21 @@ def write_answers(path: Path, step: int, gain: float) -> None:
 
 
 def write_analysis(
-    path: Path, likeness: float, tasks: Sequence[str] = ("sst2", "agnews"), **options: Any
+    path: Path,
+    likeness: float,
+    tasks: Sequence[str] = ("sst2", "agnews"),
+    shuffled: float = 0.05,
+    checkpoint: Path | None = None,
+    **options: Any,
 ) -> None:
-    """Leave in a run what `analyze` finds of its last checkpoint.
+    """Leave in a run what `analyze` finds of a checkpoint.
 
     Args:
         path: the run's folder.
         likeness: of ICL and finetuning, SimAOU, whose hardest null is 0.1.
         tasks: names of tasks.
+        shuffled: the likeness with finetuning on shuffled labels.
+        checkpoint: the checkpoint's folder; None: the last one.
         options: of the analysis, other than those of most.
     """
     # Imported here, as all this needs torch, and the pages do not.
@@ -218,13 +231,15 @@ def write_analysis(
 
     given = {"data": None, "k": 32, "draws": 5, "queries": 200, "protocol": "default"}
     given |= {"variant": "code", "way": "backprop", "lr": None, "orders": 4}
-    checkpoint = path / "checkpoints" / (path / "checkpoints" / "latest").read_text()
+    checkpoints = path / "checkpoints"
+    checkpoint = checkpoint or checkpoints / (checkpoints / "latest").read_text()
     trained = (path.name, read_checkpoint_manifest(checkpoint).tokens)
     unknown = math.nan, math.nan
     for task in tasks:
         right = Finding(62.5, (55.0, 70.0), 50.0, (5.0, 20.0), 0.001, 5, 200)
         rows = [Row("accuracy, ICL", task, "zero-shot", right, *trained)]
-        for null, value in (("Gaussian noise", 0.0), ("mismatched queries", 0.1)):
+        nulls = {"Gaussian noise": 0.0, "shuffled labels": shuffled, "mismatched queries": 0.1}
+        for null, value in nulls.items():
             gap = likeness - value - 0.05, likeness - value + 0.05
             interval = likeness - 0.05, likeness + 0.05
             found = Finding(likeness, interval, value, gap, 0.001, 5, 200)

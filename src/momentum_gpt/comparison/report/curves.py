@@ -32,15 +32,32 @@ def bin_width(runs: Sequence[Run]) -> int:
 def curve(run: Run, metric: str, width: int) -> dict[str, Any] | None:
     """Return a metric over the tokens trained on; None if the run does not have it.
 
+    Args:
+        run: finished or not.
+        metric: its key in metrics.jsonl.
+        width: of a point, see `binned`.
+    """
+    tokens, values, halves = readings(run, metric)
+    return binned(tokens, values, halves, width) if len(values) else None
+
+
+def binned(
+    tokens: np.ndarray, values: np.ndarray, halves: np.ndarray, width: int
+) -> dict[str, Any]:
+    """Return readings as the points of a curve.
+
     Readings within `width` tokens become one point: their mean, and their least and greatest. A
     metric that is measured with a 95% interval has its ends instead.
+
+    Args:
+        tokens: trained on at each reading, ascending, (n,).
+        values: what was read, (n,).
+        halves: half the 95% interval of each value; nan where there is none.
+        width: tokens of a point.
 
     Returns:
         Lists with an entry for each point: bin, tokens, y, low, high. Runs share the bins.
     """
-    tokens, values, halves = readings(run, metric)
-    if not len(values):
-        return None
     bins = (tokens - 1) // width
     _, starts, counts = np.unique(bins, return_index=True, return_counts=True)
     ends = starts + counts - 1

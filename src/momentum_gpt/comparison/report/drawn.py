@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from momentum_gpt.comparison.report.curves import SPEED, bin_width, clock, curve, readings
+from momentum_gpt.comparison.likeness import courses
+from momentum_gpt.comparison.report.curves import (
+    SPEED,
+    bin_width,
+    binned,
+    clock,
+    curve,
+    readings,
+)
 from momentum_gpt.comparison.report.documents import differences, losses_of
 from momentum_gpt.comparison.runs import Run, have_other_tokenizers
 from momentum_gpt.comparison.variants import Variant
@@ -152,6 +160,7 @@ def figures(page: Page) -> list[Figure]:
         )
     )
     found += few_shot(page)
+    found += likeness(page)
     found.append(speed(page))
     return [figure for figure in found if figure is not None]
 
@@ -267,6 +276,22 @@ def few_shot(page: Page) -> list[Figure]:
             f"few-shot-{task}", "ladder", f"Few-shot: {task}", "accuracy", OVER_SEEDS, series
         )
         drawn.append(figure | {"x": "demonstrations", "positive": False})
+    return drawn
+
+
+def likeness(page: Page) -> list[Figure]:
+    """Return ICL beside finetuning over the training, of runs that were analysed meanwhile."""
+    width = bin_width(page.runs)
+    drawn = []
+    for number, course in enumerate(courses(page.runs)):
+        series = []
+        for place, pairs in course.points.items():
+            tokens, values = map(np.array, zip(*pairs, strict=True))
+            unknown = np.full(len(values), np.nan)
+            series.append({"run": place, "after": None, **binned(tokens, values, unknown, width)})
+        note = f"Means over {', '.join(course.tasks)}. {OVER_SEEDS}"
+        figure = _figure(f"likeness-{number}", "curve", course.title, course.unit, note, series)
+        drawn.append(figure | {"fit": False, "wide": False, "envelope": False, "positive": False})
     return drawn
 
 

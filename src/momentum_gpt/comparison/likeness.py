@@ -1,0 +1,205 @@
+"""The likeness of in-context learning (ICL) and finetuning, variant against variant.
+
+A likeness means something beside a null alone, and nulls differ from model to model. So models are
+compared by what they have beyond the null of shuffled labels, which shares everything with
+finetuning but that the labels are right. Each number is the mean over the tasks; the unit is a
+training run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+import numpy as np
+
+from momentum_gpt.comparison.analyses import (
+    Analysis,
+    Key,
+    Setting,
+    analyses,
+    last_analysis,
+    telling,
+)
+from momentum_gpt.comparison.by_seed import BySeed, seed_difference
+from momentum_gpt.comparison.paired import Comparison, PairedDifference
+from momentum_gpt.comparison.runs import Run
+from momentum_gpt.evaluation.finding import WITHOUT_FINETUNING, Finding
+
+NULLS = ("shuffled labels", "base rate")
+"""What a number is taken beyond. A number with neither of these nulls is compared as it is."""
+
+OF_TASK = ("task", "shown", "data")
+"""The entries of a setting that are a task's own."""
+
+DRAWN = (
+    "accuracy, ICL",
+    "total variation, beyond shuffled labels",
+    "SimAOU, without scaling, beyond shuffled labels",
+    "SimAOU, normalised, beyond shuffled labels",
+    "SimAM of changes, beyond shuffled labels",
+    "SimAM, beyond shuffled labels",
+)
+"""What is drawn over the training; and gains of SimAOU, without scaling."""
+
+GAIN = "SimAOU, without scaling, gain over "
+"""The beginning of the name of such a gain."""
+
+REMARK = (
+    "ICL beside finetuning: means over the tasks. beyond shuffled labels: less what finetuning on "
+    "shuffled labels gives; of total variation and KL divergence, the smaller, the more alike."
+)
+
+Measure = tuple[str, str]
+"""What is compared, such as "SimAOU, beyond shuffled labels", and its unit."""
+
+ByTask = dict[Setting, dict[Measure, float]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A number over the training of several runs."""
+
+    title: str
+    unit: str
+    tasks: list[str]
+    """The names of the tasks that it is the mean of."""
+    points: dict[int, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    """Place of a run -> tokens trained on and the value, oldest first."""
+
+
+def likeness_by_seed(
+    of_variants: Mapping[str, BySeed], looked_at: bool = False
+) -> list[Comparison]:
+    """Return each variant against the first one, a comparison for each way of measuring.
+
+    Of each run the last checkpoint counts that was analysed. Two or more seeds are compared, those
+    of which both runs were measured alike, after as many tokens.
+
+    Args:
+        of_variants: the runs of each variant.
+        looked_at: whether the number of seeds was chosen by looking at the results.
+
+    Raises:
+        UserError: a line in a run's folder lacks an entry.
+    """
+    (first_name, first), *others = of_variants.items()
+    found = []
+    for name, other in others:
+        pairs: dict[Setting, list[tuple[ByTask, ByTask]]] = defaultdict(list)
+        for seed in sorted(first.keys() & other.keys()):
+            one, two = (_by_method(last_analysis(runs[seed])) for runs in (first, other))
+            for method in one.keys() & two.keys():
+                pairs[method].append((one[method], two[method]))
+
+        told = set()
+        for method in sorted(pairs):
+            rows = _differences(pairs[method], looked_at)
+            asked = tuple(pair for pair in method if pair[0] != "finetuning")
+            if asked in told:  # these are the same with another way of finetuning
+                rows = [row for row in rows if row.measure not in WITHOUT_FINETUNING]
+            told.add(asked)
+            title = f"ICL beside finetuning of {name} against {first_name}, paired by training seed"
+            title = ", ".join([title, *telling(method, pairs)])
+            if rows:
+                found.append(Comparison(title, first_name, name, rows, remarks=[REMARK]))
+    return found
+
+
+def courses(runs: Sequence[Run]) -> list[Course]:
+    """Return what is drawn over the training, of runs with two analysed checkpoints or more.
+
+    Each is the mean over the tasks that all runs were last analysed on; a checkpoint of which one
+    of them is missing is left out.
+
+    Raises:
+        UserError: a line in a run's folder lacks an entry.
+    """
+    of_methods: dict[Setting, dict[int, dict[int, ByTask]]] = defaultdict(dict)
+    for place, run in enumerate(runs):
+        for tokens, analysis in analyses(run).items():
+            for method, by_task in _by_method(analysis, (*OF_TASK, "tokens")).items():
+                of_methods[method].setdefault(place, {})[tokens] = by_task
+
+    found = []
+    for method, of_runs in of_methods.items():
+        if max(map(len, of_runs.values())) > 1:
+            found += _courses(of_runs, telling(method, of_methods))
+    return found
+
+
+def _courses(of_runs: Mapping[int, Mapping[int, ByTask]], options: Sequence[str]) -> list[Course]:
+    tasks = _shared([list(by_tokens.values())[-1] for by_tokens in of_runs.values()])
+    names = [dict(task)["task"] for task in tasks]
+    found: dict[Measure, Course] = {}
+    for place, by_tokens in of_runs.items():
+        for tokens, by_task in by_tokens.items():
+            if not all(task in by_task for task in tasks):
+                continue
+            for measure, value in _means(by_task, tasks).items():
+                name, unit = measure
+                if name in DRAWN or name.startswith(GAIN):
+                    title = ", ".join([f"ICL beside finetuning: {name}", *options])
+                    course = found.setdefault(measure, Course(title, unit, names))
+                    course.points[place].append((tokens, value))
+    return list(found.values())
+
+
+def _by_method(analysis: Analysis, apart: Collection[str] = OF_TASK) -> dict[Setting, ByTask]:
+    """Return what is compared of each task, by the entries of its setting that are not `apart`."""
+    found: dict[Setting, ByTask] = defaultdict(dict)
+    for setting, findings in analysis.items():
+        task = tuple(pair for pair in setting if pair[0] in OF_TASK)
+        method = tuple(pair for pair in setting if pair[0] not in apart)
+        found[method][task] = _beyond_nulls(findings)
+    return found
+
+
+def _beyond_nulls(findings: Mapping[Key, Finding]) -> dict[Measure, float]:
+    """Return each number beyond its null of `NULLS`, or else as it is."""
+    with_null = {(measure, unit) for measure, unit, null in findings if null in NULLS}
+    found = {}
+    for (measure, unit, null), finding in findings.items():
+        if null in NULLS:
+            found[f"{measure}, beyond {null}", unit] = finding.value - finding.null
+        elif (measure, unit) not in with_null:
+            found[measure, unit] = finding.value
+    return found
+
+
+def _shared(of_runs: Sequence[ByTask]) -> list[Setting]:
+    """Return the tasks that all runs were asked alike."""
+    first, *others = of_runs
+    return [task for task in first if all(task in other for other in others)]
+
+
+def _means(by_task: ByTask, tasks: Sequence[Setting]) -> dict[Measure, float]:
+    """Return the means over tasks, of what is defined in all of them."""
+    if not tasks:
+        return {}
+    first, *others = (by_task[task] for task in tasks)
+    found = {}
+    for measure in first:
+        if all(measure in other for other in others):
+            found[measure] = fmean([first[measure], *(other[measure] for other in others)])
+    return {measure: value for measure, value in found.items() if math.isfinite(value)}
+
+
+def _differences(pairs: Sequence[tuple[ByTask, ByTask]], looked_at: bool) -> list[PairedDifference]:
+    """Return the differences over pairs of runs; [] of a single pair."""
+    if len(pairs) < 2:
+        return []
+    tasks = _shared([by_task for pair in pairs for by_task in pair])
+    means = [(_means(one, tasks), _means(two, tasks)) for one, two in pairs]
+    sample = f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+    rows = []
+    for name, unit in means[0][0]:
+        if not all((name, unit) in found for pair in means for found in pair):
+            continue
+        first, other = np.array([[one[name, unit], two[name, unit]] for one, two in means]).T
+        row = seed_difference(name, unit, first, other, looked_at, sample)
+        rows.append(replace(row, digits=1 if unit == "%" else 3))
+    return rows
