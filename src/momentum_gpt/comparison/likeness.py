@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -89,23 +89,10 @@ def likeness_by_seed(
     (first_name, first), *others = of_variants.items()
     found = []
     for name, other in others:
-        pairs: dict[Setting, list[tuple[ByTask, ByTask]]] = defaultdict(list)
-        for seed in sorted(first.keys() & other.keys()):
-            one, two = (_by_method(last_analysis(runs[seed])) for runs in (first, other))
-            for method in one.keys() & two.keys():
-                pairs[method].append((one[method], two[method]))
-
-        told = set()
-        for method in sorted(pairs):
-            rows = _differences(pairs[method], looked_at)
-            asked = tuple(pair for pair in method if pair[0] != "finetuning")
-            if asked in told:  # these are the same with another way of finetuning
-                rows = [row for row in rows if row.measure not in WITHOUT_FINETUNING]
-            told.add(asked)
-            title = f"ICL beside finetuning of {name} against {first_name}, paired by training seed"
-            title = ", ".join([title, *telling(method, pairs)])
-            if rows:
-                found.append(Comparison(title, first_name, name, rows, remarks=[REMARK]))
+        title = f"ICL beside finetuning of {name} against {first_name}, paired by training seed"
+        for options, rows in _tables(_pairs(first, other), looked_at):
+            full_title = ", ".join([title, *options])
+            found.append(Comparison(full_title, first_name, name, rows, remarks=[REMARK]))
     return found
 
 
@@ -126,26 +113,60 @@ def courses(runs: Sequence[Run]) -> list[Course]:
 
     found = []
     for method, of_runs in of_methods.items():
-        if max(map(len, of_runs.values())) > 1:
+        if any(len(by_tokens) > 1 for by_tokens in of_runs.values()):
             found += _courses(of_runs, telling(method, of_methods))
     return found
 
 
+def _pairs(first: BySeed, other: BySeed) -> dict[Setting, list[tuple[ByTask, ByTask]]]:
+    """Return the pairs of runs with the same seed, by how both of them were measured."""
+    found: dict[Setting, list[tuple[ByTask, ByTask]]] = defaultdict(list)
+    for seed in sorted(first.keys() & other.keys()):
+        one = _by_method(last_analysis(first[seed]))
+        two = _by_method(last_analysis(other[seed]))
+        for method in one.keys() & two.keys():
+            found[method].append((one[method], two[method]))
+    return found
+
+
+def _tables(
+    pairs: Mapping[Setting, Sequence[tuple[ByTask, ByTask]]], looked_at: bool
+) -> Iterator[tuple[list[str], list[PairedDifference]]]:
+    """Yield the rows of each way of measuring, with the options that tell it from others."""
+    told = set()
+    for method in sorted(pairs):
+        rows = _differences(pairs[method], looked_at)
+        asked = tuple(pair for pair in method if pair[0] != "finetuning")
+        if asked in told:  # these are the same with another way of finetuning
+            rows = [row for row in rows if row.measure not in WITHOUT_FINETUNING]
+        told.add(asked)
+        if rows:
+            yield telling(method, pairs), rows
+
+
 def _courses(of_runs: Mapping[int, Mapping[int, ByTask]], options: Sequence[str]) -> list[Course]:
-    tasks = _shared([list(by_tokens.values())[-1] for by_tokens in of_runs.values()])
+    tasks = _shared([by_tokens[max(by_tokens)] for by_tokens in of_runs.values()])
     names = [dict(task)["task"] for task in tasks]
     found: dict[Measure, Course] = {}
     for place, by_tokens in of_runs.items():
-        for tokens, by_task in by_tokens.items():
-            if not all(task in by_task for task in tasks):
-                continue
-            for measure, value in _means(by_task, tasks).items():
-                name, unit = measure
-                if name in DRAWN or name.startswith(GAIN):
-                    title = ", ".join([f"ICL beside finetuning: {name}", *options])
-                    course = found.setdefault(measure, Course(title, unit, names))
-                    course.points[place].append((tokens, value))
+        for tokens, (name, unit), value in _drawn(by_tokens, tasks):
+            title = ", ".join([f"ICL beside finetuning: {name}", *options])
+            course = found.setdefault((name, unit), Course(title, unit, names))
+            course.points[place].append((tokens, value))
     return list(found.values())
+
+
+def _drawn(
+    by_tokens: Mapping[int, ByTask], tasks: Sequence[Setting]
+) -> Iterator[tuple[int, Measure, float]]:
+    """Yield tokens, measure and mean over the tasks of what is drawn of a run."""
+    for tokens, by_task in by_tokens.items():
+        if not all(task in by_task for task in tasks):
+            continue
+        for measure, value in _means(by_task, tasks).items():
+            name = measure[0]
+            if name in DRAWN or name.startswith(GAIN):
+                yield tokens, measure, value
 
 
 def _by_method(analysis: Analysis, apart: Collection[str] = OF_TASK) -> dict[Setting, ByTask]:
@@ -192,14 +213,18 @@ def _differences(pairs: Sequence[tuple[ByTask, ByTask]], looked_at: bool) -> lis
     """Return the differences over pairs of runs; [] of a single pair."""
     if len(pairs) < 2:
         return []
-    tasks = _shared([by_task for pair in pairs for by_task in pair])
-    means = [(_means(one, tasks), _means(two, tasks)) for one, two in pairs]
+    first, other = zip(*pairs, strict=True)
+    tasks = _shared([*first, *other])
+    of_first = [_means(by_task, tasks) for by_task in first]
+    of_other = [_means(by_task, tasks) for by_task in other]
+
     sample = f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
     rows = []
-    for name, unit in means[0][0]:
-        if not all((name, unit) in found for pair in means for found in pair):
+    for measure in of_first[0]:
+        if not all(measure in means for means in [*of_first, *of_other]):
             continue
-        first, other = np.array([[one[name, unit], two[name, unit]] for one, two in means]).T
-        row = seed_difference(name, unit, first, other, looked_at, sample)
-        rows.append(replace(row, digits=1 if unit == "%" else 3))
+        values = np.array([means[measure] for means in of_first])  # (seeds,)
+        others = np.array([means[measure] for means in of_other])
+        row = seed_difference(*measure, values, others, looked_at, sample)
+        rows.append(replace(row, digits=1 if measure[1] == "%" else 3))
     return rows
