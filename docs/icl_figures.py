@@ -1,21 +1,28 @@
-"""Draw the figure of likeness over training in docs/icl-results.md as an SVG file.
+"""Draw the figures of likeness over training in docs/icl-results.md as SVG files.
 
     python docs/icl_figures.py    # into docs/figures/
 
-It shows the numbers of docs/reports/icl-results.csv, from the results.csv of `analyze`.
+They show the numbers of docs/reports/icl-results.csv and icl-control-training.csv, from the
+results.csv of `analyze`.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from figures import BLUE, FIGURES, GREY, INK, ORANGE, Axes, Drawing, Point
 
+from momentum_gpt.evaluation.statistics import over_seeds
+
 RESULTS = FIGURES.parent / "reports" / "icl-results.csv"
+
+CONTROL = FIGURES.parent / "reports" / "icl-control-training.csv"
+"""Of the models that learn in context, several seeds."""
 
 MEASURES = (
     "SimAOU",
@@ -26,12 +33,21 @@ MEASURES = (
     "top-10 overlap",
 )
 
+ICL = "accuracy, ICL"
+
+OF_CONTROL = {
+    ICL: "Accuracy of ICL, %",
+    "total variation": "Distance of answers",
+    "SimAOU, without scaling": "Likeness of outputs",
+}
+"""Measure -> its title. All but the accuracy are shown beyond the null."""
+
 COLORS = {"vanilla": ORANGE, "momentum 0.5": BLUE}
 
 NULL = "shuffled labels"
 """The null that is drawn: the same finetuning on wrong answers."""
 
-STEPS = (0.01, 0.02, 0.05, 0.1, 0.2)
+STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 25)
 """Distances of ticks, of which each panel takes the first with at most five ticks."""
 
 MILLION = 1_000_000
@@ -100,12 +116,63 @@ def panel(drawing: Drawing, found: Results, measure: str, corner: Point) -> None
     drawing.line([axes.at(0, 0), axes.at(max(tokens), 0)], INK, 1)
     for name, color in COLORS.items():
         values = of_variants[name]
-        upper = [axes.at(one.tokens, one.high) for one in values]
-        lower = [axes.at(one.tokens, one.low) for one in values]
-        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper + lower[::-1])
-        drawing.elements.append(f'<polygon points="{corners}" fill="{color}" opacity="0.13"/>')
-        drawing.line([axes.at(one.tokens, one.value) for one in values], color, 2)
+        curve(axes, values, color)
         drawing.line([axes.at(one.tokens, one.null) for one in values], color, 1.5, dashed=True)
+
+
+def curve(axes: Axes, values: Sequence[Value], color: str) -> None:
+    """Draw values in the band of their intervals."""
+    upper = [axes.at(one.tokens, one.high) for one in values]
+    lower = [axes.at(one.tokens, one.low) for one in values]
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper + lower[::-1])
+    axes.drawing.elements.append(f'<polygon points="{corners}" fill="{color}" opacity="0.13"/>')
+    axes.drawing.line([axes.at(one.tokens, one.value) for one in values], color, 2)
+
+
+def control_results() -> Results:
+    """Return means over seeds with their intervals, of the checkpoints that all seeds have."""
+    by_tokens: dict[tuple[str, str], dict[int, list[float]]] = {}
+    with CONTROL.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            measure, variant = row["measure"], row["variant"]
+            if measure not in OF_CONTROL or row["null"] not in (NULL, "zero-shot"):
+                continue
+            null = 0.0 if measure == ICL else float(row["null_value"])
+            of_tokens = by_tokens.setdefault((measure, variant), {})
+            of_tokens.setdefault(int(row["tokens"]), []).append(float(row["value"]) - null)
+    found: Results = {}
+    for key, of_tokens in by_tokens.items():
+        most = max(map(len, of_tokens.values()))
+        for tokens, values in sorted(of_tokens.items()):
+            if len(values) == most:
+                mean = over_seeds(np.array(values))
+                value = Value(tokens / MILLION, mean.value, *mean.interval, 0.0)
+                found.setdefault(key, []).append(value)
+    return found
+
+
+def control_over_training() -> Drawing:
+    """Return what models that learn in context do over the training, means over seeds."""
+    found = control_results()
+    drawing = Drawing(720, 285, "Models that learn in context, over training")
+    for number, (name, color) in enumerate(COLORS.items()):
+        left = 26 + 110 * number
+        drawing.line([(left, 26), (left + 22, 26)], color, 2)
+        drawing.text((left + 28, 30), name, color, bold=True)
+    drawing.text((310, 30), "means over five seeds; bands are 95% intervals", GREY)
+    for number, (measure, title) in enumerate(OF_CONTROL.items()):
+        of_variants = {name: found[measure, name] for name in COLORS}
+        every = [one for values in of_variants.values() for one in values]
+        low, high = min(one.low for one in every), max(one.high for one in every)
+        ticks = ticks_of(min(0, low), max(0, high))
+        tokens = [round(one.tokens, 1) for one in of_variants["vanilla"]]
+        corner = (50 + 235 * number, 75)
+        axes = Axes(drawing, *corner, 175, 150, (0, max(tokens)), (ticks[0], ticks[-1]))
+        axes.frame("million tokens", "", tokens[1::2], ticks, title)
+        drawing.line([axes.at(0, 0), axes.at(max(tokens), 0)], INK, 1)
+        for name, color in COLORS.items():
+            curve(axes, of_variants[name], color)
+    return drawing
 
 
 def ticks_of(low: float, high: float) -> list[float]:
@@ -120,6 +187,7 @@ def ticks_of(low: float, high: float) -> list[float]:
 def files() -> Iterator[tuple[Path, str]]:
     """Yield the path and the content of the drawing."""
     yield FIGURES / "icl.svg", over_training().svg()
+    yield FIGURES / "icl-control.svg", control_over_training().svg()
 
 
 def main() -> None:

@@ -122,6 +122,21 @@ def test_a_damaged_folder_is_named_and_the_others_are_shown(tmp_path: Path) -> N
     assert "damaged/config.yaml cannot be read" in page
 
 
+@pytest.mark.parametrize("done", [200, 400])
+def test_an_analysis_that_cannot_be_read_is_the_mistake_of_its_run(
+    tmp_path: Path, done: int
+) -> None:
+    write_run(tmp_path, "good", VANILLA, done=200)
+    path = write_run(tmp_path, "older", VANILLA, done=done)
+    (path / "evaluations").mkdir(exist_ok=True)
+    (path / "evaluations" / "analysis.jsonl").write_text('{"step": 200, "task": "sst2"}\n')
+    follower = Follower([tmp_path], conclude)
+    follower.read()
+    page = follower.page()
+    assert "<td>good</td>" in page
+    assert "analysis.jsonl is not a record of this version" in page
+
+
 def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     done = command("momentum_gpt.dashboard", f"runs=[{tmp_path}/none]")
     assert done.code == 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from momentum_gpt.comparison.analyses import Key, Setting, last_analysis, telling
+from momentum_gpt.comparison.analyses import Key, Setting, telling
 from momentum_gpt.comparison.by_seed import variants
 from momentum_gpt.comparison.runs import Run
 from momentum_gpt.evaluation.finding import Finding, adjusted_in_families
@@ -99,7 +99,7 @@ def analysed(runs: Sequence[Run]) -> Section | None:
     found: dict[Setting, OfVariants] = {}
     for name, of_seeds in of_variants.items():
         for run in of_seeds.values():
-            for setting, findings in last_analysis(run).items():
+            for setting, findings in run.last_analysis.items():
                 found.setdefault(setting, {}).setdefault(name, []).append(findings)
     if not found:
         return None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from momentum_gpt.comparison.runs import Run
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import numbered_json_lines
 from momentum_gpt.evaluation.finding import DISTANCES, Finding
-from momentum_gpt.evaluation.records import ANALYSIS
 
 Setting = tuple[tuple[str, str], ...]
 """What must be the same side by side, as pairs of name and value: the task, the options of
@@ -24,13 +23,12 @@ Analysis = dict[Setting, dict[Key, Finding]]
 """What was found of one checkpoint."""
 
 
-def analyses(run: Run) -> dict[int, Analysis]:
-    """Return what was found of each checkpoint that was analysed, by its tokens, the first first.
+def read_analyses(path: Path) -> dict[int, Analysis]:
+    """Return what was found of each checkpoint, by the tokens trained on, the first one first.
 
     Raises:
-        UserError: a line in the run's folder lacks an entry.
+        UserError: a line of the file lacks an entry.
     """
-    path = run.folder / "evaluations" / ANALYSIS
     found: dict[int, Analysis] = defaultdict(lambda: defaultdict(dict))
     for number, line in numbered_json_lines(path):
         try:
@@ -42,16 +40,6 @@ def analyses(run: Run) -> dict[int, Analysis]:
                 "delete the file and analyse the run again"
             ) from None
     return dict(sorted(found.items()))
-
-
-def last_analysis(run: Run) -> Analysis:
-    """Return what was found of the last checkpoint that was analysed; {} if none was.
-
-    Raises:
-        UserError: a line in the run's folder lacks an entry.
-    """
-    found = analyses(run)
-    return found[max(found)] if found else {}
 
 
 def telling(setting: Setting, among: Iterable[Setting]) -> list[str]:

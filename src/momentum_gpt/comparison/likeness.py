@@ -20,8 +20,6 @@ from momentum_gpt.comparison.analyses import (
     Analysis,
     Key,
     Setting,
-    analyses,
-    last_analysis,
     telling,
 )
 from momentum_gpt.comparison.by_seed import BySeed, seed_difference
@@ -107,7 +105,7 @@ def courses(runs: Sequence[Run]) -> list[Course]:
     """
     of_methods: dict[Setting, dict[int, dict[int, ByTask]]] = defaultdict(dict)
     for place, run in enumerate(runs):
-        for tokens, analysis in analyses(run).items():
+        for tokens, analysis in run.analyses.items():
             for method, by_task in _by_method(analysis, (*OF_TASK, "tokens")).items():
                 of_methods[method].setdefault(place, {})[tokens] = by_task
 
@@ -122,8 +120,8 @@ def _pairs(first: BySeed, other: BySeed) -> dict[Setting, list[tuple[ByTask, ByT
     """Return the pairs of runs with the same seed, by how both of them were measured."""
     found: dict[Setting, list[tuple[ByTask, ByTask]]] = defaultdict(list)
     for seed in sorted(first.keys() & other.keys()):
-        one = _by_method(last_analysis(first[seed]))
-        two = _by_method(last_analysis(other[seed]))
+        one = _by_method(first[seed].last_analysis)
+        two = _by_method(other[seed].last_analysis)
         for method in one.keys() & two.keys():
             found[method].append((one[method], two[method]))
     return found

@@ -9,11 +9,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from momentum_gpt.comparison.analyses import Analysis, read_analyses
 from momentum_gpt.core.config import TrainConfig, changes_nothing, flat, read_config
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.core.files import read_json_lines
 from momentum_gpt.core.manifest import CheckpointManifest, read_checkpoint_manifest
 from momentum_gpt.core.untrusted import read_name
+from momentum_gpt.evaluation.records import ANALYSIS
 from momentum_gpt.evaluation.statistics import margin_key
 
 LEFT_OUT = "LEFT OUT, not finished:"
@@ -56,6 +58,20 @@ class Run:
         last = _last_evaluation(self.records)
         assert last is not None, f"{self.name} has no evaluation"
         return last | self.afterwards
+
+    @cached_property
+    def analyses(self) -> dict[int, Analysis]:
+        """What `analyze` has found of checkpoints, by the tokens trained on, the first one first.
+
+        Raises:
+            UserError: a line in the run's folder lacks an entry.
+        """
+        return read_analyses(self.folder / "evaluations" / ANALYSIS)
+
+    @property
+    def last_analysis(self) -> Analysis:
+        """What was found of the last checkpoint that was analysed; {} if none was."""
+        return self.analyses[max(self.analyses)] if self.analyses else {}
 
     @property
     def is_finished(self) -> bool:

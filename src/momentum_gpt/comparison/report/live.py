@@ -101,10 +101,11 @@ class Followed:
     def _load(self) -> Run:
         config = read_config(self.path / "config.yaml")
         run = Run(self.path.name, config, list(self.lines.records), folder=self.path)
-        if not is_finished(run):
-            return run
-        # Its manifest and what was measured afterwards are read, too.
-        return load_run(str(self.path))
+        if is_finished(run):
+            # Its manifest and what was measured afterwards are read, too.
+            run = load_run(str(self.path))
+        _ = run.analyses  # read now, so that a mistake in them is this folder's
+        return run
 
 
 class Follower:
