@@ -163,7 +163,7 @@ def test_ways_of_finetuning_stand_side_by_side(
     assert "KL divergence" in told
 
     assert "Which way of finetuning ICL is more like:" in done.out
-    assert "Whether variants differ in that:" in done.out
+    assert "Whether the models differ in that:" in done.out
     assert "vanilla, task, momentum: 3 demonstrations, learning rate(s) 0.01\n" in done.out
     assert "with momentum, steps grow to 2 times that" in done.out
     page = (output / "layers-0.html").read_text()

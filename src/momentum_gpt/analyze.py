@@ -12,7 +12,7 @@ outputs and attention maps. Each number is compared with its nulls: mismatched
 queries, noise, shuffled labels and a model that was never trained.
 
 With several ways of finetuning, a second table tells which of them ICL is more
-like, and a third one whether the variants differ in that.
+like, and a third one whether the models differ in that.
 
 The first table shows the hardest null of each number. Every result is kept in
 the output folder, so that the same command resumes where it was stopped. There
@@ -388,7 +388,7 @@ def write_ways(
 
     print("", gains_table(gains, "Which way of finetuning ICL is more like").as_text(), sep="\n")
     if of_variants:
-        table = gains_table(of_variants, "Whether variants differ in that")
+        table = gains_table(of_variants, "Whether the models differ in that")
         print("", table.as_text(), sep="\n")
     print(ADJUSTED, note_on_rates(list(found.values()), config.lr), sep="\n")
     write_text(folder / "ways.csv", gains_csv(gains + of_variants))

@@ -21,6 +21,7 @@ from momentum_gpt.analysis.tables import (
     ADJUSTED,
     FEW,
     ONE_DRAW,
+    ONE_SEED,
     Row,
     hardest,
     notes_on,
@@ -190,6 +191,8 @@ def test_notes_tell_of_a_single_draw() -> None:
     assert notes_on(rows_of(DRAWS[:1], "sst2")) == [ADJUSTED, ONE_DRAW]
     assert notes_on(rows_of(DRAWS[:2], "sst2")) == [ADJUSTED, FEW]
     assert notes_on(rows_of(DRAWS, "sst2")) == [ADJUSTED]
+    two_models = [*rows_of(DRAWS, "sst2", "vanilla"), *rows_of(DRAWS, "sst2", "momentum 0.5")]
+    assert notes_on(two_models) == [ADJUSTED, ONE_SEED]
 
 
 def test_the_counts_behind_rec2ftp_are_told() -> None:

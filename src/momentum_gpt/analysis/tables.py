@@ -67,6 +67,11 @@ UNITS = {
 
 FINETUNED_ORDERS = "order sensitivity, finetuned"
 
+ONE_SEED = (
+    "Each model is one training run: what tells two of them apart need not hold for other seeds. "
+    "Analyse several seeds of each variant, and `compare` them."
+)
+
 ADJUSTED = (
     "Verdicts are at 5%, adjusted by Holm's method for the rows with the same measure and null; "
     "means over all tasks are apart."
@@ -246,6 +251,8 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         notes.append(ONE_DRAW)
     if any(1 < number < FEW_DRAWS for number in draws):
         notes.append(FEW)
+    if len({row.variant for row in rows}) > 1:
+        notes.append(ONE_SEED)
     return notes
 
 

@@ -1,4 +1,4 @@
-"""Which way of finetuning in-context learning is most like, and whether variants differ in that.
+"""Which way of finetuning in-context learning is most like, and whether models differ in that.
 
 The first way is the one that all others are compared with: a gain is the likeness to another way
 less that to the first. All ways have the same queries and demonstrations, so that a gain is taken
