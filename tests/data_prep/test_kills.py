@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -29,10 +30,15 @@ def start(text: Path, output: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[bytes], output: Path) -> None:
     """Kill a preparation and its workers."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    # The workers have the lock, too, and may end a moment later.
+    lock = output.parent / f".{output.name}.partial" / "lock"
+    if lock.exists():
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def test_after_a_kill_in_a_stage_the_bytes_are_the_same(
@@ -48,7 +54,7 @@ def test_after_a_kill_in_a_stage_the_bytes_are_the_same(
     while not (marks.is_dir() and any(marks.iterdir())):
         assert process.poll() is None
         time.sleep(0.005)
-    kill(process)
+    kill(process, output)
     assert not output.exists()
 
     command = ["corpus=text", f"corpus.paths={text_folder}", f"output={output}", *SMALL]
@@ -75,7 +81,7 @@ def test_after_kills_at_random_moments_the_bytes_are_the_same(
         process = start(text_folder, output)
         time.sleep(drawn.uniform(0.2, 0.9) * seconds)
         if process.poll() is None:
-            kill(process)
+            kill(process, output)
             kills += 1
         else:
             assert process.returncode == 0

@@ -214,7 +214,7 @@ def test_sharing_sequences_sends_four_tensors_of_each_layer_twice() -> None:
     assert together.sequences(Way(1)) == 2 * apart.sequences(Way(1))
     both, alone = together.memory(Way(1), 16), apart.memory(Way(1), 8)
     assert (both.working, both.weights) == (alone.working, alone.weights)
-    kept = 4 * 4 * (8 * 256 * 128 * 4)  # the exchanged four, of four layers
+    kept = 4 * (8 * 256 * 128 * 4)  # the output before it is exchanged, of four layers
     assert both.activations - alone.activations == pytest.approx(kept)
 
 
