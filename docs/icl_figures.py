@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ COLORS = {"vanilla": ORANGE, "momentum 0.5": BLUE}
 NULL = "shuffled labels"
 """The null that is drawn: the same finetuning on wrong answers."""
 
-STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 25)
+STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 25)
 """Distances of ticks, of which each panel takes the first with at most five ticks."""
 
 MILLION = 1_000_000
@@ -81,54 +81,6 @@ def results() -> Results:
     return {key: sorted(values) for key, values in found.items()}
 
 
-def over_training() -> Drawing:
-    """Return each measure over training: both variants with their nulls."""
-    found = results()
-    drawing = Drawing(720, 835, "Likeness of in-context learning and finetuning over training")
-    legend(drawing)
-    for number, measure in enumerate(MEASURES):
-        corner = (60 + 360 * (number % 2), 110 + 255 * (number // 2))
-        panel(drawing, found, measure, corner)
-    return drawing
-
-
-def legend(drawing: Drawing) -> None:
-    """Say what the lines are."""
-    for number, (name, color) in enumerate(COLORS.items()):
-        left = 26 + 110 * number
-        drawing.line([(left, 26), (left + 22, 26)], color, 2)
-        drawing.text((left + 28, 30), name, color, bold=True)
-    drawing.line([(310, 26), (332, 26)], GREY, 1.5, dashed=True)
-    drawing.text((338, 30), "finetuned on shuffled labels; bands are 95% intervals", GREY)
-
-
-def panel(drawing: Drawing, found: Results, measure: str, corner: Point) -> None:
-    """Draw one measure."""
-    of_variants = {name: found[measure, name] for name in COLORS}
-    every = [one for values in of_variants.values() for one in values]
-    lowest = min(min(one.low, one.null) for one in every)
-    highest = max(max(one.high, one.null) for one in every)
-    ticks = ticks_of(min(0, lowest), max(0, highest))
-    tokens = [round(one.tokens, 1) for one in of_variants["vanilla"]]
-
-    axes = Axes(drawing, *corner, 270, 150, (0, max(tokens)), (ticks[0], ticks[-1]))
-    axes.frame("million tokens", "", tokens[1:], ticks, measure)
-    drawing.line([axes.at(0, 0), axes.at(max(tokens), 0)], INK, 1)
-    for name, color in COLORS.items():
-        values = of_variants[name]
-        curve(axes, values, color)
-        drawing.line([axes.at(one.tokens, one.null) for one in values], color, 1.5, dashed=True)
-
-
-def curve(axes: Axes, values: Sequence[Value], color: str) -> None:
-    """Draw values in the band of their intervals."""
-    upper = [axes.at(one.tokens, one.high) for one in values]
-    lower = [axes.at(one.tokens, one.low) for one in values]
-    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper + lower[::-1])
-    axes.drawing.elements.append(f'<polygon points="{corners}" fill="{color}" opacity="0.13"/>')
-    axes.drawing.line([axes.at(one.tokens, one.value) for one in values], color, 2)
-
-
 def control_results() -> Results:
     """Return means over seeds with their intervals, of the checkpoints that all seeds have."""
     by_tokens: dict[tuple[str, str], dict[int, list[float]]] = {}
@@ -146,33 +98,72 @@ def control_results() -> Results:
         for tokens, values in sorted(of_tokens.items()):
             if len(values) == most:
                 mean = over_seeds(np.array(values))
-                value = Value(tokens / MILLION, mean.value, *mean.interval, 0.0)
+                low, high = mean.interval
+                if key[0] == ICL:
+                    high = min(high, 100.0)
+                value = Value(tokens / MILLION, mean.value, low, high, 0.0)
                 found.setdefault(key, []).append(value)
     return found
+
+
+def over_training() -> Drawing:
+    """Return each measure over training: both variants with their nulls."""
+    found = results()
+    drawing = Drawing(720, 835, "Likeness of in-context learning and finetuning over training")
+    legend(drawing)
+    drawing.line([(310, 26), (332, 26)], GREY, 1.5, dashed=True)
+    drawing.text((338, 30), "finetuned on shuffled labels; bands are 95% intervals", GREY)
+    for number, measure in enumerate(MEASURES):
+        corner = (60 + 360 * (number % 2), 110 + 255 * (number // 2))
+        of_variants = {name: found[measure, name] for name in COLORS}
+        axes = panel(drawing, of_variants, measure, corner, 270)
+        for name, color in COLORS.items():
+            nulls = [axes.at(one.tokens, one.null) for one in of_variants[name]]
+            drawing.line(nulls, color, 1.5, dashed=True)
+    return drawing
 
 
 def control_over_training() -> Drawing:
     """Return what models that learn in context do over the training, means over seeds."""
     found = control_results()
-    drawing = Drawing(720, 285, "Models that learn in context, over training")
+    drawing = Drawing(720, 320, "Models that learn in context, over training")
+    legend(drawing)
+    drawing.text((310, 30), "means over five seeds; bands are 95% intervals", GREY)
+    for number, (measure, title) in enumerate(OF_CONTROL.items()):
+        of_variants = {name: found[measure, name] for name in COLORS}
+        panel(drawing, of_variants, title, (56 + 234 * number, 110), 175)
+    return drawing
+
+
+def legend(drawing: Drawing) -> None:
+    """Name the variants."""
     for number, (name, color) in enumerate(COLORS.items()):
         left = 26 + 110 * number
         drawing.line([(left, 26), (left + 22, 26)], color, 2)
         drawing.text((left + 28, 30), name, color, bold=True)
-    drawing.text((310, 30), "means over five seeds; bands are 95% intervals", GREY)
-    for number, (measure, title) in enumerate(OF_CONTROL.items()):
-        of_variants = {name: found[measure, name] for name in COLORS}
-        every = [one for values in of_variants.values() for one in values]
-        low, high = min(one.low for one in every), max(one.high for one in every)
-        ticks = ticks_of(min(0, low), max(0, high))
-        tokens = [round(one.tokens, 1) for one in of_variants["vanilla"]]
-        corner = (50 + 235 * number, 75)
-        axes = Axes(drawing, *corner, 175, 150, (0, max(tokens)), (ticks[0], ticks[-1]))
-        axes.frame("million tokens", "", tokens[1::2], ticks, title)
-        drawing.line([axes.at(0, 0), axes.at(max(tokens), 0)], INK, 1)
-        for name, color in COLORS.items():
-            curve(axes, of_variants[name], color)
-    return drawing
+
+
+def panel(
+    drawing: Drawing, of_variants: dict[str, list[Value]], title: str, corner: Point, width: float
+) -> Axes:
+    """Draw one measure, in the bands of its intervals."""
+    every = [one for values in of_variants.values() for one in values]
+    lowest = min(min(one.low, one.null) for one in every)
+    highest = max(max(one.high, one.null) for one in every)
+    ticks = ticks_of(min(0, lowest), max(0, highest))
+    tokens = [round(one.tokens, 1) for one in of_variants["vanilla"]]
+
+    axes = Axes(drawing, *corner, width, 150, (0, max(tokens)), (ticks[0], ticks[-1]))
+    axes.frame("million tokens", "", tokens[1:], ticks, title)
+    drawing.line([axes.at(0, 0), axes.at(max(tokens), 0)], INK, 1)
+    for name, color in COLORS.items():
+        values = of_variants[name]
+        upper = [axes.at(one.tokens, one.high) for one in values]
+        lower = [axes.at(one.tokens, one.low) for one in values]
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper + lower[::-1])
+        drawing.elements.append(f'<polygon points="{corners}" fill="{color}" opacity="0.13"/>')
+        drawing.line([axes.at(one.tokens, one.value) for one in values], color, 2)
+    return axes
 
 
 def ticks_of(low: float, high: float) -> list[float]:

@@ -85,7 +85,7 @@ COMPOSED_ONLY = (
     r"Salesforce/wikitext",  # needs a network
     r"(momentum_gpt\.bench\.|bench_tokenize)",  # takes minutes
     r"(momentum-gpt |momentum_gpt\.)(analyze|intervene)",  # runs of tests of their own
-    r"runs/paper_",  # runs that were only composed
+    r"runs/(paper|icl_control)_",  # runs that were only composed
     r"name=icl_",  # takes an hour
     r"control/train\.jsonl",  # takes minutes
 )

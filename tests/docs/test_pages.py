@@ -11,8 +11,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from data_prep.prepare import PrepareConfig
 from momentum_gpt.analysis.published import TASKS
@@ -209,7 +211,8 @@ def test_the_tables_of_likeness_have_the_numbers_of_their_file() -> None:
     checkpoints = sorted({tokens for _, _, tokens in found})
     nulls = ("mismatched queries", "shuffled labels", "untrained model")
 
-    shown = rows("docs/icl-results.md", r"(SimAOU|SimAM|Kendall|top-10)")
+    models = r"(vanilla|momentum 0.5) \|"
+    shown = rows("docs/icl-results.md", rf"(SimAOU|SimAM|Kendall|top-10)[^|]*, {models}")
     assert len(shown) == 28
     for name, *cells in shown:
         if len(cells) == len(checkpoints):
@@ -264,7 +267,7 @@ def test_the_tables_of_models_that_learn_in_context_have_the_numbers_of_their_fi
             of_models[model, line["measure"], line["null"]] = line
     measures = ("SimAOU", "SimAOU, without scaling", "SimAM of changes", "total variation")
     shown = rows("docs/icl-results.md", "seed ")
-    assert len(shown) == 6
+    assert len(shown) == 10
     for model, *cells in shown:
         accuracies = []
         for setting, null in (("zero-shot", ""), ("ICL", "zero-shot"), ("finetuned", "zero-shot")):
@@ -276,28 +279,57 @@ def test_the_tables_of_models_that_learn_in_context_have_the_numbers_of_their_fi
             expected.append(f"{beside(line)}, {line['verdict']}")
         assert cells == expected, model
 
-    with (reports / "icl-control-training.csv").open() as file:
-        over_training: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+
+def test_the_table_over_training_has_means_over_seeds_of_its_file() -> None:
+    values: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (ROOT / "docs" / "reports" / "icl-control-training.csv").open() as file:
         for line in csv.DictReader(file):
-            over_training[f"{line['measure']}, {line['variant']}", line["null"]].append(line)
+            if line["null"] in ("zero-shot", "shuffled labels"):
+                is_accuracy = line["null"] == "zero-shot"
+                null = 0 if is_accuracy else float(line["null_value"])
+                of_measure = values[line["measure"], line["variant"]]
+                of_measure[int(line["tokens"])].append(float(line["value"]) - null)
     names = {
-        "accuracy of ICL": ("accuracy, ICL", "zero-shot"),
-        "distance of answers": ("total variation", "shuffled labels"),
-        "likeness of outputs": ("SimAOU, without scaling", "shuffled labels"),
+        "accuracy of ICL": ("accuracy, ICL", 1),
+        "distance of answers": ("total variation", 3),
+        "likeness of outputs": ("SimAOU, without scaling", 3),
     }
     shown = rows("docs/icl-results.md", f"({'|'.join(names)}), ")
     assert len(shown) == 6
     for name, *cells in shown:
         what, variant = name.split(", ")
-        measure, null = names[what]
-        lines = sorted(
-            over_training[f"{measure}, {variant}", null], key=lambda one: int(one["tokens"])
-        )
-        is_accuracy = what == "accuracy of ICL"
-        expected = [
-            f"{float(line['value']):.1f}" if is_accuracy else beside(line) for line in lines[1::2]
-        ]
+        measure, digits = names[what]
+        expected = []
+        for _, of_seeds in sorted(values[measure, variant].items()):
+            if len(of_seeds) == 5:  # of seed 0 there are other checkpoints, too
+                half = stats.t.ppf(0.975, 4) * stats.sem(of_seeds)
+                expected.append(f"{np.mean(of_seeds):.{digits}f} ± {half:.{digits}f}")
         assert cells == expected, name
+
+
+def test_the_differences_of_models_that_learn_in_context_are_paired_by_seed() -> None:
+    of_seeds: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    with (ROOT / "docs" / "reports" / "icl-control.csv").open() as file:
+        for line in csv.DictReader(file):
+            value = float(line["value"])
+            if line["null"] == "shuffled labels":
+                beyond = value - float(line["null_value"])
+                of_seeds[f"{line['measure']}, beyond", line["variant"]][line["seed"]] = beyond
+            of_seeds[line["measure"], line["variant"]][line["seed"]] = value
+    names = {"ICL accuracy, %": "accuracy, ICL"}
+    shown = rows("docs/icl-results.md", r"(ICL accuracy, %|.*, beyond shuffled labels) \|")
+    assert len(shown) == 6
+    for name, *cells in shown:
+        measure = names.get(name, name.removesuffix(" shuffled labels"))
+        vanilla, momentum = (of_seeds[measure, one] for one in ("vanilla", "momentum 0.5"))
+        pairs = np.array([[vanilla[seed], momentum[seed]] for seed in vanilla])
+        tested = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
+        low, high = tested.confidence_interval(0.95)
+        digits = 1 if name.endswith("%") else 3
+        first, other = pairs.mean(axis=0)
+        expected = [f"{first:.{digits}f}", f"{other:.{digits}f}"]
+        expected += [f"{other - first:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"]
+        assert cells == [*expected, f"{tested.pvalue:.3f}"], name
 
 
 def beside(line: dict[str, str]) -> str:
