@@ -1,9 +1,8 @@
 """The likeness of in-context learning (ICL) and finetuning, variant against variant.
 
-A likeness means something beside a null alone, and nulls differ from model to model. So models are
-compared by what they have beyond the null of shuffled labels, which shares everything with
-finetuning but that the labels are right. Each number is the mean over the tasks; the unit is a
-training run.
+A likeness means something only beside its null, and nulls differ from model to model. So models are
+compared by how far they go beyond the null of shuffled labels, which differs from finetuning in its
+labels alone. Each number is the mean over the tasks; the unit is a training run.
 """
 
 from __future__ import annotations
@@ -16,12 +15,7 @@ from statistics import fmean
 
 import numpy as np
 
-from momentum_gpt.comparison.analyses import (
-    Analysis,
-    Key,
-    Setting,
-    telling,
-)
+from momentum_gpt.comparison.analyses import Analysis, Key, Setting, telling
 from momentum_gpt.comparison.by_seed import BySeed, seed_difference
 from momentum_gpt.comparison.paired import Comparison, PairedDifference
 from momentum_gpt.comparison.runs import Run
@@ -55,6 +49,7 @@ Measure = tuple[str, str]
 """What is compared, such as "SimAOU, beyond shuffled labels", and its unit."""
 
 ByTask = dict[Setting, dict[Measure, float]]
+"""What is compared of each task."""
 
 
 @dataclass(frozen=True)
