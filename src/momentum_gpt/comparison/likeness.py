@@ -49,7 +49,7 @@ Measure = tuple[str, str]
 """What is compared, such as "SimAOU, beyond shuffled labels", and its unit."""
 
 ByTask = dict[Setting, dict[Measure, float]]
-"""What is compared of each task."""
+"""Task -> what is compared."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def likeness_by_seed(
 ) -> list[Comparison]:
     """Return each variant against the first one, a comparison for each way of measuring.
 
-    Of each run the last checkpoint counts that was analysed. Two or more seeds are compared, those
-    of which both runs were measured alike, after as many tokens.
+    The last analysed checkpoint of each run counts. A seed is compared if both of its runs were
+    measured alike, after the same number of tokens; there must be two such seeds.
 
     Args:
         of_variants: the runs of each variant.
@@ -92,8 +92,8 @@ def likeness_by_seed(
 def courses(runs: Sequence[Run]) -> list[Course]:
     """Return what is drawn over the training, of runs with two analysed checkpoints or more.
 
-    Each is the mean over the tasks that all runs were last analysed on; a checkpoint of which one
-    of them is missing is left out.
+    Each is the mean over the tasks on which the last analysed checkpoints of all runs were
+    measured. A checkpoint that was not measured on all of them is left out.
 
     Raises:
         UserError: a line in a run's folder lacks an entry.
