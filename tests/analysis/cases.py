@@ -61,5 +61,10 @@ def small_task(folder: Path, tokenizer: Tokenizer, **options: Any) -> Prompts:
             rows.append({"text": text, "label": i % 3})
         write_rows(folder / f"{split}.jsonl", rows)
     task = write_task(folder, "Thing: {text} Colour:", [" e", " red and blue", " y"])
+    return prepared(task, tokenizer, **options)
+
+
+def prepared(task: str, tokenizer: Tokenizer, **options: Any) -> Prompts:
+    """Return a task as an analysis has it."""
     config = IclConfig(tasks=[task], **{"k": [0, 3], "seeds": 2, "separator": "eos", **options})
     return prepare_task(task, tokenizer, config, 256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ from momentum_gpt.analysis.passes import (
 from momentum_gpt.analysis.records import Pass
 from momentum_gpt.analysis.settings import drawn, none_of
 from momentum_gpt.core.errors import UserError
+from momentum_gpt.data import Tokenizer
 from momentum_gpt.evaluation.few_shot.measure import measure_setting, score_alone
 from momentum_gpt.evaluation.few_shot.prompts import Prompts
 from momentum_gpt.models import GPT
-from tests.analysis.cases import SETTING, small_model
+from tests.analysis.cases import SETTING, prepared, small_model
 from tests.analysis.test_capture import close, plain_pass
+from tests.evaluation.few_shot.cases import write_rows
 
 
 def assert_same(a: Pass, b: Pass) -> None:
@@ -62,6 +65,24 @@ def test_scores_and_accuracy_are_those_of_the_evaluation(
 
     alone_scores = answer_scores(model, prompts.queries, drawn(prompts, setting))
     torch.testing.assert_close(alone_scores, found.scores)
+
+
+def test_an_answer_that_a_query_does_not_have_is_never_chosen(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "train.jsonl", [{"text": "one", "options": ["a", "b"], "right": 0}] * 5)
+    test = [
+        {"text": "two", "options": ["a", "b"], "right": 1},
+        {"text": "three", "options": ["c", "d", "e"], "right": 2},
+    ]
+    write_rows(tmp_path / "test.jsonl", test)
+    task = tmp_path / "task.yaml"
+    of_row = "candidates: options\nlabel: right\n"
+    task.write_text(f"dataset: {tmp_path}\ntest_split: test\ntemplate: '{{text}}'\n{of_row}")
+    prompts = prepared(str(task), tokenizer)
+
+    scores = answer_scores(small_model(), prompts.queries, none_of(prompts))
+    assert scores.isneginf().tolist() == [[False, False, True], [False, False, False]]
 
 
 @pytest.mark.parametrize("position", ["last_prompt", "label0"])

@@ -265,6 +265,15 @@ def test_kendall_counts_all_pairs_of_tokens() -> None:
     np.testing.assert_allclose(found, by_query_and_layer(value), atol=1e-6)
 
 
+def test_tied_values_are_left_out_of_kendall() -> None:
+    """Counted by hand: of six pairs, four agree, and each side has one tie, so 4 / 5."""
+    first = torch.tensor([[[1.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]]])
+    other = torch.tensor([[[1.0, 2.0, 2.0, 4.0], [5.0, 5.0, 5.0, 5.0]]])
+    found = kendall(Pair(first, other))
+    assert found[0, 0].item() == pytest.approx(4 / 5)
+    assert found[0, 1].isnan(), "all of one side are tied"
+
+
 def test_kendall_of_demonstrations_orders_their_softmax_weights() -> None:
     def sums(values: Vector) -> Vector:
         weights = [math.exp(value) for value in values]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
-from momentum_gpt.analysis.passes import TOKENS_PER_FORWARD, accuracy, answer_scores, gold_of
+from momentum_gpt.analysis.passes import accuracy, answer_scores, gold_of
 from momentum_gpt.analysis.settings import Demonstrations, drawn, held_out, none_of
 from momentum_gpt.core.config import require_choice
 from momentum_gpt.core.errors import UserError
@@ -53,7 +53,7 @@ def choose_learning_rate(
     protocol: str = "default",
     rates: Sequence[float] | None = None,
     n: int = HELD_OUT,
-    tokens_per_forward: int = TOKENS_PER_FORWARD,
+    tokens_per_forward: int | None = None,
     advance: Advance = ignore_progress,
 ) -> Choice:
     """Finetune with each learning rate, and return the one with the best accuracy.
@@ -67,7 +67,7 @@ def choose_learning_rate(
             demonstrations; or dai2022, which chooses on the queries themselves.
         rates: what to try. None: the protocol's `RATES`.
         n: examples to choose on, with the default protocol.
-        tokens_per_forward: most tokens in a forward pass.
+        tokens_per_forward: as in `ask`.
         advance: called with the learning rates done.
 
     Raises:
@@ -92,7 +92,7 @@ def accuracy_after(
     finetuning: Finetuning,
     queries: Queries,
     nothing: Demonstrations,
-    tokens_per_forward: int = TOKENS_PER_FORWARD,
+    tokens_per_forward: int | None = None,
 ) -> float:
     """Return the accuracy on queries without demonstrations, after finetuning on these.
 

@@ -43,10 +43,7 @@ FORMAT = 4
 """Of the files of pieces; those of another format are measured again."""
 
 IN_FULL = 100
-"""Queries of which Kendall's correlation is taken, the first ones, as in the paper's code.
-
-Each layer of each query takes about a millisecond.
-"""
+"""Queries of which Kendall's correlation is taken, the first ones, as in the paper's code."""
 
 WAYS = {
     "backprop": Finetuning(lr=0.0),

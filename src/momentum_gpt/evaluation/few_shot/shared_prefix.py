@@ -247,9 +247,8 @@ def score_answers(
 
 def padded(rows: list[list[int]], device: torch.device, at_least: int = 1) -> tuple[Tensor, Tensor]:
     """Return the rows, filled up on the right, (n, longest), and their lengths, (n,)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    longest = max(at_least, int(lengths.max()))
-    filled = torch.zeros(len(rows), longest, dtype=torch.long)
+    lengths = [len(row) for row in rows]
+    filled = np.zeros((len(rows), max(at_least, *lengths)), dtype=np.int64)
     for place, row in enumerate(rows):
-        filled[place, : len(row)] = torch.tensor(row)
-    return filled.to(device), lengths.to(device)
+        filled[place, : len(row)] = row
+    return torch.from_numpy(filled).to(device), torch.tensor(lengths, device=device)
