@@ -186,6 +186,14 @@ def test_processes_are_dealt_out_to_the_gpus() -> None:
         assert sorted(dealt.get() for _ in range(3)) == [0, 0, 1]
 
 
+def test_ranks_of_a_host_take_different_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks 0 and 1 with three processes each: the second one's begin with the fourth GPU."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert analyze.processes_before(3) == 3
+    monkeypatch.delenv("LOCAL_RANK")
+    assert analyze.processes_before(3) == 0
+
+
 def test_without_gpus_nothing_is_dealt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -267,6 +275,47 @@ def test_processes_share_the_pieces(models: dict[str, Path], task: str, tmp_path
         assert done.code == 0, done.err
         tables.append((output / "results.csv").read_text())
     assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_ranks_share_the_pieces(
+    models: dict[str, Path], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each does its share; the first one waits for nobody, and writes the results."""
+    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "k=3", "draws=5", "lr=0.01"]
+    options.append("orders=0")
+    alone = command("momentum_gpt.analyze", *options, f"output={tmp_path / 'alone'}")
+    assert alone.code == 0, alone.err
+    expected = (tmp_path / "alone" / "results.csv").read_text()
+
+    launcher = ["--standalone", "--nproc-per-node=2", "-m", "momentum_gpt.analyze"]
+    together = command("torch.distributed.run", *launcher, *options, f"output={tmp_path / 'two'}")
+    assert together.code == 0, together.err
+    assert "rank 1 has measured its share" in together.out
+    assert (tmp_path / "two" / "results.csv").read_text() == expected
+
+    output = tmp_path / "apart"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert command("momentum_gpt.analyze", *options, f"output={output}").code == 0
+    assert [path.name for path in output.iterdir()] == ["units"]
+    names = sorted(path.name.split("-")[:2] for path in output.glob("units/*"))
+    assert names == [["task", "1"], ["task", "3"]]
+    monkeypatch.setenv("RANK", "0")
+    assert command("momentum_gpt.analyze", *options, f"output={output}").code == 0
+    assert (output / "results.csv").read_text() == expected
+
+
+@pytest.mark.slow
+def test_more_ranks_than_pieces(
+    models: dict[str, Path], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "k=3", "draws=1", "lr=0.01"]
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    done = command("momentum_gpt.analyze", *options, f"output={tmp_path / 'out'}")
+    assert done.code == 0, done.err
+    assert not list(tmp_path.glob("out/units/*"))
 
 
 @pytest.mark.slow

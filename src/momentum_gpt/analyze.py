@@ -15,26 +15,27 @@ With several ways of finetuning, a second table tells which of them ICL is more
 like, and a third one whether the models differ in that.
 
 The first table shows the hardest null of each number. Every result is kept in
-the output folder, so that the same command resumes where it was stopped. There
-are also results.csv and results.tex, with every null, examples.csv, query by
-query, ways.csv with the other tables, a page with figures by layer for each
-model, and with checkpoints=all one over training. What is found of a run also
-goes into its folder `evaluations/`, for `compare`, and into its W&B run, under
-`analysis/`.
+the output folder: the same command resumes where it was stopped, and the ranks
+of torchrun or srun share the work. There are also results.csv and results.tex,
+with every null, examples.csv, query by query, ways.csv with the other tables, a
+page with figures by layer for each model, and with checkpoints=all one over
+training. What is found of a run also goes into its folder `evaluations/`, for
+`compare`, and into its W&B run, under `analysis/`.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from momentum_gpt.cli import Command
+from momentum_gpt.core import scheduler
 from momentum_gpt.core.config import read_config, require
 from momentum_gpt.core.errors import MachineError, UserError
 
@@ -129,7 +130,13 @@ def analyze(config: AnalyzeConfig) -> None:
         for subject in subjects
         for task in config.tasks
     }
-    found = measured_all(units, folder, config.jobs)
+    rank, n_ranks = scheduler.ranks()
+    pieces = [unit for of_key in units.values() for unit in of_key]
+    answers = measure_all(dealt(pieces, rank, n_ranks), folder, config.jobs)
+    if rank > 0:
+        print(f"rank {rank} has measured its share of the pieces; rank 0 writes the results")
+        return
+    found = by_task(units, answers)
     for (subject, task), by_way in found.items():
         rows += rows_of_task(subject, task, by_way)
     if not rows:
@@ -192,43 +199,69 @@ def units_of(subject: Subject, task: str, methods: list[Method]) -> list[Unit]:
     return found
 
 
-def measured_all(
-    units: dict[tuple[Subject, str], list[Unit]], folder: Path, jobs: int
+def dealt(pieces: list[Unit], rank: int, n_ranks: int) -> list[Unit]:
+    """Return the pieces that a rank measures, in order.
+
+    The first rank goes on with those of the others, and finds most of them measured: if a rank is
+    slow or has failed, the first one does its work.
+    """
+    own = pieces[rank::n_ranks]
+    if rank > 0:
+        return own
+    return own + [piece for number, piece in enumerate(pieces) if number % n_ranks]
+
+
+def measure_all(pieces: list[Unit], folder: Path, jobs: int) -> dict[Unit, Path | str]:
+    """Measure pieces, and return for each the file with its results, or why there is none.
+
+    Args:
+        pieces: what to measure, in order.
+        folder: where results are kept.
+        jobs: processes.
+    """
+    from momentum_gpt.core.terminal import progress_bar
+
+    found: dict[Unit, Path | str] = {}
+    # Fresh processes: a fork of one that has used torch's threads can hang. The pool ends them when
+    # this block is left by Ctrl-C.
+    context = get_context("spawn")
+    pool = context.Pool(jobs, start_measuring, (context.Value("i", processes_before(jobs)),))
+    with pool, progress_bar("pieces", len(pieces)) as advance:
+        answers = pool.imap(measured_or_why_not, [(piece, folder) for piece in pieces])
+        for piece, answer in zip(pieces, answers, strict=True):
+            found[piece] = answer
+            advance(1)
+        # Processes that end by themselves take their semaphores with them.
+        pool.close()
+        pool.join()
+    return found
+
+
+def by_task(
+    units: dict[tuple[Subject, str], list[Unit]], answers: dict[Unit, Path | str]
 ) -> dict[tuple[Subject, str], ByWay]:
     """Return what all pieces give; a task that cannot be analysed is left out, and named.
 
     Args:
         units: the pieces of each model and task.
-        folder: where results are kept.
-        jobs: processes.
+        answers: of `measure_all`.
     """
     from momentum_gpt.analysis.units import read
-    from momentum_gpt.core.terminal import progress_bar
 
-    pieces = [(unit, folder) for of_key in units.values() for unit in of_key]
     found: dict[tuple[Subject, str], ByWay] = {}
-    # Fresh processes: a fork of one that has used torch's threads can hang. The pool ends them when
-    # this block is left by Ctrl-C.
-    context = get_context("spawn")
-    pool = context.Pool(jobs, start_measuring, (context.Value("i", 0),))
-    with pool, progress_bar("pieces", len(pieces)) as advance:
-        answers = pool.imap(measured_or_why_not, pieces)
-        for (subject, path), of_key in units.items():
-            by_way: ByWay = {}
-            problems: list[str] = []
-            for unit, answer in zip(of_key, islice(answers, len(of_key)), strict=True):
-                if isinstance(answer, str):
-                    problems.append(answer)
-                else:
-                    by_way.setdefault(unit.method.way, []).append(read(answer))
-                advance(1)
-            if problems:
-                print(f"left out: {subject.name}: {problems[0]}", flush=True)
+    for (subject, path), of_key in units.items():
+        by_way: ByWay = {}
+        problems: list[str] = []
+        for unit in of_key:
+            answer = answers[unit]
+            if isinstance(answer, str):
+                problems.append(answer)
             else:
-                found[subject, Path(path).stem] = by_way
-        # Processes that end by themselves take their semaphores with them.
-        pool.close()
-        pool.join()
+                by_way.setdefault(unit.method.way, []).append(read(answer))
+        if problems:
+            print(f"left out: {subject.name}: {problems[0]}", flush=True)
+        else:
+            found[subject, Path(path).stem] = by_way
     return found
 
 
@@ -245,11 +278,16 @@ def measured_or_why_not(piece: tuple[Unit, Path]) -> Path | str:
         return str(error)
 
 
+def processes_before(jobs: int) -> int:
+    """Return how many processes the ranks before this one start on this host, `jobs` each."""
+    return int(os.environ.get("LOCAL_RANK", 0)) * jobs
+
+
 def start_measuring(started: Synchronized[int]) -> None:
     """Prepare a process of the pool: leave Ctrl-C to the command, and take the next GPU.
 
     Args:
-        started: counts the processes that have started.
+        started: counts the processes of this host that have started, rank after rank.
     """
     from momentum_gpt.core import distributed
 

@@ -125,6 +125,18 @@ def test_the_place_of_a_task_is_that_of_slurm(monkeypatch: pytest.MonkeyPatch) -
     assert {"MASTER_ADDR", "MASTER_PORT"}.isdisjoint(kept)
 
 
+SECOND_TASK = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+
+
+def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    assert scheduler.ranks() == (0, 1)
+    monkeypatch.setattr(os, "environ", {"RANK": "3", "WORLD_SIZE": "4"})
+    assert scheduler.ranks() == (3, 4)
+    monkeypatch.setattr(os, "environ", STEP | SECOND_TASK)
+    assert scheduler.ranks() == (1, 2)
+
+
 @pytest.mark.parametrize(
     "environment",
     [

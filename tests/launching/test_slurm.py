@@ -14,7 +14,10 @@ import pytest
 
 from momentum_gpt.core import outcome
 from momentum_gpt.core.files import read_json_lines, sha256_of_file
+from momentum_gpt.models import save_model
+from tests.analysis.cases import small_model
 from tests.conftest import SMOKE, command
+from tests.evaluation.few_shot.cases import write_colours
 from tests.slurm import run, slurm
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -121,6 +124,20 @@ def test_two_tasks_of_srun_are_one_run(data_folder: Path, tmp_path: Path) -> Non
     assert done.returncode == 2
     assert done.stderr.count("error: model.vocab_size=3 is smaller than") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_two_tasks_of_srun_share_an_analysis(data_folder: Path, tmp_path: Path) -> None:
+    model = small_model("momentum")
+    tokenizer = data_folder / "tokenizer.model"
+    save_model(tmp_path / "model", model, dict(model.named_parameters()), tokenizer)
+    task = write_colours(tmp_path, [" e", " y"], n_test=8)
+    arguments = [sys.executable, "-m", "momentum_gpt.analyze", f"runs=[{tmp_path / 'model'}]"]
+    arguments += [f"tasks=[{task}]", "k=3", "draws=2", "lr=0.01", f"output={tmp_path / 'out'}"]
+    step = ["srun", "--nodes=2", "--ntasks-per-node=1", *arguments]
+    done = subprocess.run(step, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rank 1 has measured its share" in done.stdout
+    assert done.stdout.count("written: ") == len(list((tmp_path / "out").glob("*.*")))
 
 
 def test_a_rendered_job_is_submitted(data_folder: Path, tmp_path: Path) -> None:

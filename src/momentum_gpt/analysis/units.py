@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -115,7 +117,8 @@ def measured(unit: Unit, folder: Path) -> Path:
     found = compute(unit, model, prompts, setting)
     opened.cache_clear()  # the model is an untrained one now
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
+    # Another rank, perhaps on another host, may be at the same piece.
+    unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.unfinished")
     kept = {"facts": json.dumps(found.facts), "order": json.dumps(list(found.measures))}
     save_file(found.measures, unfinished, kept)
     unfinished.replace(path)

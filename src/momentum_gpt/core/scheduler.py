@@ -1,4 +1,4 @@
-"""A rank's place, from the environment that SLURM gives to each task of a step."""
+"""A rank's place, from the environment that torchrun or SLURM gives it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def take_place() -> None:
     if "MASTER_PORT" not in place:
         number = int(place["SLURM_JOB_ID"]) + 1009 * int(place["SLURM_STEP_ID"])
         place["MASTER_PORT"] = str(FIRST_PORT + number % N_PORTS)
+
+
+def ranks() -> tuple[int, int]:
+    """Return which rank this process is, and how many there are; of a single process 0 and 1."""
+    take_place()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _first_host() -> str:
