@@ -75,7 +75,7 @@ def test_two_models_are_analysed_and_what_was_measured_is_kept(
     assert ("SimAOU, momentum part", "vanilla") not in found
     assert ("order sensitivity, ICL", "momentum") in found
     nulls = {row["null"] for row in rows if row["measure"] == "SimAOU"}
-    assert {"mismatched queries", "shuffled labels", "untrained model"} <= nulls
+    assert {"mismatched queries", "shuffled labels", "wrong labels", "untrained model"} <= nulls
     examples = [row for row in rows_in(output / "examples.csv") if row["variant"] == "momentum"]
     assert sorted({int(row["query"]) for row in examples}) == list(range(8))
     right = [int(row["right_icl"]) for row in examples]

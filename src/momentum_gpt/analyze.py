@@ -9,7 +9,7 @@ Each task is answered without demonstrations, with them in the context (ICL),
 and after finetuning keys and values on them, as in Dai et al. (arXiv
 2212.10559). How alike the last two are is measured in accuracy, attention
 outputs and attention maps. Each number is compared with its nulls: mismatched
-queries, noise, shuffled labels and a model that was never trained.
+queries, noise, shuffled and wrong labels, and a model that was never trained.
 
 With several ways of finetuning, a second table tells which of them ICL is more
 like, and a third one whether the models differ in that.

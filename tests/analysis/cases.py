@@ -64,6 +64,14 @@ def small_task(folder: Path, tokenizer: Tokenizer, **options: Any) -> Prompts:
     return prepared(task, tokenizer, **options)
 
 
+def write_choices(folder: Path) -> str:
+    """Write a task whose examples, in `train.jsonl` and `test.jsonl`, have answers of their own."""
+    path = folder / "task.yaml"
+    of_row = "candidates: options\nlabel: right\n"
+    path.write_text(f"dataset: {folder}\ntest_split: test\ntemplate: '{{text}}'\n{of_row}")
+    return str(path)
+
+
 def prepared(task: str, tokenizer: Tokenizer, **options: Any) -> Prompts:
     """Return a task as an analysis has it."""
     config = IclConfig(tasks=[task], **{"k": [0, 3], "seeds": 2, "separator": "eos", **options})

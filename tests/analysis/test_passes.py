@@ -26,7 +26,7 @@ from momentum_gpt.data import Tokenizer
 from momentum_gpt.evaluation.few_shot.measure import measure_setting, score_alone
 from momentum_gpt.evaluation.few_shot.prompts import Prompts
 from momentum_gpt.models import GPT
-from tests.analysis.cases import SETTING, prepared, small_model
+from tests.analysis.cases import SETTING, prepared, small_model, write_choices
 from tests.analysis.test_capture import close, plain_pass
 from tests.evaluation.few_shot.cases import write_rows
 
@@ -76,10 +76,7 @@ def test_an_answer_that_a_query_does_not_have_is_never_chosen(
         {"text": "three", "options": ["c", "d", "e"], "right": 2},
     ]
     write_rows(tmp_path / "test.jsonl", test)
-    task = tmp_path / "task.yaml"
-    of_row = "candidates: options\nlabel: right\n"
-    task.write_text(f"dataset: {tmp_path}\ntest_split: test\ntemplate: '{{text}}'\n{of_row}")
-    prompts = prepared(str(task), tokenizer)
+    prompts = prepared(write_choices(tmp_path), tokenizer)
 
     scores = answer_scores(small_model(), prompts.queries, none_of(prompts))
     assert scores.isneginf().tolist() == [[False, False, True], [False, False, False]]

@@ -9,6 +9,7 @@ import torch
 
 from momentum_gpt.analysis.settings import (
     Demonstrations,
+    demonstrations_of,
     drawn,
     held_out,
     in_other_order,
@@ -16,13 +17,14 @@ from momentum_gpt.analysis.settings import (
     shared_tokens,
     shuffled_answers,
     untrained,
+    wrong_answers,
 )
 from momentum_gpt.core.config import IclConfig
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import Tokenizer
-from momentum_gpt.evaluation.few_shot.prompts import Prompts, prepare_task
+from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting, prepare_task
 from momentum_gpt.models.gpt import init_weights
-from tests.analysis.cases import SETTING, small_model, small_task
+from tests.analysis.cases import SETTING, prepared, small_model, small_task, write_choices
 from tests.evaluation.few_shot.cases import write_rows
 
 
@@ -63,6 +65,46 @@ def test_shuffling_moves_answers_and_nothing_else(prompts: Prompts) -> None:
     assert sorted(d.answer for d in shuffled.shown) == sorted(d.answer for d in shown.shown)
     assert shuffled_answers(prompts, shown, seed=0) == shuffled
     assert shuffled_answers(prompts, shown, seed=1) != shuffled
+
+
+def test_shuffling_three_answers_changes_some(prompts: Prompts) -> None:
+    """One of three random orders of two equal answers and another one leaves all as they are."""
+    for draw in range(20):
+        setting = SETTING._replace(seed=draw)
+        shown = drawn(prompts, setting)
+        answers = [one.answer for one in shown.shown]
+        shuffled = [one.answer for one in shuffled_answers(prompts, shown, seed=draw).shown]
+        assert sorted(shuffled) == sorted(answers)
+        assert (shuffled == answers) == (len(set(map(tuple, answers))) == 1)
+
+
+def test_equal_answers_cannot_be_shuffled(prompts: Prompts) -> None:
+    example = drawn(prompts, SETTING).examples[0]
+    shown = demonstrations_of(prompts, [example] * 3)
+    assert shuffled_answers(prompts, shown, seed=0) == shown
+
+
+def test_every_demonstration_gets_a_wrong_answer(prompts: Prompts) -> None:
+    shown = drawn(prompts, SETTING._replace(k=12))
+    wrong = wrong_answers(prompts, shown)
+    assert [d.prompt for d in wrong.shown] == [d.prompt for d in shown.shown]
+    for one, other in zip(wrong.shown, shown.shown, strict=True):
+        assert one.answer != other.answer
+
+
+def test_answers_are_shuffled_among_examples_with_candidates_of_their_own(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """The third answer of one becomes the first of another, which has two."""
+    three = {"text": "three", "options": ["c", "d", "e"], "right": 2}
+    two = {"text": "two", "options": ["a", "b"], "right": 1}
+    write_rows(tmp_path / "train.jsonl", [three, two])
+    write_rows(tmp_path / "test.jsonl", [{"text": "one", "options": ["a", "b"], "right": 0}])
+    prompts = prepared(write_choices(tmp_path), tokenizer, k=[2])
+    shown = drawn(prompts, Setting(2, (2,), 0))
+    shuffled = shuffled_answers(prompts, shown, seed=0)
+    answers = [example.candidates[example.gold[0]] for example in shuffled.examples]
+    assert sorted(answers) == [" a", " d"]
 
 
 def test_tokens_are_shared_where_the_same_demonstration_has_them(prompts: Prompts) -> None:

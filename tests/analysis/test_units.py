@@ -21,17 +21,19 @@ from momentum_gpt.analysis.settings import (
     shared_tokens,
     shuffled_answers,
     untrained,
+    wrong_answers,
 )
+from momentum_gpt.analysis.similarity import simaou
 from momentum_gpt.analysis.units import (
     WAYS,
     Method,
     Unit,
     compute,
     draw_of,
-    finetune_on_shuffled,
     in_full_of,
     in_other_orders,
     name_of,
+    on_other_answers,
     position_of,
 )
 from momentum_gpt.evaluation.few_shot.prompts import Prompts
@@ -68,15 +70,17 @@ def test_the_nulls_are_another_finetuning_and_another_model(prompts: Prompts) ->
     model = small_model("momentum")
     shown = drawn(prompts, SETTING)
     found = compute(UNIT, small_model("momentum"), prompts, SETTING).measures
-    shuffled = shuffled_answers(prompts, shown, 0)
+    shuffled, wrong = shuffled_answers(prompts, shown, 0), wrong_answers(prompts, shown)
     fresh = untrained(model, 1)
     expected = {
         "SimAOU": draw_by_hand(model, prompts, shown, shown),
         against("SimAOU", "shuffled labels"): draw_by_hand(model, prompts, shown, shuffled),
+        against("SimAOU", "wrong labels"): draw_by_hand(model, prompts, shown, wrong),
         against("SimAOU", "untrained model"): draw_by_hand(fresh, prompts, shown, shown),
     }
     for name, draw in expected.items():
-        torch.testing.assert_close(found[name], measure(draw)["SimAOU"], equal_nan=True)
+        by_hand = simaou(draw.zero_shot, draw.icl, draw.finetuned)
+        torch.testing.assert_close(found[name], by_hand, equal_nan=True)
     assert not torch.equal(found["SimAOU"], found[against("SimAOU", "shuffled labels")])
 
 
@@ -86,11 +90,12 @@ def test_shuffled_labels_are_compared_token_by_token(prompts: Prompts) -> None:
     shown = drawn(prompts, SETTING)
     frozen = Finetuning(lr=0.0)
     of_right = finetune(model, shown, frozen).training
-    own, _ = shared_tokens(shown, shuffled_answers(prompts, shown, 0))
-    draw = draw_by_hand(model, prompts, shown, shown)
-    attended = draw.icl.on_demonstrations
-    finetune_on_shuffled(draw, model, prompts, shown, frozen, UNIT)
+    shuffled = shuffled_answers(prompts, shown, 0)
+    own, _ = shared_tokens(shown, shuffled)
+    right = draw_by_hand(model, prompts, shown, shown)
+    draw = on_other_answers(right, model, prompts, shown, shuffled, frozen, METHOD)
 
+    attended = right.icl.on_demonstrations
     torch.testing.assert_close(draw.icl.on_demonstrations, attended[..., own])
     expected = of_right.queries[0, own]
     is_same = (draw.training.queries[0] == expected).all(dim=-1)  # (M,)

@@ -67,8 +67,10 @@ BASE_RATE = "base rate"
 BEFORE = "before finetuning"
 GAUSSIAN = "Gaussian noise"
 MISMATCHED = "mismatched queries"
+SHUFFLED = "shuffled labels"
 UNTRAINED = "untrained model"
 UNIFORM = "uniform noise (paper)"
+WRONG = "wrong labels"
 
 SEPARATOR = " | "
 

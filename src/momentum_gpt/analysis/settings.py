@@ -1,8 +1,8 @@
 """What a model is shown before the queries of a task, and what is shown instead for comparison.
 
 Queries and demonstrations are those of the few-shot evaluation. The nulls say what a likeness of
-in-context learning and finetuning would be if it meant nothing: demonstrations with shuffled
-answers, others (another seed), the same in another order, and a model that was never trained.
+in-context learning and finetuning would be if it meant nothing: demonstrations with shuffled or
+wrong answers, others (another seed), the same in another order, and a model that was never trained.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from momentum_gpt.core.errors import UserError
 from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting
 from momentum_gpt.evaluation.few_shot.queries import Queries, encode_query, size_of
 from momentum_gpt.evaluation.few_shot.rows import Example
-from momentum_gpt.evaluation.few_shot.tasks import draw_demonstrations
+from momentum_gpt.evaluation.few_shot.tasks import draw_demonstrations, flipped
 from momentum_gpt.models import GPT
 from momentum_gpt.models.gpt import init_weights
 
@@ -104,16 +104,27 @@ def demonstrations_of(prompts: Prompts, examples: Sequence[Example]) -> Demonstr
 
 
 def shuffled_answers(prompts: Prompts, shown: Demonstrations, seed: int) -> Demonstrations:
-    """Return the demonstrations with their answers in a random order.
+    """Return the demonstrations with their answers in a random order, which tells nothing of them.
 
-    A demonstration may keep its answer, as it must in a test that permutes labels.
+    A demonstration may keep its answer by chance, as about half of them do where there are two. At
+    least one gets another one, unless all answers are the same.
     """
-    order = np.random.default_rng(seed).permutation(len(shown.examples))
-    answers = [shown.examples[i].gold for i in order]
+    generator = np.random.default_rng(seed)
+    answers = [example.gold[0] for example in shown.examples]
+    shuffled = list(answers)
+    while shuffled == answers and len(set(answers)) > 1:
+        shuffled = [answers[i] for i in generator.permutation(len(answers))]
+
     examples = []
-    for example, gold in zip(shown.examples, answers, strict=True):
-        examples.append(example._replace(gold=gold))
+    for example, answer in zip(shown.examples, shuffled, strict=True):
+        # Where each example has candidates of its own, another one may have had more of them.
+        examples.append(example._replace(gold=(answer % len(example.candidates),)))
     return demonstrations_of(prompts, examples)
+
+
+def wrong_answers(prompts: Prompts, shown: Demonstrations) -> Demonstrations:
+    """Return the demonstrations with a wrong answer each: the next one after the right one."""
+    return demonstrations_of(prompts, [flipped(example) for example in shown.examples])
 
 
 def shared_tokens(shown: Demonstrations, other: Demonstrations) -> tuple[list[int], list[int]]:

@@ -23,7 +23,15 @@ from safetensors.torch import save_file
 from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
 from momentum_gpt.analysis.learning_rate import choose_learning_rate
 from momentum_gpt.analysis.passes import accuracy, answer_scores, ask, gold_of
-from momentum_gpt.analysis.protocols import UNTRAINED, Draw, Measures, add_null, measure
+from momentum_gpt.analysis.protocols import (
+    SHUFFLED,
+    UNTRAINED,
+    WRONG,
+    Draw,
+    Measures,
+    add_null,
+    measure,
+)
 from momentum_gpt.analysis.records import Pass, TrainingQueries
 from momentum_gpt.analysis.settings import (
     Demonstrations,
@@ -33,6 +41,7 @@ from momentum_gpt.analysis.settings import (
     shared_tokens,
     shuffled_answers,
     untrained,
+    wrong_answers,
 )
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import IclConfig
@@ -41,7 +50,7 @@ from momentum_gpt.data import load_tokenizer
 from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting, prepare_task
 from momentum_gpt.models import GPT, load_model
 
-FORMAT = 4
+FORMAT = 5
 """Of the files of pieces; those of another format are measured again."""
 
 IN_FULL = 100
@@ -156,8 +165,13 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
     draw = draw_of(model, prompts, shown, finetuning, method)
     found = measure(draw, method.protocol, seed)
     del draw.finetuned  # the passes of a large model fill gigabytes
-    finetune_on_shuffled(draw, model, prompts, shown, finetuning, unit)
-    add_null(found, "shuffled labels", without_nulls(draw, method))
+    for null, learnt in (
+        (SHUFFLED, shuffled_answers(prompts, shown, seed)),
+        (WRONG, wrong_answers(prompts, shown)),
+    ):
+        other = on_other_answers(draw, model, prompts, shown, learnt, finetuning, method)
+        add_null(found, null, without_nulls(other, method))
+        del other
     del draw
 
     orders = np.random.SeedSequence(seed).generate_state(method.orders).tolist()
@@ -172,20 +186,30 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
     return Measured(found, facts)
 
 
-def finetune_on_shuffled(
+def on_other_answers(
     draw: Draw,
     model: GPT,
     prompts: Prompts,
     shown: Demonstrations,
+    learnt: Demonstrations,
     finetuning: Finetuning,
-    unit: Unit,
-) -> None:
-    """Put finetuning on shuffled labels into a draw, token by token beside ICL."""
-    shuffled = shuffled_answers(prompts, shown, unit.draw)
-    draw.finetuned, training = finetuned_on(model, prompts, shuffled, finetuning, unit.method)
-    own, learnt = shared_tokens(shown, shuffled)
-    draw.training = TrainingQueries(training.queries[:, learnt], training.demonstration[learnt])
-    draw.icl = replace(draw.icl, on_demonstrations=draw.icl.on_demonstrations[..., own])
+    method: Method,
+) -> Draw:
+    """Return a draw whose finetuning is on other answers, token by token beside the same ICL.
+
+    Args:
+        draw: with ICL on `shown`; its finetuning is not used.
+        model: the model.
+        prompts: the task.
+        shown: the demonstrations.
+        learnt: the same ones with other answers.
+        finetuning, method: how to finetune and measure.
+    """
+    finetuned, training = finetuned_on(model, prompts, learnt, finetuning, method)
+    own, of_learnt = shared_tokens(shown, learnt)
+    training = TrainingQueries(training.queries[:, of_learnt], training.demonstration[of_learnt])
+    icl = replace(draw.icl, on_demonstrations=draw.icl.on_demonstrations[..., own])
+    return Draw(draw.zero_shot, icl, finetuned, training)
 
 
 def without_nulls(draw: Draw, method: Method) -> Measures:
