@@ -1,7 +1,7 @@
 """Measure how fast text becomes token ids, in MB per CPU second on one core.
 
     momentum-gpt bench tokenize
-    momentum-gpt bench tokenize paths=[novels/] tokenizer.vocab_size=32000
+    momentum-gpt bench tokenize 'paths=[novels/]' tokenizer.vocab_size=32000
 
 Our encoder is compared with plain sentencepiece, with `datasets.map` and with
 datatrove's step. Ours encodes all of the text, and its ids are compared with

@@ -2,7 +2,7 @@
 
     momentum-gpt prepare corpus=stdlib output=data/stdlib \\
         tokenizer.vocab_size=2048
-    momentum-gpt prepare corpus=text corpus.paths=[novels/,more.jsonl.zst] \\
+    momentum-gpt prepare corpus=text 'corpus.paths=[novels/,more.jsonl.zst]' \\
         output=data/mine
     momentum-gpt prepare corpus=fineweb_edu output=data/fineweb \\
         executor=slurm executor.partition=cpu

@@ -360,6 +360,63 @@ def running_in_group(group: int) -> list[psutil.Process]:
     return found
 
 
+def test_means_are_over_the_tasks_that_all_models_have() -> None:
+    """One of three tasks does not fit the second model."""
+    models = [analyze.Subject(name, None, Path(name)) for name in ("vanilla", "short")]
+    found = {}
+    for number, task in enumerate(("sst2", "mr", "subj")):
+        values = torch.full((4, 1), float(number))
+        draws = [Measured({"SimAOU": values + noise}, {"k": 3}) for noise in (-0.1, 0.1)]
+        for model in models:
+            found[model, task] = {"backprop": draws}
+    del found[models[1], "subj"]
+    rows = analyze.over_tasks(found)
+    assert {row.variant: row.finding.value for row in rows} == pytest.approx(
+        {"vanilla": 0.5, "short": 0.5}
+    )
+    del found[models[1], "mr"]
+    assert analyze.over_tasks(found) == []
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_analysis(
+    models: dict[str, Path], task: str, tmp_path: Path
+) -> None:
+    """As by the kernel, when the memory is full."""
+    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "draws=50", "orders=20", "jobs=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "momentum_gpt.analyze", *options, f"output={tmp_path / 'out'}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob("out/units/*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    workers[0].kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "a process that measured was killed" in said
+    assert "Traceback" not in said
+    assert not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.slow
+def test_results_that_cannot_be_written_are_one_line(
+    models: dict[str, Path], task: str, small_disk: Path
+) -> None:
+    make_read_only(small_disk)
+    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "k=3", "draws=1", "lr=0.01"]
+    done = command("momentum_gpt.analyze", *options, f"output={small_disk / 'out'}")
+    assert done.code == 1
+    assert "cannot be written (read-only file system)" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_it_can_be_interrupted(models: dict[str, Path], task: str, tmp_path: Path) -> None:
     options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "draws=50", "orders=20", "jobs=2"]
     output = tmp_path / "out"

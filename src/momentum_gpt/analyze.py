@@ -1,9 +1,9 @@
 """Compare in-context learning with finetuning, with controls.
 
-    momentum-gpt analyze runs=[runs/vanilla,runs/momentum] data=DIR
-    momentum-gpt analyze runs=[runs/a] data=DIR checkpoints=all tasks=[sst2]
-    momentum-gpt analyze runs=[/models/gpt2] data=DIR protocol=dai2022
-    momentum-gpt analyze runs=[runs/a] data=DIR finetuning=[backprop,momentum]
+    momentum-gpt analyze 'runs=[runs/vanilla,runs/momentum]' data=DIR
+    momentum-gpt analyze 'runs=[runs/a]' data=DIR checkpoints=all 'tasks=[sst2]'
+    momentum-gpt analyze 'runs=[/models/gpt2]' data=DIR protocol=dai2022
+    momentum-gpt analyze 'runs=[runs/a]' 'finetuning=[backprop,momentum]'
 
 Each task is answered without demonstrations, with them in the context (ICL),
 and after finetuning keys and values on them, as in Dai et al. (arXiv
@@ -28,8 +28,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -107,6 +109,12 @@ class AnalyzeConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(self.queries >= 2, "queries", self.queries, "at least 2")
         require(self.orders >= 0, "orders", self.orders, "at least 0")
+
+
+KILLED = (
+    "a process that measured was killed, most likely as the memory was full: use fewer jobs or "
+    "queries; the same command goes on where this one ended"
+)
 
 
 class Subject(NamedTuple):
@@ -202,13 +210,13 @@ def units_of(subject: Subject, task: str, methods: list[Method]) -> list[Unit]:
 def dealt(pieces: list[Unit], rank: int, n_ranks: int) -> list[Unit]:
     """Return the pieces that a rank measures, in order.
 
-    The first rank goes on with those of the others, and finds most of them measured: if a rank is
-    slow or has failed, the first one does its work.
+    The first rank goes on with those of the others, and finds most of them measured. It begins at
+    the end, as the others have come there last.
     """
     own = pieces[rank::n_ranks]
     if rank > 0:
         return own
-    return own + [piece for number, piece in enumerate(pieces) if number % n_ranks]
+    return own + [piece for number, piece in enumerate(pieces) if number % n_ranks][::-1]
 
 
 def measure_all(pieces: list[Unit], folder: Path, jobs: int) -> dict[Unit, Path | str]:
@@ -218,22 +226,31 @@ def measure_all(pieces: list[Unit], folder: Path, jobs: int) -> dict[Unit, Path 
         pieces: what to measure, in order.
         folder: where results are kept.
         jobs: processes.
+
+    Raises:
+        MachineError: a process was killed, or the results cannot be written.
     """
     from momentum_gpt.core.terminal import progress_bar
 
     found: dict[Unit, Path | str] = {}
-    # Fresh processes: a fork of one that has used torch's threads can hang. The pool ends them when
-    # this block is left by Ctrl-C.
+    # Fresh processes: a fork of one that has used torch's threads can hang.
     context = get_context("spawn")
-    pool = context.Pool(jobs, start_measuring, (context.Value("i", processes_before(jobs)),))
-    with pool, progress_bar("pieces", len(pieces)) as advance:
-        answers = pool.imap(measured_or_why_not, [(piece, folder) for piece in pieces])
-        for piece, answer in zip(pieces, answers, strict=True):
-            found[piece] = answer
-            advance(1)
-        # Processes that end by themselves take their semaphores with them.
-        pool.close()
-        pool.join()
+    started = context.Value("i", processes_before(jobs))
+    pool = ProcessPoolExecutor(jobs, context, start_measuring, (started,))
+    try:
+        with progress_bar("pieces", len(pieces)) as advance:
+            answers = pool.map(measured_or_why_not, [(piece, folder) for piece in pieces])
+            for piece, answer in zip(pieces, answers, strict=True):
+                found[piece] = answer
+                advance(1)
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise MachineError(KILLED) from None
+        raise
+    pool.shutdown()
     return found
 
 
@@ -313,17 +330,23 @@ def rows_of_task(subject: Subject, task: str, by_way: ByWay) -> list[Row]:
 
 
 def over_tasks(found: dict[tuple[Subject, str], ByWay]) -> list[Row]:
-    """Return the mean over the tasks of each model, if there are several."""
+    """Return the mean of each model over the tasks that all models have, if there are several."""
     from momentum_gpt.analysis.tables import rows_over_tasks
     from momentum_gpt.analysis.ways import rows_side_by_side
 
-    by_subject: dict[Subject, list[ByWay]] = {}
-    for (subject, _), by_way in found.items():
-        by_subject.setdefault(subject, []).append(by_way)
+    by_subject: dict[Subject, dict[str, ByWay]] = {}
+    for (subject, task), by_way in found.items():
+        by_subject.setdefault(subject, {})[task] = by_way
+    every, *others = by_subject.values()
+    shared = [task for task in every if all(task in other for other in others)]
+    if len(shared) < 2:
+        return []
+    if len(shared) < len({task for _, task in found}):
+        print(f"all tasks: means over those that every model has: {', '.join(shared)}", flush=True)
+
     rows = []
-    for subject, tasks in by_subject.items():
-        if len(tasks) == 1:
-            continue
+    for subject, by_task in by_subject.items():
+        tasks = [by_task[task] for task in shared]
         of_ways = {}
         for way in tasks[0]:
             measures = [[one.measures for one in by_way[way]] for by_way in tasks]
@@ -360,7 +383,10 @@ def write_results(
         chosen = sorted({one.facts["lr"] for one in draws})
         rates = ", ".join(f"{lr:g}" for lr in chosen)
         shown = draws[0].facts["k"]
-        print(f"{subject.name}, {label}: {shown} demonstrations, learning rate(s) {rates}")
+        line = f"{subject.name}, {label}: {shown} demonstrations, learning rate(s) {rates}"
+        if n_diverged := sum(one.facts["diverged"] for one in draws):
+            line += f"; the finetuning diverged in {n_diverged} of {len(draws)} draws"
+        print(line)
 
     files = {"results.csv": results_csv(rows), "results.tex": results_latex(rows, title)}
     files["examples.csv"] = csv_text(examples_of(found))

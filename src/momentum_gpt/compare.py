@@ -1,12 +1,12 @@
 """Compare runs: a table, their differences, and a report for the browser.
 
-    momentum-gpt compare runs=[runs/vanilla,runs/momentum]
+    momentum-gpt compare 'runs=[runs/vanilla,runs/momentum]'
 
 The first run is the one that the others are compared with, document by
 document and query by query; or seed by seed, if there are several training
 seeds of two variants.
 
-    momentum-gpt compare runs=[...] average=3 noise=[runs/null_0,runs/null_1]
+    momentum-gpt compare 'runs=[...]' average=3 'noise=[runs/n_0,runs/n_1]'
 """
 
 from __future__ import annotations

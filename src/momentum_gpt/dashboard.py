@@ -1,7 +1,7 @@
 """Watch runs in the browser while they are trained.
 
     momentum-gpt dashboard
-    momentum-gpt dashboard runs=[runs/vanilla,runs/momentum] port=8400
+    momentum-gpt dashboard 'runs=[runs/vanilla,runs/momentum]' port=8400
 
 The page is that of `compare`, and follows the runs' metrics.jsonl. It is
 served to this machine alone. On a remote one, forward the port:

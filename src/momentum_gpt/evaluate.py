@@ -2,9 +2,9 @@
 
     momentum-gpt evaluate run=runs/vanilla
     momentum-gpt evaluate run=runs/vanilla evaluation.tokens=1000000 \\
-        evaluation.context_lengths=[64,256]
+        'evaluation.context_lengths=[64,256]'
     momentum-gpt evaluate run=runs/vanilla checkpoints=all \\
-        evaluation.icl.tasks=[sst2,agnews] evaluation.icl.data=DIR
+        'evaluation.icl.tasks=[sst2,agnews]' evaluation.icl.data=DIR
     momentum-gpt evaluate run=/models/gpt2 data=data/mine
     momentum-gpt evaluate run=/models/gpt2 text=novel.txt
     momentum-gpt evaluate run=/models/gpt2 text=Salesforce/wikitext \\

@@ -1,8 +1,8 @@
 """Find out which parts of attention the answers of a recall model depend on.
 
-    momentum-gpt intervene runs=[runs/recall/momentum_0.5-rotary-seed0]
-    momentum-gpt intervene runs=[runs/a,runs/b,runs/c]
-    momentum-gpt intervene runs=[runs/a] checkpoints=all output=over-training
+    momentum-gpt intervene 'runs=[runs/recall/momentum_0.5-rotary-seed0]'
+    momentum-gpt intervene 'runs=[runs/a,runs/b,runs/c]'
+    momentum-gpt intervene 'runs=[runs/a]' checkpoints=all output=over-training
 
 One part at a time, the softmax part of a head or what the variant adds to it,
 is taken out, or exchanged for the same part of another sequence: a twin, with

@@ -1,6 +1,6 @@
 """Say what a number of seeds can find, before they are trained.
 
-    momentum-gpt power runs=[runs/vanilla_0,runs/vanilla_1]
+    momentum-gpt power 'runs=[runs/vanilla_0,runs/vanilla_1]'
     momentum-gpt power noise=0.0013
 
 From runs that differ in their seed alone, or from a standard deviation that

@@ -1,7 +1,7 @@
 """Find out which attention can learn to recall.
 
     momentum-gpt recall
-    momentum-gpt recall decays=[0.3,0.5,0.7] positions=[learned,rotary] seeds=5
+    momentum-gpt recall 'decays=[0.3,0.5]' 'positions=[learned,rotary]' seeds=5
     momentum-gpt recall task=induction output=runs/induction
 
 Every variant is trained on a synthetic task with several seeds, each run in

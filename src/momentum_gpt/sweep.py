@@ -1,7 +1,7 @@
 """Compare attention variants over seeds, until it is decided which is better.
 
-    momentum-gpt sweep data=data/mine decays=[0.3,0.5,0.7]
-    momentum-gpt sweep data=data/mine rates=[0.001,0.002] seeds=10 margin=0.002
+    momentum-gpt sweep data=data/mine 'decays=[0.3,0.5,0.7]'
+    momentum-gpt sweep data=data/mine 'rates=[0.001,0.002]' seeds=9 margin=0.002
     momentum-gpt sweep data=data/mine study=dai2023_350m plan=h100x8
 
 The first variant is the one that the others are compared with. Each variant

@@ -27,8 +27,8 @@ def test_a_record_for_each_query_of_each_draw() -> None:
     other = MEASURES | {SIMAOU: MEASURES[SIMAOU] + 1}
     draws = [Measured(one, {"queries": [7, 3]}) for one in (MEASURES, other)]
     records = list(records_of(draws, "sst2", "backprop", "vanilla", 640))
-    assert [(one["draw"], one["query"]) for one in records] == [(0, 7), (0, 3), (1, 7), (1, 3)]
-    assert records[0] == {
+    assert [(one["draw"], one["query"]) for one in records] == [(0, 3), (0, 7), (1, 3), (1, 7)]
+    assert records[1] == {
         "task": "sst2",
         "variant": "vanilla",
         "tokens": 640,
@@ -41,12 +41,12 @@ def test_a_record_for_each_query_of_each_draw() -> None:
         SIMAOU: 0.5,
         KENDALL: 0.125,
     }
-    assert (records[1]["right_zero_shot"], records[1][SIMAOU], records[1][KENDALL]) == (
+    assert (records[0]["right_zero_shot"], records[0][SIMAOU], records[0][KENDALL]) == (
         1,
         None,
         None,
     )
-    assert records[2][SIMAOU] == pytest.approx(1.5)
+    assert records[3][SIMAOU] == pytest.approx(1.5)
 
 
 def test_a_model_may_lack_a_column() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,21 @@ def test_effects_are_shares_of_the_answers() -> None:
     right = model(sequences.tokens).argmax(-1) == sequences.answers
     by_hand = right.sum(1) / (sequences.answers != NO_TARGET).sum(1)
     assert torch.equal(accuracy(model, sequences), by_hand)
+
+
+def test_attention_without_a_softmax_has_other_weights() -> None:
+    """Queries of ones and keys of halves, turned by rotary positions, one place apart."""
+    model = model_of({"name": "linear"})
+    with torch.no_grad():
+        for block in model.blocks:
+            qkv = block.attention.qkv
+            width = qkv.weight.shape[1]
+            qkv.weight.zero_()
+            qkv.bias.zero_()
+            qkv.bias[:width], qkv.bias[width : 2 * width] = 1.0, 0.5
+    weights = attention_to_previous(model, draw(TASK, 3))
+    turned = sum(math.cos(10_000 ** (-pair / 4)) for pair in range(4))  # d_head is 8
+    assert weights.numpy() == pytest.approx(turned)
 
 
 def test_attention_to_the_token_before_is_the_softmax_weight() -> None:

@@ -13,6 +13,7 @@ from momentum_gpt.analysis.settings import (
     drawn,
     held_out,
     in_other_order,
+    in_random_order,
     none_of,
     shared_tokens,
     shuffled_answers,
@@ -65,6 +66,15 @@ def test_shuffling_moves_answers_and_nothing_else(prompts: Prompts) -> None:
     assert sorted(d.answer for d in shuffled.shown) == sorted(d.answer for d in shown.shown)
     assert shuffled_answers(prompts, shown, seed=0) == shuffled
     assert shuffled_answers(prompts, shown, seed=1) != shuffled
+
+
+def test_the_first_queries_are_a_sample_of_all(prompts: Prompts) -> None:
+    """They come in the order of the test split, which may be sorted by its answers."""
+    found = in_random_order(prompts.queries)
+    assert found.numbers != sorted(found.numbers)
+    assert sorted(found.numbers) == prompts.queries.numbers
+    assert found.numbers == in_random_order(prompts.queries).numbers
+    assert found.groups == {"": list(range(9))}
 
 
 def test_shuffling_three_answers_changes_some(prompts: Prompts) -> None:

@@ -274,6 +274,15 @@ def test_tied_values_are_left_out_of_kendall() -> None:
     assert found[0, 1].isnan(), "all of one side are tied"
 
 
+def test_kendall_of_two_demonstrations() -> None:
+    """A single pair: it agrees, or not."""
+    first = torch.tensor([[[1.0, 2.0], [1.0, 2.0], [1.0, 1.0]]])
+    other = torch.tensor([[[5.0, 7.0], [7.0, 5.0], [5.0, 7.0]]])
+    found = kendall(Pair(first, other))
+    assert found[0, :2].tolist() == [1.0, -1.0]
+    assert found[0, 2].isnan()
+
+
 def test_kendall_of_demonstrations_orders_their_softmax_weights() -> None:
     def sums(values: Vector) -> Vector:
         weights = [math.exp(value) for value in values]

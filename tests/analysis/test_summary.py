@@ -187,6 +187,8 @@ def test_recall_without_a_query_that_finetuning_puts_right() -> None:
     assert math.isnan(found.value)
     assert math.isnan(found.interval[0])
     assert (found.null, found.queries, found.verdict) == (100.0, 0, "")
+    assert math.isnan(found.difference[0])
+    assert math.isnan(found.difference[1])
 
 
 def test_every_layer_and_every_head_apart() -> None:

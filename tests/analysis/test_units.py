@@ -36,9 +36,12 @@ from momentum_gpt.analysis.units import (
     on_other_answers,
     position_of,
 )
+from momentum_gpt.data import Tokenizer
 from momentum_gpt.evaluation.few_shot.prompts import Prompts
+from momentum_gpt.evaluation.few_shot.tasks import flipped
 from momentum_gpt.models import GPT
 from tests.analysis.cases import SETTING, small_model
+from tests.evaluation.few_shot.cases import write_colours
 
 METHOD = Method(
     data=None,
@@ -177,6 +180,40 @@ def test_a_name_tells_all_that_changes_a_result(prompts: Prompts) -> None:
         ),
     ]
     assert len({name, *others}) == 1 + len(others)
+
+
+def test_a_name_tells_how_answers_are_scored_and_what_the_rate_is_chosen_on(
+    prompts: Prompts,
+) -> None:
+    chosen = replace(UNIT, method=replace(METHOD, lr=None))
+    name = name_of(chosen, "weights", prompts, SETTING)
+    by_sum = replace(prompts, task=replace(prompts.task, score="sum"))
+    assert name_of(chosen, "weights", by_sum, SETTING) != name
+
+    train = prompts.examples.train
+    shown = drawn(prompts, SETTING).examples
+    others = [one if one in shown else flipped(one) for one in train]
+    changed = replace(prompts, examples=prompts.examples._replace(train=others))
+    assert name_of(chosen, "weights", changed, SETTING) != name
+    assert name_of(UNIT, "weights", changed, SETTING) == name_of(UNIT, "weights", prompts, SETTING)
+
+
+def test_queries_of_a_piece_are_in_a_random_order(
+    tokenizer: Tokenizer, data_folder: Path, tmp_path: Path
+) -> None:
+    task = write_colours(tmp_path, [" e", " y"], n_test=8)
+    unit = replace(UNIT, model=data_folder, task=task)
+    numbers = units.prompts_of(unit, 256).queries.numbers
+    assert numbers != sorted(numbers)
+    assert len(numbers) == 8
+
+
+def test_a_finetuning_that_diverges_answers_nothing(prompts: Prompts) -> None:
+    diverging = replace(UNIT, method=replace(METHOD, lr=1e30))
+    found = compute(diverging, small_model(), prompts, SETTING)
+    assert found.facts["diverged"]
+    assert not found.measures["accuracy, finetuned"].any()
+    assert not compute(UNIT, small_model(), prompts, SETTING).facts["diverged"]
 
 
 def test_the_ways_to_finetune_are_those_that_are_documented() -> None:

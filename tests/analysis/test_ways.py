@@ -35,10 +35,8 @@ DRAWS, QUERIES = 5, 40
 
 def draws_of(measure: str, values: np.ndarray, lr: float = 0.01, k: int = 3) -> list[Measured]:
     """Return draws with one measure; values (draws, Q, ...)."""
-    return [
-        Measured({measure: torch.from_numpy(of_draw).float()}, {"k": k, "lr": lr})
-        for of_draw in values
-    ]
+    facts = {"k": k, "lr": lr, "queries": list(range(values.shape[1]))}
+    return [Measured({measure: torch.from_numpy(of_draw).float()}, facts) for of_draw in values]
 
 
 def planted(
@@ -162,7 +160,8 @@ def test_variants_are_compared_where_they_were_asked_the_same() -> None:
     (gain,) = gains_of(by_way, "sst2", "vanilla", 1000)
     other = replace(gain, variant="momentum 0.5")
     assert len(between_variants([gain, other])) == 1
-    fewer = replace(other, gaps=[gaps[1:] for gaps in other.gaps])
+    fewer = replace(other, gaps=[gaps[1:] for gaps in other.gaps], queries=other.queries[1:])
+    others = replace(other, queries=tuple(number + 1 for number in other.queries))
     changes = [
         replace(other, tokens=2000),
         replace(other, demonstrations=2),
@@ -170,6 +169,7 @@ def test_variants_are_compared_where_they_were_asked_the_same() -> None:
         replace(other, way="label"),
         replace(other, measure="SimAOU, momentum part"),
         fewer,
+        others,
     ]
     for changed in changes:
         assert between_variants([gain, changed]) == []

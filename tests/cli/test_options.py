@@ -164,6 +164,14 @@ def test_help_fits_a_terminal_of_80_columns(module: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("module", MODULES)
+def test_brackets_in_the_examples_are_quoted_for_zsh(module: str) -> None:
+    manual = importlib.import_module(module).__doc__ or ""
+    examples = [line for line in manual.splitlines() if line.startswith("    ")]
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", "\n".join(examples))
+    assert "[" not in unquoted
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_help_loads_no_heavy_library(module: str) -> None:
     """Loading torch alone takes longer than a person waits for help."""
     done = subprocess.run(

@@ -89,6 +89,15 @@ def test_every_option_that_is_named_exists(page: str) -> None:
     assert not unknown
 
 
+@pytest.mark.parametrize("page", SCANNED)
+def test_brackets_are_quoted_for_zsh(page: str) -> None:
+    """It looks for files that a bracket matches, and refuses the command if there is none."""
+    for block in re.findall(r"^```bash\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE):
+        commands = re.sub(r"(?m)^\s*#.*$", "", block)
+        unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", commands)
+        assert "[" not in unquoted
+
+
 def test_every_page_can_be_reached_from_the_index() -> None:
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     reached = {target.partition("#")[0] for target in links("docs/index.md")}

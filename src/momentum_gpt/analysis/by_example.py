@@ -35,7 +35,8 @@ def records_of(
         for name, values in draw.measures.items():
             if SEPARATOR not in name:
                 columns[ANSWERS.get(name, name)] = over_layers([values])[0].tolist()
-        for place, query in enumerate(draw.facts["queries"]):
+        queries = draw.facts["queries"]
+        for place, query in sorted(enumerate(queries), key=lambda numbered: numbered[1]):
             record = {**told, "draw": number, "query": query}
             for name, values in columns.items():
                 record[name] = _entry(values, place, name in ANSWERS.values())

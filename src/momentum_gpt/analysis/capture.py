@@ -212,19 +212,19 @@ def mix_last(
         shared_k, shared_v: of the tokens that precede all rows, (H, P, D).
         lengths: the real tokens of each row, (B,).
     """
-    is_linear = isinstance(attend, LinearAttention) or attend.mix is relaxed_attention
-    scale = 1.0 if is_linear else q.shape[-1] ** -0.5
+    linear = is_linear(attend)
+    scale = 1.0 if linear else q.shape[-1] ** -0.5
     places = torch.arange(k.shape[2], device=k.device)
     is_padding = (places >= lengths[:, None])[:, None]  # (B, 1, T)
 
     on_shared = torch.einsum("bhd,hpd->bhp", q, shared_k) * scale
     on_own = torch.einsum("bhd,bhtd->bht", q, k) * scale
-    on_own = on_own.masked_fill(is_padding, 0.0 if is_linear else -torch.inf)
+    on_own = on_own.masked_fill(is_padding, 0.0 if linear else -torch.inf)
 
     parts = {"softmax": mixed}
     if adds_something(attend):
         weights = torch.cat([on_shared, on_own], dim=-1)  # (B, H, P + T)
-        weights = weights if is_linear else weights.softmax(-1)
+        weights = weights if linear else weights.softmax(-1)
         P = shared_k.shape[1]
         attended = torch.einsum("bhp,hpd->bhd", weights[..., :P], shared_v)
         attended = attended + torch.einsum("bht,bhtd->bhd", weights[..., P:], v)
@@ -232,6 +232,11 @@ def mix_last(
     elif attend.mix is not None:
         parts["momentum"] = torch.zeros_like(mixed)
     return _Mixed(on_own, on_shared, parts)
+
+
+def is_linear(attend: Variant) -> bool:
+    """Return whether a variant's attention has no softmax."""
+    return isinstance(attend, LinearAttention) or attend.mix is relaxed_attention
 
 
 def adds_something(attend: Variant) -> bool:

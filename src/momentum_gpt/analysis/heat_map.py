@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,13 +31,15 @@ class HeatMap:
     """Name and cells of each layer, the first one at the top; None where nothing is measured."""
 
 
-def cell_of(estimate: Estimate, bounds: Interval = (0.0, 1.0)) -> Cell:
-    """Return a cell with an estimate.
+def cell_of(estimate: Estimate, bounds: Interval = (0.0, 1.0)) -> Cell | None:
+    """Return a cell with an estimate; None where there is none.
 
     Args:
         estimate: of a number that is strongest at 1, and nowhere out of its bounds.
         bounds: of the number, within which its interval is shown.
     """
+    if math.isnan(estimate.value):
+        return None
     low, high = estimate.interval
     text = f"{estimate.value:.3f}"
     interval = f"{max(bounds[0], low):.3f} to {min(bounds[1], high):.3f}"

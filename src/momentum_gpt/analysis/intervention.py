@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from momentum_gpt.analysis.capture import is_linear
 from momentum_gpt.data.synthetic_tasks import HELD_OUT, NO_TARGET, SyntheticTask
 from momentum_gpt.models import GPT
 from momentum_gpt.models.attention import Variant
-from momentum_gpt.models.mixing import softmax_weights
+from momentum_gpt.models.mixing import linear_weights, softmax_weights
 
 PARTS = ("softmax", "added")
 """Of each layer and head: the softmax part, and what the variant adds to it."""
@@ -164,12 +165,13 @@ def share(choices: Tensor, answers: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention_to_previous(model: GPT, sequences: Sequences) -> Tensor:
-    """Return the softmax weight of the token before, (layers, n, H): the mean over a sequence's
+    """Return the attention's weight of the token before, (layers, n, H): the mean over a sequence's
     tokens from the second on."""
     found: list[Tensor] = []
 
     def see(attend: Variant, given: Any, mixed: Tensor) -> None:
-        weights = softmax_weights(*given[:2])  # (n, H, T, T)
+        weights_of = linear_weights if is_linear(attend) else softmax_weights
+        weights = weights_of(*given[:2])  # (n, H, T, T)
         found.append(weights.diagonal(-1, dim1=-2, dim2=-1).mean(-1))
 
     with hooked(variants_of(model), see):

@@ -15,7 +15,7 @@ from momentum_gpt.comparison.table import Table
 from momentum_gpt.evaluation.statistics import Estimate, over_seeds
 
 MEASURES = {
-    "previous": "mean softmax weight of the token before",
+    "previous": "mean attention weight of the token before",
     "without": "accuracy with the part taken out",
     "twin's": "share of answers that are the twin's, with the twin's part",
     "own": "accuracy with the twin's part",

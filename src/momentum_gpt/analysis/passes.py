@@ -24,7 +24,7 @@ from momentum_gpt.analysis.capture import (
     capture,
     read_beginning,
 )
-from momentum_gpt.analysis.records import Pass
+from momentum_gpt.analysis.records import Pass, right_of
 from momentum_gpt.analysis.settings import Demonstrations
 from momentum_gpt.core.config import require_choice
 from momentum_gpt.core.errors import UserError
@@ -150,16 +150,13 @@ def gold_of(queries: Queries) -> Tensor:
 
 
 def accuracy(scores: Tensor, gold: Tensor) -> float:
-    """Return the share of queries whose best answer is right; of ties the first counts.
-
-    A query with a score that is not a number counts as wrong.
+    """Return the share of queries whose best answer is right, as `right_of` has it.
 
     Args:
         scores: (Q, A).
         gold: (Q,).
     """
-    right = (scores.argmax(1) == gold) & ~scores.isnan().any(1)
-    return right.double().mean().item()
+    return right_of(scores, gold).double().mean().item()
 
 
 class Asked(NamedTuple):

@@ -80,3 +80,15 @@ class TrainingQueries:
     def layer(self, number: int) -> TrainingQueries:
         """Return what is recorded of one layer, in the same memory; L is 1."""
         return replace(self, queries=self.queries[number : number + 1])
+
+
+def right_of(scores: Tensor, gold: Tensor) -> Tensor:
+    """Return whether the best answer, of ties the first, is the right one, (Q,).
+
+    A query with a score that is not a number, as after a finetuning that diverged, counts as wrong.
+
+    Args:
+        scores: (Q, A).
+        gold: (Q,).
+    """
+    return (scores.argmax(dim=-1) == gold) & ~scores.isnan().any(dim=-1)

@@ -8,7 +8,7 @@ wrong answers, others (another seed), the same in another order, and a model tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -154,6 +154,16 @@ def in_other_order(prompts: Prompts, shown: Demonstrations, seed: int) -> Demons
     """Return the same demonstrations in a random order."""
     order = np.random.default_rng(seed).permutation(len(shown.examples))
     return demonstrations_of(prompts, [shown.examples[i] for i in order])
+
+
+def in_random_order(queries: Queries) -> Queries:
+    """Return the queries in a random order, the same one for every model.
+
+    A test split may be sorted by its answers. The first queries are then a sample of all, as in the
+    code of Dai et al., which shuffles the split before it takes the first 100.
+    """
+    order = np.random.default_rng(0).permutation(len(queries.asked))
+    return replace(queries, asked=[queries.asked[place] for place in order])
 
 
 def held_out(prompts: Prompts, setting: Setting, n: int) -> Queries:

@@ -38,7 +38,7 @@ from scipy import special
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from momentum_gpt.analysis.records import Pass, TrainingQueries
+from momentum_gpt.analysis.records import Pass, TrainingQueries, right_of
 from momentum_gpt.evaluation.statistics import LEVEL, Interval
 
 ROUNDING = 1e-6
@@ -128,7 +128,7 @@ class Recall:
 
 def is_right(of: Pass) -> Tensor:
     """Return whether the most probable answer, of ties the first, is the right one, (Q,)."""
-    return of.scores.argmax(dim=-1) == of.gold
+    return right_of(of.scores, of.gold)
 
 
 def rec2ftp(zero_shot: Pass, icl: Pass, finetuned: Pass) -> Recall:
@@ -491,5 +491,7 @@ def _kendall(first: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return Kendall's tau of each row; NaN where a row has NaN or fewer than two places."""
     if first.shape[-1] < 2:
         return np.full(len(first), math.nan)
-    # One call for all rows; and the p-values, which nobody reads, are those that cost least.
-    return kendalltau(first, other, axis=-1, method="asymptotic").statistic
+    # One call for all rows. Asymptotic p-values, which nobody reads, cost least, but of two places
+    # there are none.
+    method = "asymptotic" if first.shape[-1] > 2 else "auto"
+    return kendalltau(first, other, axis=-1, method=method).statistic

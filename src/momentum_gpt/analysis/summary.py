@@ -93,7 +93,8 @@ def recall_finding(zero_shot: Draws, icl: Draws, finetuned: Draws) -> Finding:
     low, high = mean_of(share).interval
     if len(counts) == 1:
         low, high = counts[0].share_interval
-        gap = replace(gap, interval=_agresti_caffo(table))
+        if table.sum(axis=1).all():  # else one of both shares is not defined
+            gap = replace(gap, interval=_agresti_caffo(table))
     return Finding(
         value=mean_of(share).value,
         interval=in_percent((low, high)),

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from momentum_gpt.analysis.finetune import Finetuning, finetune, with_weights
-from momentum_gpt.analysis.learning_rate import choose_learning_rate
+from momentum_gpt.analysis.learning_rate import HELD_OUT, choose_learning_rate
 from momentum_gpt.analysis.passes import accuracy, answer_scores, ask, gold_of
 from momentum_gpt.analysis.protocols import (
     SHUFFLED,
@@ -36,7 +37,9 @@ from momentum_gpt.analysis.records import Pass, TrainingQueries
 from momentum_gpt.analysis.settings import (
     Demonstrations,
     drawn,
+    held_out,
     in_other_order,
+    in_random_order,
     none_of,
     shared_tokens,
     shuffled_answers,
@@ -45,6 +48,7 @@ from momentum_gpt.analysis.settings import (
 )
 from momentum_gpt.core import distributed
 from momentum_gpt.core.config import IclConfig
+from momentum_gpt.core.disk import writing
 from momentum_gpt.core.errors import UserError
 from momentum_gpt.data import load_tokenizer
 from momentum_gpt.evaluation.few_shot.prompts import Prompts, Setting, prepare_task
@@ -54,7 +58,7 @@ FORMAT = 5
 """Of the files of pieces; those of another format are measured again."""
 
 IN_FULL = 100
-"""Queries of which Kendall's correlation is taken, the first ones, as in the paper's code."""
+"""Queries of which Kendall's correlation is taken, a random sample, as in the paper's code."""
 
 WAYS = {
     "backprop": Finetuning(lr=0.0),
@@ -108,7 +112,8 @@ class Measured:
 
     measures: Measures
     facts: dict[str, Any]
-    """k, the learning rate, the queries' rows in the test split, the accuracies in other orders."""
+    """k, the learning rate, whether the finetuning diverged, the queries' rows in the test split,
+    and the accuracies in other orders."""
 
 
 def measured(unit: Unit, folder: Path) -> Path:
@@ -125,12 +130,17 @@ def measured(unit: Unit, folder: Path) -> Path:
         return path
     found = compute(unit, model, prompts, setting)
     opened.cache_clear()  # the model is an untrained one now
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Another rank, perhaps on another host, may be at the same piece.
     unfinished = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.unfinished")
     kept = {"facts": json.dumps(found.facts), "order": json.dumps(list(found.measures))}
-    save_file(found.measures, unfinished, kept)
-    unfinished.replace(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(found.measures, unfinished, kept)
+            unfinished.replace(path)
+    finally:
+        with suppress(OSError):  # it has its name, or its folder cannot be written
+            unfinished.unlink()
     return path
 
 
@@ -152,6 +162,10 @@ def name_of(unit: Unit, model: str, prompts: Prompts, setting: Setting) -> str:
     """
     options = asdict(replace(unit.method, data=None))  # the content counts, not the place
     told = [FORMAT, model, unit.draw, options, prompts.content_sha256(setting)]
+    told.append(prompts.task.headline)
+    if unit.method.lr is None and unit.method.protocol == "default":
+        chosen_on = held_out(prompts, setting, HELD_OUT).asked
+        told.append([(query.example.rows, query.example.gold) for query in chosen_on])
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     return f"{prompts.task.name}-{unit.draw}-{digest}.safetensors"
 
@@ -164,6 +178,7 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
 
     draw = draw_of(model, prompts, shown, finetuning, method)
     found = measure(draw, method.protocol, seed)
+    diverged = bool(draw.finetuned.scores.isnan().any())
     del draw.finetuned  # the passes of a large model fill gigabytes
     for null, learnt in (
         (SHUFFLED, shuffled_answers(prompts, shown, seed)),
@@ -175,7 +190,12 @@ def compute(unit: Unit, model: GPT, prompts: Prompts, setting: Setting) -> Measu
     del draw
 
     orders = np.random.SeedSequence(seed).generate_state(method.orders).tolist()
-    facts = {"k": setting.k, "lr": finetuning.lr, "queries": prompts.queries.numbers}
+    facts = {
+        "k": setting.k,
+        "lr": finetuning.lr,
+        "diverged": diverged,
+        "queries": prompts.queries.numbers,
+    }
     facts |= in_other_orders(orders, model, prompts, shown, finetuning)
 
     # A model that was never trained is finetuned with the same learning rate. It takes the place
@@ -242,7 +262,8 @@ def prompts_of(unit: Unit, seq_len: int) -> Prompts:
         queries=method.queries,
         separator="eos",
     )
-    return prepare_task(unit.task, load_tokenizer(unit.model), icl, seq_len)
+    prompts = prepare_task(unit.task, load_tokenizer(unit.model), icl, seq_len)
+    return replace(prompts, queries=in_random_order(prompts.queries))
 
 
 def setting_of(prompts: Prompts, unit: Unit) -> Setting:

@@ -70,6 +70,8 @@ class Gain:
     """Of the likeness to `way`; its null is that to the first way. Of variants: of their gains."""
     gaps: list[Tensor]
     """value - null for each (query, layer, ...) of each draw, NaN where undefined."""
+    queries: tuple[int, ...]
+    """The queries of `gaps`, by their rows in the test split."""
     first_variant: str = ""
     """The variant that this one is compared with."""
 
@@ -129,7 +131,8 @@ def gains_of(
         for way, draws in others:
             values = [draw.measures[measure] for draw in draws]
             told, gaps = _paired(values, base)
-            found.append(Gain(measure, task, variant, tokens, way, first, shown, told, gaps))
+            asked = tuple(draws[0].facts["queries"][: len(gaps[0])])
+            found.append(Gain(measure, task, variant, tokens, way, first, shown, told, gaps, asked))
     return found
 
 
@@ -141,7 +144,7 @@ def between_variants(gains: Sequence[Gain]) -> list[Gain]:
     """
     groups: dict[tuple[Any, ...], list[Gain]] = defaultdict(list)
     for gain in gains:
-        asked = gain.demonstrations, len(gain.gaps), len(gain.gaps[0])
+        asked = gain.demonstrations, len(gain.gaps), gain.queries
         groups[gain.measure, gain.task, gain.way, gain.tokens, asked].append(gain)
 
     found = []

@@ -1,7 +1,7 @@
 """Compare a variant's cost with vanilla attention's, in training and decoding.
 
     momentum-gpt bench attention
-    momentum-gpt bench attention lengths=[1024] attention=shift
+    momentum-gpt bench attention 'lengths=[1024]' attention=shift
 
 Both run in turns in one process, and medians are printed. On a CPU: a model of
 12 layers and d_model 768 in fp32. On CUDA: the 350M model in bf16, compiled,

@@ -1,7 +1,7 @@
 """Time evaluation beside lm-eval's own model class of `transformers`.
 
     momentum-gpt bench evaluation
-    momentum-gpt bench evaluation run=exported/a data=DIR tasks=[sst2,piqa] k=8
+    momentum-gpt bench evaluation run=export/a data=DIR 'tasks=[sst2,piqa]' k=8
 
 Few-shot tasks and whole texts are scored by both, the same requests in turns in
 one process. Perplexity at three context lengths is timed beside one length at a

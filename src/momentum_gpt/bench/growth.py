@@ -1,7 +1,7 @@
 """Measure how the cost of a training step grows, beside the growth of its FLOPs.
 
     momentum-gpt bench growth
-    momentum-gpt bench growth axes=[context,vocabulary] attention=momentum
+    momentum-gpt bench growth 'axes=[context,vocabulary]' attention=momentum
 
 One size of a small model grows at a time: the context, the width, the number of
 layers, the vocabulary, the passes of a step, the ranks, the steps of a run. The

@@ -1,8 +1,8 @@
 """Time training beside other trainers: speed, memory, time to the first step.
 
     momentum-gpt bench training
-    momentum-gpt bench training shapes=[laptop,125m] peers=nanoGPT
-    momentum-gpt bench training shapes=[350m] output=bench.json
+    momentum-gpt bench training 'shapes=[laptop,125m]' peers=nanoGPT
+    momentum-gpt bench training 'shapes=[350m]' output=bench.json
     momentum-gpt bench training processes=5 gate=bench.json
 
 Vanilla and momentum attention run beside the same model in a plain torch loop,
