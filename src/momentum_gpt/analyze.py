@@ -30,6 +30,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
 from multiprocessing.sharedctypes import Synchronized
@@ -233,25 +234,33 @@ def measure_all(pieces: list[Unit], folder: Path, jobs: int) -> dict[Unit, Path 
     from momentum_gpt.core.terminal import progress_bar
 
     found: dict[Unit, Path | str] = {}
-    # Fresh processes: a fork of one that has used torch's threads can hang.
+    try:
+        with processes(jobs) as pool, progress_bar("pieces", len(pieces)) as advance:
+            # Not by `map`: after Ctrl-C it cancels what waits, which the pool cannot then end.
+            answers = {piece: pool.submit(measured_or_why_not, piece, folder) for piece in pieces}
+            for piece, answer in answers.items():
+                found[piece] = answer.result()
+                advance(1)
+    except BrokenProcessPool:
+        raise MachineError(KILLED) from None
+    return found
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield processes that measure. After an error or Ctrl-C they end at once."""
+    # Fresh ones: a fork of a process that has used torch's threads can hang.
     context = get_context("spawn")
     started = context.Value("i", processes_before(jobs))
     pool = ProcessPoolExecutor(jobs, context, start_measuring, (started,))
     try:
-        with progress_bar("pieces", len(pieces)) as advance:
-            answers = pool.map(measured_or_why_not, [(piece, folder) for piece in pieces])
-            for piece, answer in zip(pieces, answers, strict=True):
-                found[piece] = answer
-                advance(1)
-    except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
+        yield pool
+    except BaseException:
         for process in active_children():
             process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise MachineError(KILLED) from None
         raise
-    pool.shutdown()
-    return found
+    finally:
+        pool.shutdown()
 
 
 def by_task(
@@ -282,7 +291,7 @@ def by_task(
     return found
 
 
-def measured_or_why_not(piece: tuple[Unit, Path]) -> Path | str:
+def measured_or_why_not(piece: Unit, folder: Path) -> Path | str:
     """Return the file with what a piece gives, or why it cannot be measured.
 
     The tensors themselves would each keep a file open in the process that receives them.
@@ -290,7 +299,7 @@ def measured_or_why_not(piece: tuple[Unit, Path]) -> Path | str:
     from momentum_gpt.analysis.units import measured
 
     try:
-        return measured(*piece)
+        return measured(piece, folder)
     except UserError as error:
         return str(error)
 

@@ -35,7 +35,7 @@ from momentum_gpt.analysis.tables import (
     with_adjusted_verdicts,
 )
 from momentum_gpt.evaluation.finding import ABOVE, BELOW, NOT_ABOVE, NOT_BELOW, Finding
-from momentum_gpt.evaluation.statistics import Estimate
+from momentum_gpt.evaluation.statistics import Estimate, unknown
 from tests.analysis.passes import L, random_draws
 from tests.comparison.report.browser import opened
 
@@ -271,6 +271,10 @@ def test_the_page_of_layers_shows_each_head() -> None:
 def test_a_cell_below_zero_has_no_colour_and_stays_within_its_bounds() -> None:
     cell = cell_of(Estimate(-0.5, (-1.25, 0.25), 0.1, 0.2), (-1.0, 1.0))
     assert cell == Cell("-0.500", "-0.500, 95% interval -1.000 to 0.250", "0.000")
+
+
+def test_a_cell_of_nothing_is_blank() -> None:
+    assert cell_of(unknown(math.nan), (-1.0, 1.0)) is None
 
 
 def checkpoints() -> list[Row]:

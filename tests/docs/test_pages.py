@@ -316,6 +316,24 @@ def test_the_table_over_training_has_means_over_seeds_of_its_file() -> None:
         assert cells == expected, name
 
 
+def test_the_table_of_rates_and_new_seeds_has_means_of_its_file() -> None:
+    values: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (ROOT / "docs" / "reports" / "icl-control-accuracy.csv").open() as file:
+        for line in csv.DictReader(file):
+            of_model = values[line["variant"], line["lr"]]
+            of_model[int(line["tokens"])].append(float(line["accuracy"]))
+    shown = rows("docs/icl-results.md", "rate ")
+    assert len(shown) == 6
+    for name, *cells in shown:
+        rate, _, variant = name.removeprefix("rate ").split(", ")
+        expected = []
+        for _, of_seeds in sorted(values[variant, rate].items()):
+            assert len(of_seeds) == 4
+            half = stats.t.ppf(0.975, 3) * stats.sem(of_seeds)
+            expected.append(f"{np.mean(of_seeds):.1f} ± {half:.1f}")
+        assert [cell for cell in cells if cell] == expected, name
+
+
 def test_the_differences_of_models_that_learn_in_context_are_paired_by_seed() -> None:
     of_seeds: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     with (ROOT / "docs" / "reports" / "icl-control.csv").open() as file:
