@@ -316,6 +316,53 @@ def test_the_table_over_training_has_means_over_seeds_of_its_file() -> None:
         assert cells == expected, name
 
 
+def test_the_table_of_both_controls_has_means_over_seeds_of_its_file() -> None:
+    values = defaultdict(list)
+    with (ROOT / "docs" / "reports" / "icl-control.csv").open() as file:
+        for line in csv.DictReader(file):
+            if line["null"].endswith("labels"):
+                beyond = float(line["value"]) - float(line["null_value"])
+                values[line["measure"], line["variant"], line["null"]].append(beyond)
+    measures = "SimAOU|SimAOU, centred|SimAOU, without scaling|SimAM of changes|total variation"
+    shown = rows("docs/icl-results.md", rf"({measures}|KL divergence) \| -?\d")
+    assert len(shown) == 6
+    for measure, *cells in shown:
+        expected = []
+        for variant in ("vanilla", "momentum 0.5"):
+            for null in ("shuffled labels", "wrong labels"):
+                of_seeds = values[measure, variant, null]
+                half = stats.t.ppf(0.975, 4) * stats.sem(of_seeds)
+                expected.append(f"{np.mean(of_seeds):.3f} ± {half:.3f}")
+        assert cells == expected, measure
+
+
+def test_the_table_of_gains_has_the_numbers_of_its_file() -> None:
+    gains: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    with (ROOT / "docs" / "reports" / "icl-control-gains.csv").open() as file:
+        for line in csv.DictReader(file):
+            gains[line["measure"], line["variant"]][line["seed"]] = float(line["gain"])
+    shown = rows("docs/icl-results.md", ".*, gain ")
+    assert len(shown) == 5
+    for name, *cells in shown:
+        of_variants = [
+            gains[name.removesuffix(", gain"), one] for one in ("vanilla", "momentum 0.5")
+        ]
+        assert cells == compared_by_seed(*of_variants, digits=3, sign="+"), name
+
+
+def compared_by_seed(
+    vanilla: dict[str, float], momentum: dict[str, float], digits: int, sign: str = ""
+) -> list[str]:
+    """Return what a table shows of two variants: means, their difference, and the p-value."""
+    pairs = np.array([[vanilla[seed], momentum[seed]] for seed in vanilla])
+    tested = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
+    low, high = tested.confidence_interval(0.95)
+    first, other = pairs.mean(axis=0)
+    interval = f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+    means = [f"{first:{sign}.{digits}f}", f"{other:{sign}.{digits}f}"]
+    return [*means, f"{other - first:+.{digits}f} {interval}", f"{tested.pvalue:.3f}"]
+
+
 def test_the_table_of_rates_and_new_seeds_has_means_of_its_file() -> None:
     values: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     with (ROOT / "docs" / "reports" / "icl-control-accuracy.csv").open() as file:
@@ -348,15 +395,9 @@ def test_the_differences_of_models_that_learn_in_context_are_paired_by_seed() ->
     assert len(shown) == 6
     for name, *cells in shown:
         measure = names.get(name, name.removesuffix(" shuffled labels"))
-        vanilla, momentum = (of_seeds[measure, one] for one in ("vanilla", "momentum 0.5"))
-        pairs = np.array([[vanilla[seed], momentum[seed]] for seed in vanilla])
-        tested = stats.ttest_rel(pairs[:, 1], pairs[:, 0])
-        low, high = tested.confidence_interval(0.95)
+        of_variants = [of_seeds[measure, one] for one in ("vanilla", "momentum 0.5")]
         digits = 1 if name.endswith("%") else 3
-        first, other = pairs.mean(axis=0)
-        expected = [f"{first:.{digits}f}", f"{other:.{digits}f}"]
-        expected += [f"{other - first:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"]
-        assert cells == [*expected, f"{tested.pvalue:.3f}"], name
+        assert cells == compared_by_seed(*of_variants, digits=digits), name
 
 
 def beside(line: dict[str, str]) -> str:
