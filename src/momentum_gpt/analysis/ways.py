@@ -71,7 +71,7 @@ class Gain:
     gaps: list[Tensor]
     """value - null for each (query, layer, ...) of each draw, NaN where undefined."""
     queries: tuple[int, ...]
-    """The queries of `gaps`, by their rows in the test split."""
+    """All queries that were asked, by their rows in the test split."""
     first_variant: str = ""
     """The variant that this one is compared with."""
 
@@ -131,7 +131,7 @@ def gains_of(
         for way, draws in others:
             values = [draw.measures[measure] for draw in draws]
             told, gaps = _paired(values, base)
-            asked = tuple(draws[0].facts["queries"][: len(gaps[0])])
+            asked = tuple(draws[0].facts["queries"])
             found.append(Gain(measure, task, variant, tokens, way, first, shown, told, gaps, asked))
     return found
 
