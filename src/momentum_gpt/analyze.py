@@ -211,8 +211,8 @@ def units_of(subject: Subject, task: str, methods: list[Method]) -> list[Unit]:
 def dealt(pieces: list[Unit], rank: int, n_ranks: int) -> list[Unit]:
     """Return the pieces that a rank measures, in order.
 
-    The first rank goes on with those of the others, and finds most of them measured. It begins at
-    the end, as the others have come there last.
+    The first rank goes on with those of the others, and finds most of them measured. It takes them
+    from the end, as the others begin at the start.
     """
     own = pieces[rank::n_ranks]
     if rank > 0:
