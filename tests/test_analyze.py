@@ -27,7 +27,7 @@ from momentum_gpt.evaluation.finding import Finding
 from momentum_gpt.models import save_model
 from tests.analysis.cases import small_model
 from tests.comparison.report.synthetic import write_run
-from tests.conftest import SMOKE, Result, command, make_read_only
+from tests.conftest import SMOKE, Result, command, fill, make_read_only
 from tests.evaluation.few_shot.cases import write_colours, write_task
 from tests.tracking.support import read_copy
 
@@ -184,6 +184,13 @@ def test_processes_are_dealt_out_to_the_gpus() -> None:
     dealt = context.SimpleQueue()
     with context.Pool(3, take_one_of_two_gpus, (context.Value("i", 0), dealt)):
         assert sorted(dealt.get() for _ in range(3)) == [0, 0, 1]
+
+
+def test_the_first_rank_takes_the_pieces_of_others_from_their_end() -> None:
+    pieces: Any = list("abcdefg")
+    assert analyze.dealt(pieces, 0, 1) == pieces
+    assert analyze.dealt(pieces, 1, 3) == ["b", "e"]
+    assert analyze.dealt(pieces, 0, 3) == ["a", "d", "g", "f", "e", "c", "b"]
 
 
 def test_ranks_of_a_host_take_different_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,16 +416,16 @@ def test_a_killed_process_ends_the_analysis(
 def test_results_that_cannot_be_written_are_one_line(
     models: dict[str, Path], task: str, small_disk: Path
 ) -> None:
-    make_read_only(small_disk)
+    fill(small_disk)
     options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "k=3", "draws=1", "lr=0.01"]
     done = command("momentum_gpt.analyze", *options, f"output={small_disk / 'out'}")
     assert done.code == 1
-    assert "cannot be written (read-only file system)" in done.err
+    assert "cannot be written (no space left on device)" in done.err
     assert "Traceback" not in done.err
 
 
 def test_it_can_be_interrupted(models: dict[str, Path], task: str, tmp_path: Path) -> None:
-    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "draws=50", "orders=20", "jobs=2"]
+    options = [f"runs=[{models['vanilla']}]", f"tasks=[{task}]", "draws=400", "orders=20", "jobs=2"]
     output = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "momentum_gpt.analyze", *options, f"output={output}"],

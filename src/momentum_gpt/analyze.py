@@ -346,11 +346,12 @@ def over_tasks(found: dict[tuple[Subject, str], ByWay]) -> list[Row]:
     by_subject: dict[Subject, dict[str, ByWay]] = {}
     for (subject, task), by_way in found.items():
         by_subject.setdefault(subject, {})[task] = by_way
-    every, *others = by_subject.values()
-    shared = [task for task in every if all(task in other for other in others)]
+    every_task = dict.fromkeys(task for _, task in found)  # each once, in order
+    of_all = set.intersection(*map(set, by_subject.values()))
+    shared = [task for task in every_task if task in of_all]
     if len(shared) < 2:
         return []
-    if len(shared) < len({task for _, task in found}):
+    if len(shared) < len(every_task):
         print(f"all tasks: means over those that every model has: {', '.join(shared)}", flush=True)
 
     rows = []
